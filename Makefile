@@ -1,0 +1,56 @@
+# Each target sets up .venv by itself; nothing happens there when nothing changed.
+#
+#   make reproduce   train DDFP and its rivals on digit scenes, write a report   (about 10 minutes)
+#   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
+#   make notebooks   execute the lessons and store their outputs
+#   make bench       speed and memory of the density estimator against two others (minutes)
+#   make lint        what `make test` checks first
+#   make lock        renew requirements.lock
+#   make clean       remove .venv and caches; runs stay
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+READY := .venv/ready
+# uv of the machine, or one of our own
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+
+.PHONY: help reproduce test notebooks bench lint lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+reproduce: $(READY)
+	$(BIN)/ddfp reproduce digits $(ARGS)
+
+# one thread each: notebooks side by side would wait for one another's threads
+test: lint
+	$(BIN)/pytest -n auto --dist loadscope tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: $(READY)
+	$(BIN)/python -m ddfp_lib.lessons store
+
+bench: $(READY)
+	$(BIN)/python bench/density.py
+
+lock: $(UV)
+	$(UV) pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.lock
+
+clean:
+	rm -rf .venv .uv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	$(UV) venv -q --allow-existing --python '>=3.11,<3.13' .venv
+	$(UV) pip install -q --python $(BIN)/python -r requirements.lock
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	touch $(READY)
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/python -m pip install -q uv

@@ -1,0 +1,406 @@
+"""Configurations: frozen dataclasses, read from strict YAML.
+
+A run is described by two files and a seed:
+
+- a *benchmark* (``reproduce/configs/...``) holds the numbers that belong to data and network:
+  sizes, batch, schedule, learning rates, thresholds, the step length eps;
+- a *preset* (``ddfp_lib/presets/<method>.yaml``) holds the choices that make one method differ
+  from another, every key in every file, so that ``diff`` of two presets is the difference of two
+  methods.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import dacite
+import yaml
+
+from ddfp_lib.data.augment import AugmentConfig
+from ddfp_lib.data.digits import DigitScenesConfig
+from ddfp_lib.density import DensityConfig
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import repository
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What makes one method differ from another.
+
+    Attributes:
+        name: the preset's name.
+        consistency: learn the teacher's pseudo-labels on strong views of unlabeled images.
+        perturbation: of the features: ``none``, ``density``, ``noise``, ``vat``, ``dropout``.
+        perturb_at: ``features`` (F, before the decoder's second half) or ``embedding`` (v).
+        clean_weight: weight of the cross-entropy on strong views.
+        perturbed_weight: weight of the cross-entropy on their perturbed features.
+        consistency_mean: these two are means over all ``valid`` pixels (few confident pixels then
+            weigh little) or over the ``confident`` ones.
+        moved: pixels that the perturbation moves: ``confident``, or ``leaky``, every pixel that
+            the gradient reaches.
+        density_query: the embedding in which the density is asked for directions is normalised by
+            running statistics, without dropout and without a trace (``frozen``), or by the
+            auxiliary BatchNorm in training mode (``auxiliary``), which it then updates.
+        perturbed_norm: BatchNorm of the perturbed pass: ``auxiliary`` or ``shared``.
+        warmup_norm: before consistency starts, labeled images pass through the ``main``
+            BatchNorm, or every second one through the auxiliary (``split``).
+        teacher: an exponential moving average of the student (``ema``), or the student's own
+            weights with separate BatchNorm statistics (``tied``).
+        teacher_mode: pseudo-labels are made in ``eval`` mode, or in ``train`` mode with batch
+            statistics and dropout.
+    """
+
+    name: str
+    consistency: bool
+    perturbation: Literal["none", "density", "noise", "vat", "dropout"]
+    perturb_at: Literal["features", "embedding"]
+    clean_weight: float
+    perturbed_weight: float
+    consistency_mean: Literal["valid", "confident"]
+    moved: Literal["confident", "leaky"]
+    density_query: Literal["frozen", "auxiliary"]
+    perturbed_norm: Literal["auxiliary", "shared"]
+    warmup_norm: Literal["main", "split"]
+    teacher: Literal["ema", "tied"]
+    teacher_mode: Literal["eval", "train"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of them are labeled.
+
+    Attributes:
+        dataset: ``digits``, ``camvid`` or ``voc`` (any folder in the VOC layout).
+        root: folder of the data set; digit scenes need none.
+        labeled: which training images are labeled: a count (``40``), a part (``1/8``), ``all``, or
+            the path of a list file (``labeled.txt``), absolute or below ``root``.
+        unlabeled: list file of the unlabeled images; ``None``: all that are not labeled.
+        split_seed: draws the labeled images where ``labeled`` is no list.
+        test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
+        size: (height, width) to which images are brought when read; ``None`` leaves them.
+        digits: how digit scenes are made.
+        augment: weak and strong views.
+    """
+
+    dataset: Literal["digits", "camvid", "voc"]
+    labeled: int | str
+    root: str | None = None
+    unlabeled: str | None = None
+    split_seed: int = 0
+    test: Literal["test", "val"] = "test"
+    size: tuple[int, int] | None = None
+    digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """DeepLabv3+ on a timm backbone.
+
+    Attributes:
+        encoder: timm's name of the backbone.
+        encoder_options: further arguments of ``timm.create_model``.
+        pretrained: start from timm's pretrained weights.
+        output_stride: image pixels per high-level feature: 8, 16 or 32.
+        low_width: channels of the projected low-level features.
+        aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
+        dilations: of the ASPP's 3x3 convolutions.
+        embedding: channels D of v, the features whose density is learned.
+        dropout: probability in the decoder.
+    """
+
+    encoder: str = "resnet101"
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    output_stride: int = 16
+    low_width: int = 48
+    aspp_width: int = 256
+    dilations: tuple[int, ...] = (6, 12, 18)
+    embedding: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The schedule of a run.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_labeled, batch_unlabeled: images a step, over all processes together.
+        optimizer: ``sgd`` or ``adamw``.
+        lr_encoder, lr_head: learning rates of the backbone and of all else; they fall to zero as
+            ``(1 - step / steps) ** poly``.
+        momentum: of SGD.
+        weight_decay: of all weights.
+        poly: exponent of the schedule.
+        consistency_from: part of the steps after which consistency and density estimation start.
+        perturb_from: part of the steps after which features are perturbed.
+        confidence: a pseudo-label counts where the teacher's probability exceeds this.
+        ema_decay: the teacher keeps this part of itself each step, once it has history.
+        evaluate_every: steps between two validations.
+        checkpoint_every: steps between two checkpoints.
+    """
+
+    steps: int
+    batch_labeled: int
+    batch_unlabeled: int
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr_encoder: float = 0.001
+    lr_head: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    poly: float = 0.9
+    consistency_from: float = 1 / 80
+    perturb_from: float = 2 / 80
+    confidence: float = 0.95
+    ema_decay: float = 0.999
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run's result.
+
+    Attributes:
+        benchmark: name of the benchmark, as it stands in the ledger.
+        eps: length of every feature perturbation, in units of the features it moves.
+        seed: of starting weights, data order, augmentation, perturbations and dropout.
+        data, network, density, training, method: see there.
+    """
+
+    benchmark: str
+    eps: float
+    data: DataConfig
+    network: NetworkConfig
+    density: DensityConfig
+    training: TrainingConfig
+    method: MethodConfig
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use, naming the key."""
+        counts = ["network.low_width", "network.aspp_width", "network.embedding"]
+        counts += ["training.steps", "training.batch_labeled"]
+        counts += ["training.evaluate_every", "training.checkpoint_every"]
+        if self.method.consistency:
+            counts.append("training.batch_unlabeled")
+        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
+        amounts += ["training.lr_encoder", "training.lr_head"]
+        amounts += ["training.weight_decay", "training.poly"]
+        parts = ["training.consistency_from", "training.perturb_from"]
+        parts += ["training.confidence", "training.ema_decay", "training.momentum"]
+        for keys, good, mend in (
+            (counts, lambda value: value >= 1, "give at least 1"),
+            (amounts, lambda value: 0 <= value < math.inf, "give a finite number of at least 0"),
+            (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
+            (["network.dropout"], lambda value: 0 <= value < 1, "give a part, less than 1"),
+        ):
+            for key in keys:
+                value = operator.attrgetter(key)(self)
+                if not good(value):
+                    raise UserError(f"{key}: {value} makes no sense here; {mend}")
+
+    def at(self, root: Path | None) -> "Config":
+        """Return this configuration with its data at ``root``, or as it is where that is None."""
+        if root is None:
+            return self
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
+
+    @property
+    def config_hash(self) -> str:
+        """Eight hexadecimal digits that change with every value that can change the result.
+
+        Where the data lies is not such a value.
+        """
+        resolved = to_dict(self)
+        resolved["data"].pop("root")
+        text = json.dumps(resolved, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested dicts and lists, as YAML and JSON know them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_yaml(config: Any) -> str:
+    """Return a configuration as YAML that :func:`from_dict` reads back to an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Build a configuration from nested dicts.
+
+    Args:
+        values: the keys of :class:`Config`, nested.
+        source: where they come from, for the error messages.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has the wrong type or range.
+    """
+    return _build(Config, values, source)
+
+
+def presets() -> list[str]:
+    """Return the names of all methods, as ``--methods`` knows them."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_method(name: str) -> MethodConfig:
+    """Read a method's preset.
+
+    Raises:
+        UserError: there is no such preset, or its file has an unknown or missing key.
+    """
+    if name not in presets():
+        raise UserError(f"method: {name!r} is unknown; choose one of {', '.join(presets())}")
+    path = PRESETS / f"{name}.yaml"
+    return _build(MethodConfig, {"name": name, **read_yaml(path)}, path.name)
+
+
+def load_config(
+    benchmark: Path,
+    method: str,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    *,
+    quick: bool = False,
+) -> Config:
+    """Read a benchmark, put a method and a seed into it, and apply overrides.
+
+    Args:
+        benchmark: path of the benchmark's YAML.
+        method: name of a preset.
+        seed: of the run.
+        overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
+        quick: apply the overrides that the benchmark lists under ``quick`` too, before the others:
+            a look in minutes instead of a measurement.
+
+    Raises:
+        UserError: a file, key or value is not right.
+    """
+    values = read_yaml(benchmark)
+    values |= {"method": to_dict(load_method(method)), "seed": seed}
+    hasty = values.pop("quick", [])
+    if quick and not hasty:
+        raise UserError(f"{benchmark}: has no 'quick' settings; leave --quick out")
+    for override in [*(hasty if quick else []), *overrides]:
+        _override(values, override)
+    return from_dict(values, str(benchmark))
+
+
+def find_benchmark(name: str) -> Path:
+    """Return the YAML of a benchmark: a path, or a name below ``reproduce/configs``.
+
+    Raises:
+        UserError: there is no such file; the message lists the names.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = repository() / "reproduce" / "configs"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+        raise UserError(f"benchmark: {name!r} is unknown; choose one of {', '.join(known)}")
+    return path
+
+
+def read_config(path: Path) -> Config:
+    """Read a complete configuration, as a run folder holds it.
+
+    Raises:
+        UserError: the file or a key or value in it is not right.
+    """
+    return from_dict(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader.
+
+    Raises:
+        UserError: the file is missing, is not YAML, names Python objects, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise UserError(f"{path}: is not plain YAML ({where}); mend it there") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no 'key: value' pairs; write one a line")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: has no '='; write KEY=VALUE, as training.steps=100")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {override}: {parent!r} holds a value and no keys below it")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not plain YAML") from error
+
+
+def _build(kind: type, values: Mapping[str, Any], source: str) -> Any:
+    tuples = {
+        part
+        for item in _fields(kind)
+        for part in (item.type, *get_args(item.type))
+        if get_origin(part) is tuple
+    }
+    hooks = {float: _to_float, int: _to_int, **dict.fromkeys(tuples, _to_tuple)}
+    settings = dacite.Config(strict=True, type_hooks=hooks)
+    try:
+        return dacite.from_dict(kind, dict(values), settings)
+    except dacite.UnexpectedDataError as error:
+        unknown = ", ".join(sorted(map(str, error.keys)))
+        near = difflib.get_close_matches(
+            str(min(error.keys, key=str)), [item.name for item in _fields(kind)], n=1
+        )
+        hint = f"did you mean {near[0]!r}?" if near else "remove it"
+        raise UserError(f"{source}: unknown key {unknown}; {hint}") from error
+    except dacite.MissingValueError as error:
+        raise UserError(f"{source}: key {error.field_path} is missing; add it") from error
+    except (dacite.DaciteError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{source}: {error}; mend the value") from error
+
+
+def _to_float(value: Any) -> Any:
+    value = _to_int(value)
+    return float(value) if isinstance(value, int) else value
+
+
+def _to_int(value: Any) -> Any:
+    # Python's True is an integer, YAML's is not: as a word it is refused by name.
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _to_tuple(value: Any) -> Any:
+    # lists are how YAML and JSON write tuples
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fields(kind: type) -> Iterator[dataclasses.Field]:
+    for item in dataclasses.fields(kind):
+        yield item
+        if dataclasses.is_dataclass(item.type):
+            yield from _fields(item.type)

@@ -1,0 +1,305 @@
+"""A configuration is what its files say, or an error that names the key."""
+
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ddfp_lib.config import (
+    PRESETS,
+    Config,
+    MethodConfig,
+    from_dict,
+    load_config,
+    load_method,
+    presets,
+    read_yaml,
+    to_dict,
+    to_yaml,
+)
+from ddfp_lib.errors import UserError
+
+REPOSITORY = Path(__file__).parent.parent
+BENCHMARKS = sorted((REPOSITORY / "reproduce" / "configs").rglob("*.yaml"))
+METHODS = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@pytest.fixture
+def values(tiny_config):
+    """A whole configuration as nested dicts, to be spoilt."""
+    return to_dict(tiny_config("ddfp"))
+
+
+def put(values, key, value):
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values[parent]
+    values[last] = value
+
+
+# Presets -----------------------------------------------------------------------------------------
+
+
+def test_presets_are_the_yaml_files():
+    assert presets() == METHODS
+    assert {"supervised", "consistency", "ddfp", "ddfp_released"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_preset_has_every_key_in_the_same_order(name):
+    """So that ``diff`` of two presets is the difference of two methods, and nothing else."""
+    keys = [field.name for field in dataclasses.fields(MethodConfig) if field.name != "name"]
+    assert list(read_yaml(PRESETS / f"{name}.yaml")) == keys
+    assert load_method(name).name == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_presets_begin_with_what_they_are(name):
+    lines = (PRESETS / f"{name}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert len(lines) == len(dataclasses.fields(MethodConfig))
+
+
+def test_no_two_presets_are_one_method():
+    bodies = {json.dumps(read_yaml(PRESETS / f"{name}.yaml")) for name in METHODS}
+    assert len(bodies) == len(METHODS)
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_benchmark_takes_every_preset(path, name):
+    assert load_config(path, name, seed=3).seed == 3
+
+
+# There and back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_yaml_reads_back_equal(tiny_config, name):
+    config = tiny_config(
+        name,
+        data={"size": [32, 48], "root": "some/where", "augment": {"crop": [32, 24]}},
+        network={"encoder_options": {"out_indices": [1, 4], "stem_type": "deep"}},
+    )
+    again = from_dict(yaml.safe_load(to_yaml(config)))
+    assert again == config
+    assert again.config_hash == config.config_hash
+    assert to_yaml(again) == to_yaml(config)
+
+
+def test_to_dict_holds_nothing_but_plain_values(values):
+    assert json.loads(json.dumps(values)) == values
+
+
+def candidates(kind, value):
+    """Other values of a leaf; at least one of them should make sense."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    if isinstance(value, float):
+        return [value / 2, value + 0.125]
+    if isinstance(value, str):
+        choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
+        return [choice for choice in choices if choice != value] or [value + "x"]
+    if isinstance(value, list):
+        return [
+            [*value[:place], other, *value[place + 1 :]]
+            for place, item in enumerate(value)
+            for other in candidates(None, item)
+        ]
+    if isinstance(value, dict):
+        return [{**value, "stem_width": 8}]
+    assert value is None
+    return ["x", [32, 32]]
+
+
+def leaves(kind, prefix=""):
+    """The dotted keys of all values that are no section, with their types."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from leaves(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field.type
+
+
+def at(values, key):
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+@pytest.mark.parametrize(("key", "kind"), list(leaves(Config)), ids=str)
+def test_every_value_but_the_root_changes_the_hash(values, key, kind):
+    config = from_dict(values)
+    tried = 0
+    for other in candidates(kind, at(values, key)):
+        changed = json.loads(json.dumps(values))
+        put(changed, key, other)
+        try:
+            variant = from_dict(changed)
+        except UserError:
+            continue  # not every neighbour of a value makes sense
+        tried += 1
+        assert variant != config
+        assert (variant.config_hash != config.config_hash) == (key != "data.root")
+    assert tried
+
+
+def test_the_hash_names_folders(values):
+    assert re.fullmatch("[0-9a-f]{8}", from_dict(values).config_hash)
+
+
+def test_neither_order_nor_spelling_changes_the_hash(values):
+    def backwards(item):
+        if isinstance(item, dict):
+            return {key: backwards(item[key]) for key in reversed(item)}
+        return item
+
+    values["network"]["encoder_options"] = {"stem_type": "deep", "stem_width": 8}
+    config = from_dict(values)
+    assert from_dict(backwards(values)).config_hash == config.config_hash
+    assert values["eps"] == 1.0
+    assert from_dict(values | {"eps": 1}).config_hash == config.config_hash
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("eps", -1, "eps: -1.0"),
+        ("eps", float("nan"), "eps: nan"),
+        ("eps", float("inf"), "eps: inf"),
+        ("eps", "4", "eps"),
+        ("eps", True, "eps"),
+        ("seed", 1.5, "seed"),
+        ("training", 3, "training"),
+        ("training.steps", 0, "training.steps: 0"),
+        ("training.steps", "6", "training.steps"),
+        ("training.steps", 6.5, "training.steps"),
+        ("training.steps", True, "training.steps"),
+        ("training.steps", None, "training.steps"),
+        ("training.batch_unlabeled", 0, "training.batch_unlabeled: 0"),
+        ("training.confidence", 1.5, "training.confidence: 1.5"),
+        ("training.ema_decay", -0.1, "training.ema_decay: -0.1"),
+        ("training.lr_head", float("nan"), "training.lr_head: nan"),
+        ("training.lr_encoder", -0.1, "training.lr_encoder: -0.1"),
+        ("training.optimizer", "adam", "training.optimizer"),
+        ("training.learning_rate", 1, "unknown key learning_rate"),
+        ("training.stepz", 9, "unknown key stepz; did you mean 'steps'"),
+        ("trainning", {}, "unknown key trainning; did you mean 'training'"),
+        ("method.consistency", "yes", "method.consistency"),
+        ("method.teacher", "slow", "method.teacher"),
+        ("method.clean_weight", -1.0, "method.clean_weight: -1.0"),
+        ("method.perturbed_weight", float("nan"), "method.perturbed_weight: nan"),
+        ("network.dilations", 3, "network.dilations"),
+        ("network.dilations", ["a"], "network.dilations"),
+        ("network.dropout", 1.0, "network.dropout: 1.0"),
+        ("network.dropout", -0.5, "network.dropout: -0.5"),
+        ("network.embedding", 0, "network.embedding: 0"),
+        ("network.low_width", 0, "network.low_width: 0"),
+        ("network.aspp_width", -8, "network.aspp_width: -8"),
+        ("data.labeled", 2.5, "data.labeled"),
+        ("data.size", [32], "data.size"),
+        ("data.augment.scale", 1.0, "data.augment.scale"),
+        ("data.augment.scale", [1, 2, 3], "data.augment.scale"),
+        ("data.augment.crop", "32", "data.augment.crop"),
+        ("data.augment", None, "data.augment"),
+        ("density.betas", [0.5], "density.betas"),
+    ],
+)
+def test_bad_values_are_named(values, key, value, words):
+    put(values, key, value)
+    with pytest.raises(UserError) as caught:
+        from_dict(values, "some.yaml")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["eps", "data.dataset", "training.steps", "method.teacher_mode"])
+def test_missing_keys_are_named(values, key):
+    *parents, last = key.split(".")
+    section = at(values, ".".join(parents)) if parents else values
+    del section[last]
+    with pytest.raises(UserError, match=f"^some.yaml: key {key} is missing"):
+        from_dict(values, "some.yaml")
+
+
+@pytest.fixture
+def benchmark_file(values, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    del values["method"], values["seed"]
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_overrides_come_last(benchmark_file):
+    overrides = ["training.steps=9", "data.augment.scale=[0.5, 1]", "eps=2", "seed=7"]
+    config = load_config(benchmark_file, "ddfp", seed=5, overrides=overrides)
+    assert (config.training.steps, config.eps, config.seed) == (9, 2.0, 7)
+    assert config.data.augment.scale == (0.5, 1.0)
+    rest = load_config(benchmark_file, "ddfp", seed=5)
+    assert (rest.training.steps, rest.eps, rest.seed) == (6, 1.0, 5)
+    assert config.method == rest.method == load_method("ddfp")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.steps", "write KEY=VALUE"),
+        ("training.steps=[1", "training.steps=[1"),
+        ("training.steps=many", "training.steps"),
+        ("training.steps=", "training.steps"),
+        ("training.stps=3", "did you mean 'steps'"),
+        ("eps.length=3", "'eps' holds a value"),
+        ("eps=!!python/name:os.system", "eps="),
+        ("=3", "unknown key"),
+    ],
+)
+def test_bad_overrides_are_named(benchmark_file, override, words):
+    with pytest.raises(UserError) as caught:
+        load_config(benchmark_file, "ddfp", overrides=[override])
+    assert words in str(caught.value)
+
+
+def test_unknown_method_lists_the_known_ones(benchmark_file):
+    for name in ("ddpf", "", "../presets/ddfp", "ddfp.yaml"):
+        with pytest.raises(UserError, match=r"unknown; choose one of .*ddfp, ddfp_released"):
+            load_config(benchmark_file, name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"!!python/object/apply:os.system ['touch ran']",
+        b"eps: !!python/object/apply:os.system ['touch ran']",
+        b"- a\n- b",
+        b"just words",
+        b"",
+        b"a: [1, 2",
+        b"a: b: c",
+        b"\xff\xfe\x00",
+        b"a: \x07",
+    ],
+    ids=repr,
+)
+def test_files_that_are_no_plain_mapping(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        read_yaml(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        read_yaml(tmp_path)
