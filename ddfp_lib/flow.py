@@ -1,0 +1,196 @@
+"""The normalizing flow: an invertible map whose Jacobian determinant costs nothing extra.
+
+Affine coupling after Real NVP (Dinh et al. 2017, https://arxiv.org/abs/1605.08803), in the form
+of GLOW (Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039): one subnet gives both the
+scale and the shift. Blocks, order and clamping are those of ``GLOWCouplingBlock`` in FrEIA 0.2,
+which the released code builds its flow from (model/flow/model.py:41), so copied weights give the
+same numbers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ddfp_lib.errors import UserError
+
+ATAN_SLOPE = 0.636
+"""FrEIA's rounding of 2 / pi: the clamped log-scale stays within 0.9990 * clamp."""
+
+
+class CouplingBlock(nn.Module):
+    r"""An invertible map of two halves that transform each other, then a fixed permutation.
+
+    .. math::
+        y_a & = x_a \odot \exp(s(x_b)) + t(x_b) \\
+        y_b & = x_b \odot \exp(s'(y_a)) + t'(y_a) \\
+        z & = [y_a, y_b]_{\text{permutation}}, \qquad
+        \log \left| \det \frac{\partial z}{\partial x} \right| = \sum_i s_i + \sum_i s'_i
+
+    Each half is scaled by numbers that only depend on the other one, so the Jacobian is a product
+    of two triangular matrices. With u for what a subnet puts out, the log-scale is soft-clamped to
+    :math:`s = c \cdot 0.636 \arctan(u)`, so no input can make a block explode. (FrEIA 0.1 had
+    :math:`\arctan(u / c)`.)
+
+    Args:
+        features: D, at least 2. The first round(D / 2) make the left half.
+        hidden: width of the two hidden layers of each subnet.
+        clamp: c, the bound of the absolute log-scale.
+        init_std: every weight and bias starts as ``init_std`` * N(0, 1).
+        generator: CPU generator that the permutation and the weights are drawn from.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int = 256,
+        clamp: float = 2.0,
+        init_std: float = 0.05,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if features < 2:
+            raise UserError(f"a coupling block needs at least 2 features to split, got {features}")
+        # Halves round to even, as in FrEIA: 5 features are split into 2 + 3, 7 into 4 + 3.
+        self.left = round(features / 2)
+        self.right = features - self.left
+        self.clamp = clamp
+        self.from_right = _Subnet(self.right, hidden, 2 * self.left)
+        self.from_left = _Subnet(self.left, hidden, 2 * self.right)
+        self.register_buffer("permutation", torch.randperm(features, generator=generator))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=init_std, generator=generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x to z.
+
+        Args:
+            x: (N, D).
+
+        Returns:
+            z, (N, D), and log abs det dz/dx, (N,), in nats.
+        """
+        x_a, x_b = x.split((self.left, self.right), dim=1)
+        log_scale_a, shift_a = self._affine(self.from_right(x_b))
+        y_a = torch.addcmul(shift_a, x_a, log_scale_a.exp())
+        log_scale_b, shift_b = self._affine(self.from_left(y_a))
+        y_b = torch.addcmul(shift_b, x_b, log_scale_b.exp())
+        z = torch.cat((y_a, y_b), dim=1).index_select(1, self.permutation)
+        return z, log_scale_a.sum(1) + log_scale_b.sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Map z, (N, D), back to the x, (N, D), it came from."""
+        y = z.index_select(1, self.permutation.argsort())
+        y_a, y_b = y.split((self.left, self.right), dim=1)
+        log_scale_b, shift_b = self._affine(self.from_left(y_a))
+        x_b = (y_b - shift_b) * torch.exp(-log_scale_b)
+        log_scale_a, shift_a = self._affine(self.from_right(x_b))
+        x_a = (y_a - shift_a) * torch.exp(-log_scale_a)
+        return torch.cat((x_a, x_b), dim=1)
+
+    def _affine(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut a subnet's output, (N, 2 H), into clamped log-scale and shift, each (N, H)."""
+        log_scale, shift = output.chunk(2, dim=1)
+        return self.clamp * ATAN_SLOPE * log_scale.atan(), shift
+
+
+class Flow(nn.Module):
+    r"""A chain of coupling blocks, :math:`z = f_B \circ \dots \circ f_1(x)`.
+
+    .. math:: \log \left| \det \frac{\partial z}{\partial x} \right|
+        = \sum_{b=1}^{B} \log \left| \det \frac{\partial f_b}{\partial f_{b-1}} \right|
+
+    Args:
+        features: D, at least 2.
+        blocks: B; 0 makes the identity, which an ablation uses.
+        hidden: width of the two hidden layers of each subnet.
+        clamp: bound of the absolute log-scale of one coupling.
+        seed: of the permutations and the starting weights.
+        init_std: every weight and bias starts as ``init_std`` * N(0, 1), small enough that the
+            fresh flow is near a permutation (model/flow/model.py:22).
+
+    Raises:
+        UserError: fewer than 2 features, or a negative number of blocks.
+
+    Example:
+        >>> flow = Flow(features=4, hidden=8)
+        >>> x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+        >>> z, log_det = flow(x)
+        >>> z.shape, log_det.shape
+        (torch.Size([3, 4]), torch.Size([3]))
+        >>> torch.allclose(flow.inverse(z), x, atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        features: int,
+        blocks: int = 2,
+        hidden: int = 256,
+        clamp: float = 2.0,
+        seed: int = 0,
+        init_std: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if features < 2:
+            raise UserError(f"a flow needs at least 2 features to split, got {features}")
+        if blocks < 0:
+            raise UserError(f"a flow has 0 (identity) or more blocks, got {blocks}")
+        generator = torch.Generator().manual_seed(seed)
+        self.blocks = nn.ModuleList(
+            CouplingBlock(features, hidden, clamp, init_std, generator=generator)
+            for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map data to latents.
+
+        Args:
+            x: (N, D), of the parameters' dtype.
+
+        Returns:
+            z, (N, D), and log abs det dz/dx, (N,), in nats.
+        """
+        log_det = x.new_zeros(len(x))
+        for block in self.blocks:
+            x, block_log_det = block(x)
+            log_det = log_det + block_log_det
+        return x, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Map latents z, (N, D), back to data x, (N, D): exact up to rounding."""
+        for block in reversed(self.blocks):
+            z = block.inverse(z)
+        return z
+
+
+class _Subnet(nn.Sequential):
+    """A 3-layer MLP with ReLU, its memory not yet filled."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        # nn.Linear's own start would draw from the global generator.
+        first, second, third = (
+            nn.utils.skip_init(nn.Linear, *widths)
+            for widths in ((inputs, hidden), (hidden, hidden), (hidden, outputs))
+        )
+        super().__init__(first, nn.ReLU(), second, nn.ReLU(), third)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs) to (N, outputs)."""
+        if _onednn_takes(x):
+            return super().forward(x.to_mkldnn()).to_dense()
+        return super().forward(x)
+
+
+def _onednn_takes(x: Tensor) -> bool:
+    """Say whether the subnets can compute by oneDNN, as torch's convolutions do, not by MKL.
+
+    Same sums, same precision; on AMD processors, where MKL is half as fast, a training step takes
+    0.6 of the time (bench/density.py).
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and len(x) > 0
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
