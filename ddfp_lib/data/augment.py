@@ -1,0 +1,191 @@
+"""The views of one image: weak (geometry only), strong (colour and blur on top) and CutMix.
+
+Every random number is drawn from a CPU generator that the caller gives, in a fixed order and
+number, whatever the image and wherever it lies.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.base import resize_mask
+from ddfp_lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How views are made; the defaults are those of the method, the crop that of digit scenes.
+
+    Attributes:
+        crop: side, or (height, width), of every view, pixels.
+        scale: least and greatest factor by which the weak view resizes an image.
+        flip: mirror half of the weak views.
+        jitter: greatest change of brightness, contrast, saturation (relative) and hue (turns).
+        jitter_p: share of strong views with colour jitter.
+        gray_p: share of strong views without colour.
+        blur_p: share of strong views with Gaussian blur.
+        blur_sigma: least and greatest standard deviation of the blur, pixels.
+        cutmix_p: share of batches with CutMix.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    crop: int | tuple[int, int] = 64
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25)
+    jitter_p: float = 0.8
+    gray_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    cutmix_p: float = 0.5
+
+    def __post_init__(self) -> None:
+        reach = math.ceil(3 * self.blur_sigma[1])  # blur mirrors so many pixels at the border
+        rules = {
+            f"crop {self.crop}: use more than the {reach} pixels that blur reaches": (
+                min(self.size) > max(0, reach)
+            ),
+            f"scale {self.scale}: use (least, greatest) above 0": (
+                0 < self.scale[0] <= self.scale[1]
+            ),
+            f"jitter {self.jitter}: use four of 0 to 1, the last (hue) at most 0.5": (
+                all(0 <= change <= 1 for change in self.jitter) and self.jitter[3] <= 0.5
+            ),
+            f"blur_sigma {self.blur_sigma}: use (least, greatest) above 0": (
+                0 < self.blur_sigma[0] <= self.blur_sigma[1]
+            ),
+        }
+        for name in ("jitter_p", "gray_p", "blur_p", "cutmix_p"):
+            rules[f"{name} {getattr(self, name)}: use 0 to 1"] = 0 <= getattr(self, name) <= 1
+        for rule, holds in rules.items():
+            if not holds:
+                raise UserError(f"augment: {rule}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every view."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else tuple(self.crop)
+
+
+def weak_view(
+    image: Tensor, mask: Tensor | None, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Resize, pad below and right, crop and flip an image together with its mask.
+
+    The long side becomes a whole number of pixels, uniform within ``config.scale`` times what it
+    was. The image is resized bilinearly with antialiasing, the mask to the nearest pixel.
+
+    Args:
+        image: uint8 (3, H, W).
+        mask: uint8 (H, W); None for an unlabeled image.
+        config: crop, scale and flip are used.
+        generator: on the CPU; four numbers are drawn.
+
+    Returns:
+        The view, uint8 (3, h, w), black in the padding; its mask, uint8 (h, w), ``IGNORE_INDEX``
+        in the padding. Without a mask the second is 0 wherever there is image.
+    """
+    amount, down, right, mirror = torch.rand(4, generator=generator).tolist()
+    height, width = image.shape[-2:]
+    crop_height, crop_width = config.size
+    long = max(height, width)
+    least, greatest = (int(long * factor) for factor in config.scale)
+    factor = (least + int(amount * (greatest - least + 1))) / long
+    size = [max(1, round(height * factor)), max(1, round(width * factor))]
+    if mask is None:
+        mask = torch.zeros_like(image[0])
+    # As the fourth plane of one tensor, the mask cannot fall out of step with the image.
+    view = torch.cat([F.resize(image, size, antialias=True), resize_mask(mask, size)[None]])
+    missing = [max(0, crop_width - size[1]), max(0, crop_height - size[0])]
+    if any(missing):
+        view = F.pad(view, [0, 0, *missing], fill=[0, 0, 0, IGNORE_INDEX])
+    top = int(down * (view.shape[1] - crop_height + 1))
+    left = int(right * (view.shape[2] - crop_width + 1))
+    view = F.crop(view, top, left, crop_height, crop_width)
+    if config.flip and mirror < 0.5:
+        view = F.horizontal_flip(view)
+    return view[:3], view[3]
+
+
+def strong_view(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Change colour and sharpness of each image, by its own draw; nothing moves.
+
+    In this order: brightness, contrast, saturation and hue (together, with probability
+    ``jitter_p``), grayscale, Gaussian blur.
+
+    Args:
+        images: float32 (B, 3, H, W) in 0..1, on any device.
+        config: jitter, gray and blur are used.
+        generator: on the CPU; eight numbers are drawn for each image.
+
+    Returns:
+        float32 (B, 3, H, W) in 0..1, on the same device.
+    """
+    draws = torch.rand(len(images), 8, generator=generator)
+    chances = torch.tensor([config.jitter_p, config.gray_p, config.blur_p])
+    switches = (draws[:, :3] < chances).tolist()
+    changes = ((2 * draws[:, 3:7] - 1) * torch.tensor(config.jitter)).tolist()
+    least, greatest = config.blur_sigma
+    sigmas = (least + (greatest - least) * draws[:, 7]).tolist()
+    views = []
+    for image, (jitter, gray, blur), change, sigma in zip(
+        images, switches, changes, sigmas, strict=True
+    ):
+        if jitter:
+            brightness, contrast, saturation, hue = change
+            image = F.adjust_brightness(image, 1 + brightness)
+            image = F.adjust_contrast(image, 1 + contrast)
+            image = F.adjust_saturation(image, 1 + saturation)
+            image = F.adjust_hue(image, hue)
+        if gray:
+            image = F.rgb_to_grayscale(image, num_output_channels=3)
+        if blur:
+            side = 2 * math.ceil(3 * sigma) + 1
+            image = F.gaussian_blur(image, [side, side], [sigma, sigma])
+        views.append(image)
+    return torch.stack(views).clamp(0, 1)  # blur's weights sum to 1 but for rounding
+
+
+def cutmix_boxes(
+    height: int, width: int, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Draw the CutMix box of one batch: half of the area, any shape, with ``cutmix_p``.
+
+    Args:
+        height: H of the images, pixels.
+        width: W of the images, pixels.
+        config: ``cutmix_p`` is used.
+        generator: on the CPU; four numbers are drawn.
+
+    Returns:
+        bool (H, W), on the CPU: True where image i takes its pixels from image i + 1; False
+        everywhere in a batch without CutMix.
+    """
+    chance, shape, down, right = torch.rand(4, generator=generator).tolist()
+    box = torch.zeros(height, width, dtype=torch.bool)
+    if chance < config.cutmix_p:
+        box_width = math.ceil(width / 2) + int(shape * (width // 2 + 1))
+        box_height = round(height * width / 2 / box_width)
+        top = int(down * (height - box_height + 1))
+        left = int(right * (width - box_width + 1))
+        box[top : top + box_height, left : left + box_width] = True
+    return box
+
+
+def mix(batch: Tensor, box: Tensor) -> Tensor:
+    """Paste the box of image i + 1 into image i, of the last image the first's.
+
+    Args:
+        batch: (B, ..., H, W), images, labels or masks alike.
+        box: bool (H, W), of :func:`cutmix_boxes`.
+
+    Returns:
+        As ``batch``.
+    """
+    return torch.where(box.to(batch.device), batch.roll(-1, dims=0), batch)

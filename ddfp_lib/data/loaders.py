@@ -1,0 +1,198 @@
+"""Batches as a function of (seed, step): there is no loader state to save or to lose.
+
+What step 700 sees is computed from the number 700. So a resumed run, a run with other workers and
+a run on other ranks see the same images, views and order as one that never stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.augment import AugmentConfig, weak_view
+from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.errors import UserError
+from ddfp_lib.seeds import derive_seed, generator
+
+
+@dataclass
+class Batch:
+    """What one rank sees in one step: B labeled and U unlabeled weak views.
+
+    Attributes:
+        labeled_images: uint8 (B, 3, h, w).
+        labels: int64 (B, h, w), classes or ``IGNORE_INDEX``.
+        weak_images: uint8 (U, 3, h, w).
+        valid: bool (U, h, w), False in the padding.
+    """
+
+    labeled_images: Tensor
+    labels: Tensor
+    weak_images: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on ``device``; from pinned memory the copy runs alongside."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in pinned memory; the DataLoader calls this by its name."""
+        return Batch(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+
+def sample_order(count: int, batch_size: int, step: int, seed: int) -> list[tuple[int, int]]:
+    """Return what step ``step`` draws from ``count`` items: (item, draw number) pairs.
+
+    The draws of all steps form one line, d = step * batch_size, ...: draw d is item d mod count of
+    the permutation of epoch d // count. A batch may lie across a border of epochs.
+
+    Args:
+        count: number of items, at least 1.
+        batch_size: draws in one step.
+        step: from 0.
+        seed: of the permutations.
+
+    Returns:
+        ``batch_size`` pairs; no draw number ever comes twice.
+    """
+    draws = range(step * batch_size, (step + 1) * batch_size)
+    return [(_permutation(count, seed, d // count)[d % count], d) for d in draws]
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    return torch.randperm(count, generator=generator(seed, "epoch", epoch)).tolist()
+
+
+@dataclass
+class _Steps(Dataset):
+    """Item ``step`` is the whole batch of that step for one rank."""
+
+    dataset: SegmentationDataset
+    labeled: Sequence[int]
+    unlabeled: Sequence[int]
+    augment: AugmentConfig
+    batch_labeled: int
+    batch_unlabeled: int
+    seed: int
+    rank: int
+    world: int
+
+    def __getitem__(self, step: int) -> Batch:
+        labeled = [
+            weak_view(self.dataset.image(index), self.dataset.mask(index), self.augment, rng)
+            for index, rng in self._draws("labeled", self.labeled, self.batch_labeled, step)
+        ]
+        unlabeled = [
+            weak_view(self.dataset.image(index), None, self.augment, rng)
+            for index, rng in self._draws("unlabeled", self.unlabeled, self.batch_unlabeled, step)
+        ]
+        images, labels = self._stack(labeled)
+        weak, padding = self._stack(unlabeled)
+        return Batch(images, labels.long(), weak, padding != IGNORE_INDEX)
+
+    def _draws(
+        self, kind: str, indices: Sequence[int], batch_size: int, step: int
+    ) -> Iterator[tuple[int, torch.Generator]]:
+        """Yield this rank's part of a step: the images' indices and the generators of views."""
+        if batch_size == 0:
+            return
+        order = sample_order(len(indices), batch_size, step, derive_seed(self.seed, kind))
+        share = batch_size // self.world
+        for item, draw in order[self.rank * share :][:share]:
+            yield indices[item], generator(self.seed, kind, "view", draw)
+
+    def _stack(self, views: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Stack views and masks: uint8 (B, 3, h, w) and (B, h, w), B = 0 included."""
+        if not views:
+            size = self.augment.size
+            return torch.empty(0, 3, *size).byte(), torch.empty(0, *size).byte()
+        images, masks = zip(*views, strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+
+def training_batches(
+    dataset: SegmentationDataset,
+    labeled: Sequence[int],
+    unlabeled: Sequence[int],
+    augment: AugmentConfig,
+    *,
+    batch_labeled: int,
+    batch_unlabeled: int,
+    seed: int,
+    start_step: int,
+    stop_step: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Yield the batches of steps ``start_step`` .. ``stop_step - 1`` for one rank.
+
+    The global batch is cut contiguously by rank: ``world`` ranks together see what one would.
+
+    Args:
+        dataset: masks are read for labeled images only.
+        labeled: indices of labeled images.
+        unlabeled: indices of unlabeled images; may be empty where ``batch_unlabeled`` is 0.
+        augment: of the weak views.
+        batch_labeled: labeled images in the global batch of one step.
+        batch_unlabeled: unlabeled ones; 0 trains on labeled images alone.
+        seed: of order and views.
+        start_step: first step, 0 in a new run.
+        stop_step: one past the last step.
+        rank: this process, 0..world-1.
+        world: number of processes.
+        workers: processes that make batches ahead; 0 makes them here. The bits are the same.
+
+    Raises:
+        UserError: a batch that ranks cannot share, or one drawn from no images.
+    """
+    for kind, indices, size in (
+        ("labeled", labeled, batch_labeled),
+        ("unlabeled", unlabeled, batch_unlabeled),
+    ):
+        if size < 0 or size % world:
+            raise UserError(f"batch_{kind} {size}: use a multiple of the {world} process(es)")
+        if size and not len(indices):
+            raise UserError(f"batch_{kind} {size}: there are no {kind} images; use 0 or add some")
+    steps = _Steps(
+        dataset, labeled, unlabeled, augment, batch_labeled, batch_unlabeled, seed, rank, world
+    )
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start_step, stop_step),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=generator(seed, "loader"),  # without it the global one is drawn from
+    )
+    return iter(loader)
+
+
+def evaluation_batches(
+    dataset: SegmentationDataset, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all images with their masks, in order: consecutive ones of one size share a batch.
+
+    Args:
+        dataset: every mask is read.
+        batch_size: greatest number of images in a batch.
+
+    Yields:
+        Images uint8 (B, 3, H, W) and masks int64 (B, H, W), 1 <= B <= ``batch_size``.
+    """
+    images: list[Tensor] = []
+    masks: list[Tensor] = []
+    for index in range(len(dataset)):
+        image = dataset.image(index)
+        if images and (len(images) == batch_size or image.shape != images[0].shape):
+            yield torch.stack(images), torch.stack(masks).long()
+            images, masks = [], []
+        images.append(image)
+        masks.append(dataset.mask(index))
+    if images:
+        yield torch.stack(images), torch.stack(masks).long()

@@ -1,0 +1,171 @@
+"""Which images keep their labels: lists in text files, and splits drawn from a seed."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.base import IMAGE_SUFFIXES, SegmentationDataset
+from ddfp_lib.errors import UserError
+from ddfp_lib.seeds import generator
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list file, stripped of white space; the last may lack its newline.
+
+    Raises:
+        UserError: the file is missing, is not text, holds nothing, an empty line or a line twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text file ({error}); check it") from error
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if not lines:
+        raise UserError(f"{path}: is empty; write one name a line")
+    _refuse_repeated(path, lines)
+    return lines
+
+
+def read_names(path: Path) -> list[str]:
+    """Read the image names of a list file, in its order.
+
+    A line is a bare name (``2007_000032``), the path of an image
+    (``leftImg8bit/train/x/y_leftImg8bit.png``) or the paths of an image and its mask
+    (``JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png``). The name is the stem of the
+    image's path: what :attr:`SegmentationDataset.names` holds.
+
+    Raises:
+        UserError: as :func:`read_lines`; or a name comes twice, or a line has a third field.
+    """
+    names = []
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split()
+        if len(fields) > 2:
+            raise UserError(
+                f"{path}, line {number}: {line!r} has {len(fields)} fields; write a name, "
+                "or the paths of an image and its mask"
+            )
+        names.append(_stem(fields[0]))
+    _refuse_repeated(path, names)
+    return names
+
+
+def read_split(
+    dataset: SegmentationDataset, labeled: Path, unlabeled: Path | None = None
+) -> tuple[list[int], list[int]]:
+    """Read lists of names as indices of a data set, each in the order of its file.
+
+    Args:
+        dataset: where the images are; no mask is read.
+        labeled: list of the labeled images, see :func:`read_names`.
+        unlabeled: list of the unlabeled ones, which may name labeled images again; None takes all
+            others.
+
+    Raises:
+        UserError: as :func:`read_names`; or a name that is not in the data set.
+    """
+    index = {name: position for position, name in enumerate(dataset.names)}
+
+    def indices(path: Path) -> list[int]:
+        names = read_names(path)
+        unknown = [name for name in names if name not in index]
+        if unknown:
+            raise UserError(
+                f"{path}: {len(unknown)} of {len(names)} names are not in {dataset.name}, the "
+                f"first is {unknown[0]!r}; take the list that belongs to this data"
+            )
+        return [index[name] for name in names]
+
+    chosen = indices(labeled)
+    if unlabeled is None:
+        return chosen, sorted(set(range(len(dataset))) - set(chosen))
+    return chosen, indices(unlabeled)
+
+
+def make_split(
+    dataset: SegmentationDataset, labeled: int | str, seed: int, *, include_labeled: bool = False
+) -> tuple[list[int], list[int]]:
+    """Draw the labeled images: at random, after making sure of every class.
+
+    The images come in a random order. As long as some class has no labeled image, the first image
+    with the most missing classes is taken; then the rest, as they come. This reads every mask of
+    the data set: it makes a benchmark of labeled data. Data that really lack masks have lists.
+
+    Args:
+        dataset: N images with masks.
+        labeled: how many: a count (``92`` or ``"92"``), a part of N (``"1/16"``) or ``"all"``.
+        seed: of the order.
+        include_labeled: let the labeled images be unlabeled ones too.
+
+    Returns:
+        Sorted indices of the labeled images and of the unlabeled ones, which are all others (or,
+        with ``include_labeled``, all).
+
+    Raises:
+        UserError: ``labeled`` is none of these, or not within 1..N.
+    """
+    count = _count(labeled, len(dataset))
+    everything = range(len(dataset))
+    order = torch.randperm(len(dataset), generator=generator(seed, "split"))
+    chosen = order[_covering_first(classes_present(dataset)[order])[:count]].tolist()
+    rest = everything if include_labeled else set(everything) - set(chosen)
+    return sorted(chosen), sorted(rest)
+
+
+def classes_present(dataset: SegmentationDataset) -> Tensor:
+    """Read all masks: bool (N, K), whether image n has a pixel of class k."""
+    counts = [
+        torch.bincount(dataset.mask(index).flatten(), minlength=IGNORE_INDEX + 1)
+        for index in range(len(dataset))
+    ]
+    return torch.stack(counts)[:, : len(dataset.classes)] > 0
+
+
+def _covering_first(present: Tensor) -> list[int]:
+    """Order the rows of ``present`` (N, K): first, greedily, those that bring a new class."""
+    first: list[int] = []
+    missing = present.any(dim=0)
+    while missing.any():
+        row = int((present & missing).sum(dim=1).argmax())
+        first.append(row)
+        missing &= ~present[row]
+    taken = set(first)
+    return first + [row for row in range(len(present)) if row not in taken]
+
+
+def _count(labeled: int | str, total: int) -> int:
+    text = str(labeled).strip()
+    try:
+        if text == "all":
+            count = total
+        else:
+            count = round(Fraction(text) * total) if "/" in text else int(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"labeled {labeled!r}: use a count (92), a part ('1/16') or 'all'"
+        ) from error
+    if not 1 <= count <= total:
+        raise UserError(f"labeled {labeled!r}: is {count} of {total} images; use 1 to {total}")
+    return count
+
+
+def _stem(path: str) -> str:
+    """Return the file's name without folders and image suffix; other dots belong to the name."""
+    name = PurePosixPath(path)
+    return name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
+
+
+def _refuse_repeated(path: Path, lines: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise UserError(f"{path}, line {number}: is empty; delete it")
+        if line in seen:
+            raise UserError(
+                f"{path}, line {number}: {line!r} stands in line {seen[line]} already; delete one"
+            )
+        seen[line] = number

@@ -1,0 +1,108 @@
+"""The segmentation network and its two seams: ``encode``, ``embed``, ``classify``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddfp_lib.config import NetworkConfig
+from ddfp_lib.models.decoder import Embedding, Fusion
+from ddfp_lib.models.encoder import Encoder
+from ddfp_lib.seeds import derive_seed
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SegmentationNetwork(nn.Module):
+    """DeepLabv3+ on a timm backbone, as three calls.
+
+    ======================  =====================================  ===============================
+    call                    maps                                   seam
+    ======================  =====================================  ===============================
+    ``encode(images)``      images (B, 3, H, W) to F (B, C, h, w)  F is what is perturbed
+    ``embed(F)``            F to v (B, D, h, w)                    p(v) is what the flow learns
+    ``classify(v)``         v to logits (B, K, h, w)
+    ======================  =====================================  ===============================
+
+    with h = H/4, w = W/4 (the stride of the backbone's low-level features). Everything that
+    training does is a composition of these three.
+
+    Args:
+        config: widths, backbone, output stride.
+        classes: number of classes K.
+        seed: of the starting weights.
+
+    Raises:
+        UserError: the backbone is unknown or cannot be built so.
+    """
+
+    def __init__(self, config: NetworkConfig, classes: int, seed: int = 0) -> None:
+        super().__init__()
+        # PyTorch's layers draw their weights from the global generator: it is set for them here
+        # and handed back as it was. The CPU's alone: torch.manual_seed would seed every GPU's too.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, 0))
+            self.encoder = Encoder(
+                config.encoder, config.output_stride, config.pretrained, config.encoder_options
+            )
+            self.fusion = Fusion(
+                self.encoder.low_channels,
+                self.encoder.high_channels,
+                config.low_width,
+                config.aspp_width,
+                config.dilations,
+            )
+            self.embedding = Embedding(self.fusion.channels, config.embedding, config.dropout)
+            self.classifier = nn.Conv2d(config.embedding, classes, 1)
+        self.classes = classes
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W), float in [0, 1], to features F (B, C, h, w)."""
+        return self.fusion(*self.encoder((images - self.mean) / self.std))
+
+    def embed(
+        self,
+        features: Tensor,
+        *,
+        auxiliary: bool = False,
+        frozen: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Map features F (B, C, h, w) to embeddings v (B, D, h, w).
+
+        Args:
+            features: F, float.
+            auxiliary: normalise by the statistics kept for perturbed features.
+            frozen: normalise by running statistics, leave them alone, no dropout.
+            generator: draws the dropout masks of a training pass; none, no dropout.
+        """
+        return self.embedding(features, auxiliary=auxiliary, frozen=frozen, generator=generator)
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Map embeddings v (B, D, h, w) to logits (B, K, h, w)."""
+        return self.classifier(embeddings)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W), float in [0, 1], to logits (B, K, H, W)."""
+        return resize(self.classify(self.embed(self.encode(images))), images.shape[2:])
+
+
+def resize(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Resize logits (B, K, h, w) bilinearly to (B, K, *size)."""
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put ``network`` in evaluation mode, and back into the mode it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,117 @@
+"""CamVid and the VOC layout."""
+
+import pytest
+import torch
+from PIL import Image
+
+from ddfp_lib.data.camvid import CamVid
+from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
+from ddfp_lib.data.splits import read_split
+from ddfp_lib.data.voc import Voc, voc_palette, write_voc
+from ddfp_lib.errors import UserError
+from tests.fixtures.trees import InMemory, make_camvid, make_voc
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_camvid_reads_the_segnet_layout(tmp_path, suffix):
+    data = CamVid(make_camvid(tmp_path, {"train": 3, "val": 2}, suffix=suffix), "train")
+    assert len(data) == 3
+    assert data.names == sorted(data.names)
+    assert len(data.classes) == len(data.palette) == 11
+    assert data.image(1).shape == (3, 36, 48)
+    values = set(data.mask(1).unique().tolist())
+    assert values <= {*range(11), 255}
+    assert (data.mask(1)[0] == 255).all()  # the fixture's border is void, 11 in the file
+
+
+def test_camvid_half_size(tmp_path):
+    data = CamVid(make_camvid(tmp_path, {"test": 1}), "test", size=(18, 24))
+    full = CamVid(tmp_path, "test")
+    assert data.image(0).shape == (3, 18, 24)
+    assert set(data.mask(0).unique().tolist()) <= set(full.mask(0).unique().tolist())
+    # antialiased: half size is close to the mean of 2 x 2 pixels, sampling would not be
+    mean = torch.nn.functional.avg_pool2d(full.image(0).float(), 2)
+    assert (data.image(0) - mean).abs().mean() < 0.5 * (
+        full.image(0)[:, ::2, ::2] - mean
+    ).abs().mean()
+
+
+def test_camvid_refuses_what_is_not_there(tmp_path):
+    make_camvid(tmp_path, {"train": 1, "val": 0})
+    with pytest.raises(UserError, match=r"subset 'trainval'.*train, val, test"):
+        CamVid(tmp_path, "trainval")
+    with pytest.raises(UserError, match=r"test: no such folder"):
+        CamVid(tmp_path, "test")
+    with pytest.raises(UserError, match=r"val: holds no"):
+        CamVid(tmp_path, "val")
+
+
+def test_voc_reads_odd_sizes_in_the_order_of_the_list(tmp_path):
+    data = Voc(make_voc(tmp_path, {"train": ["b", "a"], "val": ["c"]}), "train")
+    assert data.names == ["b", "a"]
+    assert len(data.classes) == 21
+    for index in range(2):
+        assert data.image(index).shape[1:] == data.mask(index).shape
+        assert 255 in data.mask(index)
+
+
+def test_voc_prefers_the_augmented_masks(tmp_path):
+    make_voc(tmp_path, {"train": ["a"]})
+    make_voc(tmp_path, {"train": ["a"]}, masks="SegmentationClassAug")
+    aug = tmp_path / "SegmentationClassAug" / "a.png"
+    mask = Image.open(aug)
+    mask.paste(20, (0, 0, *mask.size))
+    mask.save(aug)
+    assert (Voc(tmp_path, "train").mask(0) == 20).all()
+    assert not (Voc(tmp_path, "train", masks="SegmentationClass").mask(0) == 20).all()
+
+
+def test_own_data_of_two_lists_and_masks_for_the_labeled_only(tmp_path):
+    lists = {"all": ["a", "b", "c"], "labeled": ["b"], "unlabeled": ["a", "c"]}
+    classes = ["ground", "my thing"]
+    make_voc(tmp_path, lists, classes=classes, without_mask=["a", "c"])
+    folder = tmp_path / "ImageSets" / "Segmentation"
+    data = Voc(tmp_path, folder / "all.txt")
+    labeled, unlabeled = read_split(data, folder / "labeled.txt", folder / "unlabeled.txt")
+    assert data.classes == ("ground", "my thing")
+    assert (labeled, unlabeled) == ([1], [0, 2])
+    assert data.mask(1).max() == 255
+    with pytest.raises(UserError, match=r"a\.png: no such file"):
+        data.mask(0)
+
+
+def test_voc_names_a_listed_image_that_is_not_there(tmp_path):
+    make_voc(tmp_path, {"train": ["a"]})
+    (tmp_path / "list.txt").write_text("a\nzebra\n")
+    with pytest.raises(UserError, match=r"list\.txt: there is no image 'zebra'"):
+        Voc(tmp_path, tmp_path / "list.txt")
+    with pytest.raises(UserError, match=r"test\.txt: cannot be read"):
+        Voc(tmp_path, "test")
+
+
+def test_voc_palette_is_the_known_one():
+    assert voc_palette(256)[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert voc_palette(256)[15] == (192, 128, 128)  # person
+    assert voc_palette(256)[255] == (224, 224, 192)  # void
+    assert len(set(voc_palette(256))) == 256
+
+
+def test_written_scenes_come_back_bit_equal(tmp_path):
+    config = DigitScenesConfig(train=5, val=3)
+    written = {subset: DigitScenes(config, subset) for subset in ("train", "val")}
+    write_voc(written, tmp_path)
+    for subset, scenes in written.items():
+        read = Voc(tmp_path, subset)
+        assert read.names == scenes.names
+        assert read.classes == scenes.classes
+        for index in range(len(scenes)):
+            assert torch.equal(read.image(index), scenes.image(index))
+            assert torch.equal(read.mask(index), scenes.mask(index))
+
+
+def test_written_masks_show_the_colours_of_the_data_set(tmp_path):
+    data = InMemory([torch.tensor([[0, 4, 255]], dtype=torch.uint8)])
+    write_voc({"train": data}, tmp_path)
+    with Image.open(tmp_path / "SegmentationClass" / "image0.png") as mask:
+        shown = [mask.convert("RGB").getpixel((x, 0)) for x in range(3)]
+    assert shown == [data.palette[0], data.palette[4], (224, 224, 192)]
