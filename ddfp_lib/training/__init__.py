@@ -1,0 +1,1 @@
+"""The training step, its teacher, and the loop around them."""

@@ -1,0 +1,61 @@
+"""The teacher: a slow average of the student, which makes the pseudo-labels."""
+
+import copy
+
+import torch
+
+from ddfp_lib.models.network import SegmentationNetwork
+
+
+def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> SegmentationNetwork:
+    """Return a teacher that starts as the student's equal.
+
+    Args:
+        student: the network to follow.
+        kind: ``ema``: own weights, see :func:`follow`. ``tied``: the student's very parameters with
+            BatchNorm statistics of its own. The release meant an average and has this:
+            ``t.data = s.data`` makes the two storages one (train_ddfp_pascal.py:505-524).
+        mode: ``eval``: running statistics, no dropout. ``train``: batch statistics and dropout, as
+            released.
+    """
+    teacher = copy.deepcopy(student).train(mode == "train")
+    if kind == "ema":
+        return teacher.requires_grad_(False)
+    for ours, theirs in zip(teacher.modules(), student.modules(), strict=True):
+        for name, parameter in theirs.named_parameters(recurse=False):
+            setattr(ours, name, parameter)
+    return teacher
+
+
+def ema_keep(step: int, decay: float) -> float:
+    """Return the part of itself that the teacher keeps: ``min(1 - 1 / (step + 1), decay)``.
+
+    Without the first term the random starting weights would stay in the average for about
+    ``1 / (1 - decay)`` steps; with it, the early teacher is the plain mean of all students so far.
+    """
+    return min(1 - 1 / (step + 1), decay)
+
+
+@torch.no_grad()
+def follow(
+    teacher: SegmentationNetwork, student: SegmentationNetwork, step: int, decay: float
+) -> None:
+    """Move the teacher towards the student: ``t <- keep * t + (1 - keep) * s``.
+
+    BatchNorm statistics are averaged like the weights: evaluation mode uses them, and statistics of
+    other weights would not fit. Counters are copied.
+
+    Args:
+        teacher: of kind ``ema``; changed in place.
+        student: followed.
+        step: number of this step, from 0.
+        decay: see :func:`ema_keep`.
+    """
+    weight = 1 - ema_keep(step, decay)
+    ours, theirs = teacher.state_dict(), student.state_dict()
+    averaged = [name for name, value in ours.items() if value.is_floating_point()]
+    torch._foreach_lerp_(
+        [ours[name] for name in averaged], [theirs[name] for name in averaged], weight
+    )
+    for name in ours.keys() - averaged:
+        ours[name].copy_(theirs[name])

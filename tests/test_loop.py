@@ -1,0 +1,460 @@
+"""A run can be cut anywhere, and ends as if it never was."""
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+import ddfp_lib.training.checkpoint as checkpoint
+import ddfp_lib.training.loop as loop
+from ddfp_lib.config import from_dict
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import sha256
+from ddfp_lib.runs import MetricsLog, Run, exclusive, read_metrics
+from ddfp_lib.training.checkpoint import Checkpoints, read_checkpoint
+from ddfp_lib.training.loop import train
+
+CPU = torch.device("cpu")
+METHODS = ["supervised", "ddfp", "ddfp_released"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_step_is_logged():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """Folders of runs that nothing ever interrupted, one for each method; not to be changed."""
+    folders = {}
+
+    def of(method):
+        if method not in folders:
+            folders[method] = tmp_path_factory.mktemp(method)
+            train(tiny_config(method), folders[method], device=CPU)
+        return folders[method]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def left_at_5(tiny_config, tmp_path_factory):
+    """A run that was stopped at step 5 of 6: with checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("left_at_5")
+    assert train(tiny_config("ddfp"), folder, device=CPU, stop_at=5) is None
+    return folder
+
+
+@pytest.fixture
+def interrupted(left_at_5, tmp_path):
+    """A copy of it, to be spoilt."""
+    return shutil.copytree(left_at_5, tmp_path / "run")
+
+
+def newest_state(folder):
+    index = json.loads((folder / "checkpoints" / "index.json").read_text())
+    return torch.load(folder / "checkpoints" / index[0]["file"], weights_only=True)
+
+
+def leaves(item, path=""):
+    """Every tensor and number of nested dicts and lists, with its path."""
+    pairs = item.items() if isinstance(item, dict) else enumerate(item)
+    for key, value in pairs:
+        if isinstance(value, (dict, list, tuple)):
+            yield from leaves(value, f"{path}/{key}")
+        else:
+            yield f"{path}/{key}", value
+
+
+def metrics_of(folder):
+    """Lines of metrics.jsonl but for the clock; as text, for NaN is not equal to itself."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    return [json.dumps(line) for line in lines]
+
+
+def result_of(folder):
+    result = json.loads((folder / "result.json").read_text())
+    return json.dumps({k: v for k, v in result.items() if k not in ("seconds", "commit")})
+
+
+def assert_same_run(folder, other):
+    """The same bits everywhere: networks, teacher, flow, optimizers, metrics, result."""
+    ours, theirs = newest_state(folder), newest_state(other)
+    ours.pop("seconds"), theirs.pop("seconds")
+    ours, theirs = dict(leaves(ours)), dict(leaves(theirs))
+    assert ours.keys() == theirs.keys()
+    for path, value in ours.items():
+        if torch.is_tensor(value):
+            assert torch.equal(value, theirs[path]), path
+        else:
+            assert value == theirs[path], path
+    assert metrics_of(folder) == metrics_of(other)
+    assert result_of(folder) == result_of(other)
+
+
+# The same bits -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_global_randomness():
+    """Whatever the global generator holds, runs must not see it."""
+    state = torch.get_rng_state()
+    torch.manual_seed(987)
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.mark.usefixtures("other_global_randomness")
+@pytest.mark.parametrize("method", METHODS)
+def test_two_runs_of_one_seed_are_one(tiny_config, finished, tmp_path, method):
+    train(tiny_config(method), tmp_path, device=CPU)
+    assert_same_run(tmp_path, finished(method))
+
+
+def test_another_seed_is_another_run(tiny_config, finished, tmp_path):
+    train(tiny_config("supervised", seed=1), tmp_path, device=CPU)
+    assert metrics_of(tmp_path) != metrics_of(finished("supervised"))
+
+
+@pytest.mark.usefixtures("other_global_randomness")
+@pytest.mark.parametrize(
+    ("method", "stop_at"),
+    # 2 is where consistency begins, at 3 there is no checkpoint, 4 is within the last stage
+    [("supervised", 3), ("ddfp", 2), ("ddfp", 3), ("ddfp", 4), ("ddfp_released", 3)],
+)
+def test_a_resumed_run_is_one_that_never_stopped(tiny_config, finished, tmp_path, method, stop_at):
+    config = tiny_config(method)
+    assert train(config, tmp_path, device=CPU, stop_at=stop_at) is None
+    assert newest_state(tmp_path)["step"] == stop_at - stop_at % 2
+    assert not (tmp_path / "result.json").exists()
+    assert train(config, tmp_path, device=CPU) is not None
+    assert_same_run(tmp_path, finished(method))
+
+
+def test_the_runs_above_are_worth_comparing(finished):
+    """Features move, pseudo-labels differ, all parts of a learner are in the checkpoint."""
+    lines = [json.loads(line) for line in metrics_of(finished("ddfp"))]
+    assert lines[-2]["perturbed"] > 0
+    assert lines[-2]["coverage"] > 0
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 3, 4, 5, 6]
+    learner = newest_state(finished("ddfp"))["learner"]
+    assert learner.keys() == {"student", "teacher", "optimizer", "density"}
+    assert learner["optimizer"]["state"]
+    assert learner["density"]["_extra_state"]["steps"] == 4
+
+
+def test_resuming_after_the_last_checkpoint_only_finishes(tiny_config, finished, tmp_path):
+    folder = shutil.copytree(finished("ddfp"), tmp_path / "run")
+    (folder / "result.json").unlink()
+    train(tiny_config("ddfp"), folder, device=CPU)
+    assert_same_run(folder, finished("ddfp"))
+
+
+def test_a_finished_run_is_not_repeated(tiny_config, finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished("ddfp"), tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(loop, "training_step", None)
+    again = train(tiny_config("ddfp"), folder, device=CPU)
+    assert dataclasses.asdict(again) == json.loads(before[folder / "result.json"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "12345678")
+    checkpoints.save(1, {"step": 1})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file can have
+    try:
+        with pytest.raises(UserError, match=r"step-0000002\.pt: cannot be written"):
+            checkpoints.save(2, {"weights": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert checkpoints.load(CPU) == ({"step": 1}, [])
+
+
+@pytest.mark.parametrize("victim", ["write_atomically", "write_text"])
+def test_killed_while_it_writes_a_checkpoint(tiny_config, finished, tmp_path, monkeypatch, victim):
+    """Half of a checkpoint on disk, or a whole one that no index names yet."""
+    write, calls = getattr(checkpoint, victim), []
+
+    def killed(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            if victim == "write_atomically":
+                path.with_name(f".{path.name}.1.partial").write_bytes(b"half a check")
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, victim, killed)
+        train(tiny_config("ddfp"), tmp_path, device=CPU)
+    assert newest_state(tmp_path)["step"] == 2
+    train(tiny_config("ddfp"), tmp_path, device=CPU)
+    assert_same_run(tmp_path, finished("ddfp"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_config, tmp_path, monkeypatch):
+    step = loop.training_step
+
+    def overflowing(learner, batch, number):
+        losses = step(learner, batch, number)
+        return losses if number < 3 else losses | {"loss": torch.tensor(torch.nan)}
+
+    monkeypatch.setattr(loop, "training_step", overflowing)
+    with pytest.raises(FloatingPointError, match="step 3"):
+        train(tiny_config("supervised"), tmp_path, device=CPU)
+    assert newest_state(tmp_path)["step"] == 2
+
+
+# What a run leaves behind ------------------------------------------------------------------------
+
+
+def test_result_says_what_the_metrics_say(finished):
+    folder = finished("ddfp")
+    evaluations = [line for line in read_metrics(folder / "metrics.jsonl") if "miou" in line]
+    result = json.loads((folder / "result.json").read_text())
+    assert [line["step"] for line in evaluations] == [3, 6]
+    assert result["miou_last"] == evaluations[-1]["miou"]
+    assert result["miou_best"] == max(line["miou"] for line in evaluations)
+    assert result["teacher_miou_last"] == evaluations[-1]["teacher_miou"]
+    assert result["teacher_miou_best"] == max(line["teacher_miou"] for line in evaluations)
+    assert len(result["test_iou"]) == 4
+    assert (result["method"], result["seed"], result["steps"]) == ("ddfp", 0, 6)
+
+
+def test_the_folder_knows_its_configuration(tiny_config, finished):
+    config = tiny_config("ddfp")
+    folder = finished("ddfp")
+    assert from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == config
+    run = Run.open(folder)
+    assert run.config == config
+    assert run.result().config_hash == config.config_hash
+    state = newest_state(folder)["learner"]["student"]
+    restored = run.learner(CPU).student.state_dict()
+    assert all(torch.equal(value, restored[name]) for name, value in state.items())
+
+
+def test_only_the_last_two_checkpoints_are_kept(finished):
+    checkpoints = finished("ddfp") / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        "index.json",
+        "step-0000004.pt",
+        "step-0000006.pt",
+    ]
+
+
+# Whose folder ------------------------------------------------------------------------------------
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused(tiny_config, tmp_path, monkeypatch):
+    """And one that was killed leaves no lock behind."""
+    with exclusive(tmp_path):
+        (lock,) = tmp_path.iterdir()
+        with pytest.raises(UserError, match="another process"):
+            train(tiny_config("supervised"), tmp_path, device=CPU)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process"):
+            train(tiny_config("supervised"), tmp_path, device=CPU)
+        assert list(tmp_path.iterdir()) == [lock]  # nothing was written
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+    assert lock.exists()
+    with exclusive(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"eps": 2.0}, {"seed": 1}, {"training": {"steps": 7}}], ids=str)
+def test_a_run_of_another_configuration_is_refused(tiny_config, interrupted, change):
+    other = tiny_config("ddfp", **change)
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=other.config_hash):
+        train(other, interrupted, device=CPU)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_of_another_configuration_is_refused(tiny_config, finished):
+    other = tiny_config("ddfp", eps=2.0)
+    with pytest.raises(UserError, match="finished run of configuration"):
+        train(other, finished("ddfp"), device=CPU)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="file/run: cannot be written"):
+        train(tiny_config("ddfp"), tmp_path / "file" / "run", device=CPU)
+
+
+# Damage ------------------------------------------------------------------------------------------
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove])
+def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, interrupted, damage):
+    damage(interrupted / "checkpoints" / "step-0000004.pt")
+    told = []
+    train(
+        tiny_config("ddfp"),
+        interrupted,
+        device=CPU,
+        progress=lambda done, steps, text: told.append((done, text)),
+    )
+    assert "step-0000004.pt: is missing or damaged; using the one before it" in told[0][1]
+    assert_same_run(interrupted, finished("ddfp"))
+
+
+def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
+    for path in (interrupted / "checkpoints").glob("*.pt"):
+        truncate(path)
+    with pytest.raises(UserError, match="no checkpoint in it is whole"):
+        train(tiny_config("ddfp"), interrupted, device=CPU)
+
+
+@pytest.mark.parametrize("content", ["", "[", "3", "null", '["a"]', "[1]", "\x00"], ids=repr)
+def test_a_damaged_index_is_an_error(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path, "12345678")
+    checkpoints.index.write_text(content)
+    with pytest.raises(UserError, match=r"index\.json: is damaged"):
+        checkpoints.load(CPU)
+
+
+class Bomb:
+    """An object that runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
+    tiny_config, interrupted, tmp_path, zipped
+):
+    """Also where the index vouches for it: whoever made the one can have made the other."""
+    mark = tmp_path / "ran"
+    path = interrupted / "checkpoints" / "step-0000004.pt"
+    state = {"step": 4, "seconds": 0.0, "learner": Bomb(mark)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    index = interrupted / "checkpoints" / "index.json"
+    entries = json.loads(index.read_text())
+    entries[0]["sha256"] = sha256(path)
+    index.write_text(json.dumps(entries))
+    with pytest.raises(UserError, match=r"step-0000004\.pt: is no checkpoint"):
+        train(tiny_config("ddfp"), interrupted, device=CPU)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the bomb is a dud: this test looks at nothing"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80",
+        b"just words\n",
+        b"\x00" * 1000,
+        bytes(range(256)) * 20,
+        b"PK\x03\x04" + b"x" * 99,
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_files_that_are_no_checkpoint(tmp_path, content):
+    path = tmp_path / "some.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"some\.pt: is no checkpoint") as caught:
+        read_checkpoint(path, CPU)
+    assert "weights_only" not in str(caught.value)  # torch's advice to switch the protection off
+
+
+def test_parts_of_a_checkpoint_are_no_checkpoint(tmp_path):
+    """Whichever byte it ends at or is wrong in: read, or refused, and never a crash."""
+    whole, path = tmp_path / "whole.pt", tmp_path / "some.pt"
+    torch.save({"step": 1, "state": {"weight": torch.ones(3), "names": ["a", "b"]}}, whole)
+    content = whole.read_bytes()
+    refused = 0
+    for position in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[position] ^= 0x41
+        for spoilt in (content[:position], bytes(flipped)):
+            path.write_bytes(spoilt)
+            try:
+                read_checkpoint(path, CPU)
+            except UserError:
+                refused += 1
+    assert refused >= len(content) // 7
+
+
+def test_missing_checkpoints(tmp_path):
+    assert Checkpoints(tmp_path / "none", "12345678").load(CPU) == (None, [])
+    with pytest.raises(UserError, match=r"none\.pt: is not there"):
+        read_checkpoint(tmp_path / "none.pt", CPU)
+
+
+# metrics.jsonl -----------------------------------------------------------------------------------
+
+
+def test_a_cut_last_line_is_mended(tiny_config, finished, interrupted):
+    path = interrupted / "metrics.jsonl"
+    path.write_text(path.read_text()[:-9])
+    assert len(read_metrics(path)) == path.read_text().count("\n")  # read while it is written
+    train(tiny_config("ddfp"), interrupted, device=CPU)
+    assert_same_run(interrupted, finished("ddfp"))
+
+
+def test_lines_of_an_abandoned_try_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 0, "loss": 1.0}, {"step": 2, "miou": 5.0}, {"step": 2, "loss": 0.5}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 3, "loss": 0}]))
+    log = MetricsLog(path, start=2)
+    assert log.lines() == lines[:2]  # the evaluation before step 2, not the step itself
+    log.write(2, {"loss": 0.25})
+    assert read_metrics(path) == [*lines[:2], {"step": 2, "loss": 0.25}]
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n{"step": 25, "lo\n{"step": 50, "loss": 1.0}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(path)
