@@ -1,0 +1,262 @@
+"""The command line, ``ddfp``: train, evaluate, predict, reproduce, record, report.
+
+Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddfp_lib.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Density-Descending Feature Perturbation for semi-supervised segmentation.",
+    epilog="Start with: ddfp reproduce digits   (a CPU and ten minutes are enough)",
+)
+
+Benchmark = Annotated[
+    str,
+    typer.Argument(help="A benchmark below reproduce/configs (digits, camvid), or a .yaml file."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set; digits need none.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
+]
+Labeled = Annotated[
+    str | None, typer.Option("--labeled", help="Labeled images: a count, a part as 1/8, or all.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
+]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as given to --out.")]
+Network = Annotated[str, typer.Option("--network", help="teacher or student.")]
+
+
+@app.command()
+def train(
+    benchmark: Annotated[str | None, typer.Argument(help="A benchmark, or a .yaml file.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
+    method: Annotated[str, typer.Option(help="A method below ddfp_lib/presets.")] = "ddfp",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    labeled: Labeled = None,
+    data: Data = None,
+    settings: Settings = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A whole configuration, instead of benchmark and method.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train one run; start it again to go on after an interruption."""
+    from tqdm import tqdm
+
+    from ddfp_lib.config import find_benchmark, load_config, read_config
+    from ddfp_lib.training.loop import train as run_training
+
+    if (benchmark is None) == (config is None):
+        raise UserError("train: give a benchmark (as: ddfp train digits) or --config FILE")
+    if config:
+        chosen = read_config(config)
+    else:
+        overrides = _overrides(labeled, data, settings)
+        chosen = load_config(find_benchmark(benchmark), method, seed, overrides)
+    with tqdm(total=chosen.training.steps, unit="step", disable=None) as bar:
+
+        def progress(done: int, steps: int, text: str) -> None:
+            bar.update(done - bar.n)
+            if text:
+                bar.write(f"step {done}/{steps}  {text}")
+
+        result = run_training(chosen, out, device=_device(device), progress=progress)
+    print(
+        f"{out}: teacher {result.teacher_miou_last:.1f} mIoU on validation images "
+        f"(best {result.teacher_miou_best:.1f}), {result.test_miou:.1f} on test images, "
+        f"{result.seconds:.0f} s"
+    )
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    subset: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    network: Network = "teacher",
+    data: Data = None,
+    device: Device = "auto",
+) -> None:
+    """Print mIoU and each class's IoU of a run's newest checkpoint."""
+    from ddfp_lib.evaluation import evaluate as count
+    from ddfp_lib.runs import Run
+    from ddfp_lib.training.loop import data_of
+
+    opened, where = Run.open(run), _device(device)
+    chosen = _network(opened.learner(where), network)
+    dataset = data_of(opened.config.at(data), subset)
+    found = count(chosen, dataset, device=where, confidence=opened.config.training.confidence)
+    print(f"{subset}: {len(dataset)} images, {network}, whole image, single scale")
+    for name, iou in zip(opened.classes, found.iou.tolist(), strict=True):
+        print(f"  {name:<12} {iou:6.2f}")
+    print(f"  {'mIoU':<12} {found.miou:6.2f}")
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(help="Pictures of your own.")],
+    out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("predictions"),
+    network: Network = "teacher",
+    long_side: Annotated[
+        int | None, typer.Option(help="Shrink the picture to this many pixels first.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colours)."""
+    from ddfp_lib.prediction import predict_files
+    from ddfp_lib.runs import Run
+
+    opened, where = Run.open(run), _device(device)
+    chosen = _network(opened.learner(where), network)
+    for path in predict_files(chosen, opened, images, out, device=where, long_side=long_side):
+        print(path)
+
+
+@app.command()
+def reproduce(
+    benchmark: Benchmark = "digits",
+    methods: Annotated[
+        str, typer.Option(help="Comma list of presets.")
+    ] = "supervised,consistency,noise,ddfp",
+    seeds: Annotated[str, typer.Option(help="Comma list of numbers.")] = "0,1,2",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs and the report [runs/BENCHMARK].")
+    ] = None,
+    labeled: Labeled = None,
+    data: Data = None,
+    settings: Settings = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The benchmark's quick settings, one seed: a look.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Train methods over seeds and write a report; start it again to go on.
+
+    papermill executes reproduce/experiment.ipynb; the executed notebook is the report.
+    """
+    from ddfp_lib.reproduction import Request
+    from ddfp_lib.reproduction import reproduce as run_notebook
+
+    request = Request(
+        benchmark=benchmark,
+        methods=_names(methods),
+        seeds=_numbers(seeds)[:1] if quick else _numbers(seeds),
+        out=str(out or Path("runs") / f"{Path(benchmark).stem}{'-quick' if quick else ''}"),
+        settings=_overrides(labeled, data, settings),
+        quick=quick,
+        jobs=jobs,
+        device=str(_device(device)),
+    )
+    written = run_notebook(request)
+    print("\nLook here:")
+    for path, what in written.items():
+        print(f"  {path}  {what}")
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="Folder of a reproduction, with its results.csv.")],
+) -> None:
+    """Take a reproduction's runs into reproduce/results.csv, then renew the tables made of it."""
+    from ddfp_lib.files import repository
+    from ddfp_lib.results import record as merge
+
+    kept = repository() / "reproduce" / "results.csv"
+    print(f"{kept}: {len(merge(out / 'results.csv', kept))} runs")
+    report()
+
+
+@app.command()
+def report() -> None:
+    """Renew the tables of README.md and reproduce/RESULTS.md from reproduce/results.csv."""
+    from ddfp_lib.files import repository
+    from ddfp_lib.results import write_pages
+
+    for path in write_pages(repository()):
+        print(path)
+
+
+def _overrides(labeled: str | None, data: Path | None, settings: list[str] | None) -> list[str]:
+    overrides = list(settings or [])
+    if labeled is not None:
+        overrides.append(f"data.labeled={labeled}")
+    if data is not None:
+        if not data.is_dir():
+            raise UserError(f"--data {data}: is no folder; give the one that holds the data set")
+        overrides.append(f"data.root={data.resolve()}")
+    return overrides
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(name) for name in _names(text)]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: is no comma list of numbers, as 0,1,2") from error
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: is unknown; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has no such GPU; use --device cpu")
+    return device
+
+
+def _network(learner: object, name: str) -> "torch.nn.Module":
+    if name not in ("teacher", "student"):
+        raise UserError(f"--network {name}: is neither teacher nor student")
+    return getattr(learner, name)
+
+
+def run(command: Callable[[], object]) -> int:
+    """Call ``command``; return its exit status.
+
+    Bad input is one line and status 2, a loss that is no longer a number one line and status 1.
+    """
+    try:
+        command()
+    except UserError as error:
+        print(f"ddfp: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"ddfp: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

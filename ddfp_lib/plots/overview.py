@@ -1,0 +1,143 @@
+"""The idea in one picture, computed: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from sklearn.datasets import make_moons
+from torch import Tensor, nn
+
+from ddfp_lib.constants import UNLABELED
+from ddfp_lib.density import DensityConfig, DensityEstimator
+from ddfp_lib.files import write_atomically
+from ddfp_lib.perturb import DensityDescent, Query
+from ddfp_lib.plots.style import WIDTH, figure_style, method_colour
+from ddfp_lib.seeds import generator
+
+EPS = 0.25
+CLASS_COLOURS = ("#0072B2", "#E69F00")
+
+
+def two_moons(labels_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return points (600, 2) and their labels (600,), ``UNLABELED`` for all but a few."""
+    points, classes = make_moons(600, noise=0.09, random_state=seed)
+    points, classes = torch.from_numpy(points).float(), torch.from_numpy(classes)
+    labels = torch.full_like(classes, UNLABELED)
+    for k in range(2):
+        members = torch.nonzero(classes == k)[:, 0]
+        order = torch.randperm(len(members), generator=generator(seed, k))
+        labels[members[order[:labels_per_class]]] = k
+    return points, labels
+
+
+def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0) -> Query:
+    """Fit a flow to the points and return what a perturbation may ask; it has no classifier."""
+    config = DensityConfig(blocks=4, hidden=64, lr=3e-3, noise=0.02)
+    estimator = DensityEstimator(2, 2, config, total_steps=steps, seed=seed)
+    rng = generator(seed, 7)
+    for _ in range(steps):
+        estimator.fit_step(points, labels, generator=rng)
+    return Query(estimator.log_prob, lambda v: v)
+
+
+def train_classifier(
+    points: Tensor, labels: Tensor, query: Query | None, steps: int = 1200, seed: int = 0
+) -> nn.Module:
+    """Train a small network on the labeled points, and with a density on shifted ones too.
+
+    The network is its own teacher: where it is sure (probability above 0.8) of a point, it has to
+    predict the same class for the point itself and for the point shifted down the density.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+        )
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    rng, known = generator(seed, 8), labels != UNLABELED
+    everywhere = torch.ones(len(points), dtype=torch.bool)
+    moved = points
+    if query is not None:
+        moved = points + DensityDescent(EPS)(points, everywhere, query, rng)
+    for step in range(steps):
+        loss = F.cross_entropy(network(points[known]), labels[known])
+        if query is not None and step >= steps // 8:
+            with torch.no_grad():
+                probability, pseudo = network(points).softmax(dim=1).max(dim=1)
+            sure = probability > 0.8
+            for views in (points, moved):
+                each = F.cross_entropy(network(views), pseudo, reduction="none")
+                loss = loss + 0.5 * each.where(sure, 0.0).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network
+
+
+def overview(seed: int = 1) -> Figure:
+    """Draw the three steps of the idea on two moons with three labels each."""
+    points, labels = two_moons(3, seed)
+    query = fit_density(points, labels)
+    everywhere = torch.ones(len(points), dtype=torch.bool)
+    shift = DensityDescent(EPS)(points, everywhere, query, generator(0))
+    plain = train_classifier(points, labels, None)
+    descended = train_classifier(points, labels, query)
+    x, y = np.meshgrid(np.linspace(-1.6, 2.6, 240), np.linspace(-1.15, 1.65, 160))
+    plane = torch.from_numpy(np.stack([x, y], axis=-1)).float().view(-1, 2)
+    with torch.no_grad():
+        height = query.log_density(plane).view(x.shape).clamp(min=-9)
+        margins = [
+            (logits[:, 1] - logits[:, 0]).view(x.shape)
+            for logits in (plain(plane), descended(plane))
+        ]
+    with figure_style():
+        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.75), sharex=True, sharey=True)
+        for axes in row:
+            # a vmax above the data keeps the densest regions grey, so that marks stay readable
+            axes.imshow(
+                height,
+                cmap="Greys",
+                vmin=-7,
+                vmax=4,
+                origin="lower",
+                extent=(x.min(), x.max(), y.min(), y.max()),
+                interpolation="bilinear",
+            )
+            axes.set(xticks=[], yticks=[], aspect="equal")
+            axes.grid(visible=False)
+            for k, colour in enumerate(CLASS_COLOURS):
+                chosen = points[labels == k]
+                axes.scatter(*chosen.T, color=colour, edgecolor="white", s=60, zorder=5)
+        row[0].scatter(*points.T, color="black", s=2)
+        row[0].set_title("1  learn the density of the features")
+        some = slice(0, None, 4)
+        lower = query.log_density(points + shift) < query.log_density(points)
+        row[1].quiver(
+            *points[some].T,
+            *shift[some].T,
+            color=method_colour("ddfp"),
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.005,
+        )
+        row[1].set_title("2  step down the density")
+        row[1].set_xlabel(f"{100 * lower.float().mean():.0f} % of the steps go down", fontsize=8.5)
+        for margin, colour, style in zip(
+            margins, (method_colour("supervised"), method_colour("ddfp")), ("--", "-"), strict=True
+        ):
+            row[2].contour(
+                x, y, margin, levels=[0], colors=[colour], linewidths=2, linestyles=style
+            )
+        row[2].set_title("3  same class there: the boundary moves")
+        row[2].set_xlabel("dashed: six labels alone; solid: with descent", fontsize=8.5)
+        row[0].set_xlabel("dark: dense; dots: the six labels", fontsize=8.5)
+    return figure
+
+
+if __name__ == "__main__":
+    write_atomically(Path(sys.argv[1]), lambda partial: overview().savefig(partial, format="png"))

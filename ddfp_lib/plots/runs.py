@@ -1,0 +1,246 @@
+"""Figures of trained runs: scores, curves, segmentations, classes, densities, time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from ddfp_lib.analysis import Descent, paired_difference
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
+
+VOID = (255, 255, 255)
+"""Colour of ignored pixels."""
+
+
+def scores(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> Picture:
+    """Draw each run's score, and each method's paired difference to ``rival``.
+
+    Args:
+        ledger: see :func:`ddfp_lib.matrix.ledger`.
+        rival: the method that the others are compared with, seed by seed.
+        score: column of the ledger, mIoU in percent.
+    """
+    methods = list(ledger["method"].unique())
+    with figure_style():
+        figure, axes = new_picture(
+            1, 2, 1.2 + 0.42 * len(methods), sharey=True, width_ratios=(3, 2)
+        )
+        left, right = axes.flat
+        for row, method in enumerate(methods):
+            values = ledger.loc[ledger["method"] == method, score]
+            colour = method_colour(method)
+            left.scatter(values, np.full(len(values), row), color=colour, s=28, alpha=0.7)
+            left.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
+            left.annotate(
+                f"{values.mean():.1f}",
+                (values.mean(), row - 0.32),
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+            )
+            if method == rival:
+                continue
+            gap = paired_difference(ledger, method, rival, score)
+            if np.isnan(gap["difference"]):
+                continue
+            reach = [[gap["difference"] - gap["low"]], [gap["high"] - gap["difference"]]]
+            right.errorbar(
+                gap["difference"],
+                row,
+                xerr=None if np.isnan(gap["low"]) else reach,
+                fmt="o",
+                color=colour,
+                capsize=3,
+            )
+        left.set_yticks(range(len(methods)), methods)
+        left.set_ylim(len(methods) - 0.5, -0.7)
+        left.set_xlabel("test mIoU (%)")
+        left.set_title("every seed a dot, the mean a bar")
+        right.axvline(0, color="0.4", lw=1)
+        right.set_xlabel("difference in mIoU (points)")
+        right.set_title(f"minus {rival}, with 95 % interval")
+        for panel in (left, right):
+            panel.grid(axis="y", visible=False)
+    return figure
+
+
+def curves(
+    logs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    marks: Mapping[str, float] | None = None,
+) -> Picture:
+    """Draw validation mIoU and pseudo-label quality over the steps of training.
+
+    Args:
+        logs: for each method the ``metrics.jsonl`` of each seed.
+        marks: steps at which something begins, by what begins; drawn as vertical lines.
+    """
+    panels = {
+        "teacher_miou": "teacher's validation mIoU (%)",
+        "pseudo_coverage": "pixels with a pseudo-label (part)",
+        "pseudo_precision": "right ones among them (part)",
+    }
+    with figure_style():
+        figure, row = new_picture(1, 3)
+        for axes, (key, label) in zip(row.flat, panels.items(), strict=True):
+            for method, seeds in logs.items():
+                _mean_curve(axes, seeds, key, method)
+            for text, step in (marks or {}).items():
+                axes.axvline(step, color="0.6", lw=0.8, ls=":")
+                if key == "pseudo_coverage":
+                    bottom = axes.get_ylim()[0]
+                    axes.text(step, bottom, f" {text}", rotation=90, va="bottom", fontsize=7)
+            axes.set_xlabel("step")
+            axes.set_title(label)
+        row.flat[0].legend(fontsize=8)
+    return figure
+
+
+def _mean_curve(
+    axes: Axes, seeds: Sequence[Sequence[Mapping[str, float]]], key: str, method: str
+) -> None:
+    """Draw one thin line a seed and a thick one for their mean."""
+    lines = [[(line["step"], line[key]) for line in seed if key in line] for seed in seeds]
+    colour = method_colour(method)
+    for line in lines:
+        axes.plot(*zip(*line, strict=True), color=colour, lw=0.6, alpha=0.5)
+    if len({len(line) for line in lines}) == 1:
+        steps = [step for step, _ in lines[0]]
+        mean = np.mean([[value for _, value in line] for line in lines], axis=0)
+        axes.plot(steps, mean, color=colour, lw=2, label=method)
+
+
+def colourise(labels: Tensor, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Turn class indices (H, W) into colours (H, W, 3) uint8; ignored pixels are white."""
+    table = torch.full((256, 3), 255, dtype=torch.uint8)
+    table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
+    table[IGNORE_INDEX] = torch.tensor(VOID, dtype=torch.uint8)
+    return table[labels.long()].numpy()
+
+
+def segmentations(
+    images: Sequence[Tensor],
+    truths: Sequence[Tensor],
+    predictions: Mapping[str, Sequence[Tensor]],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Picture:
+    """Draw the same images as each method segments them, one column an image.
+
+    Args:
+        images: n of (3, H, W) uint8.
+        truths: n of (H, W) uint8; ignored pixels are drawn white.
+        predictions: for each method n of (H, W) uint8.
+        classes: K names, for the legend.
+        palette: their K colours, 0..255.
+    """
+    rows = ["image", "truth", *predictions]
+    height, width = images[0].shape[1:]
+    cell = (WIDTH - 1.0) / len(images)
+    with figure_style():
+        figure, grid = new_picture(len(rows), len(images), len(rows) * cell * height / width + 0.6)
+        for column, (image, truth) in enumerate(zip(images, truths, strict=True)):
+            pictures = [image.permute(1, 2, 0).numpy(), colourise(truth, palette)]
+            pictures += [colourise(found[column], palette) for found in predictions.values()]
+            for axes, picture in zip(grid[:, column], pictures, strict=True):
+                axes.imshow(picture)
+                bare(axes)
+        for axes, name in zip(grid[:, 0], rows, strict=True):
+            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        present = sorted({int(v) for truth in truths for v in truth.unique()} - {IGNORE_INDEX})
+        handles = [
+            Patch(facecolor=np.array(palette[k]) / 255, edgecolor="0.5", label=classes[k])
+            for k in present
+        ]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=8
+        )
+    return figure
+
+
+def class_iou(ious: Mapping[str, np.ndarray], classes: Sequence[str]) -> Picture:
+    """Draw each class's IoU, one dot a method.
+
+    Args:
+        ious: for each method (seeds, K) float, percent.
+        classes: K names.
+    """
+    with figure_style():
+        figure, ((axes,),) = new_picture(height=0.9 + 0.32 * len(classes))
+        rows = np.arange(len(classes))
+        for number, (method, values) in enumerate(ious.items()):
+            offset = (number - (len(ious) - 1) / 2) * 0.14
+            colour = method_colour(method)
+            axes.hlines(
+                rows + offset, values.min(axis=0), values.max(axis=0), color=colour, lw=1, alpha=0.6
+            )
+            axes.scatter(values.mean(axis=0), rows + offset, color=colour, s=22, label=method)
+        axes.set_yticks(rows, classes)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("test IoU (%): mean over seeds, line from lowest to highest")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    return figure
+
+
+def descent(measured: Descent) -> Picture:
+    """Draw the log-density of features at rest, and after a step of each kind.
+
+    Left: distributions. Right: what the step changed for each feature.
+    """
+    colours = dict(
+        zip(measured.after, [method_colour(m) for m in ("ddfp", "noise", "vat")], strict=False)
+    )
+    changes = {name: after - measured.before for name, after in measured.after.items()}
+    together = torch.cat([measured.before, *measured.after.values()])
+    with figure_style():
+        figure, ((left, right),) = new_picture(1, 2, 3.6)
+        bins = np.linspace(*_most_of(together), 60)
+        left.hist(measured.before, bins, density=True, color="0.8", label="at rest")
+        changed = np.linspace(*_most_of(torch.cat(list(changes.values()))), 80)
+        for name, change in changes.items():
+            shown = {"density": True, "histtype": "step", "lw": 1.8, "color": colours[name]}
+            left.hist(measured.after[name], bins, label=f"{name} step", **shown)
+            told = f"median {change.median():+.1f}, class kept {measured.kept[name]:.1%}"
+            right.hist(change, changed, label=f"{name}: {told}", **shown)
+        left.set_xlabel("log p(v) of confident features (nats)")
+        right.axvline(0, color="0.4", lw=1)
+        right.set_xlabel("change of log p(v) by the step (nats)")
+        for axes in (left, right):
+            axes.set_yticks([])
+            axes.set_ylabel("share of features")
+            axes.grid(axis="y", visible=False)
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        left.set_title("where features are")
+        right.set_title("what the step changed")
+    return figure
+
+
+def _most_of(values: Tensor) -> tuple[float, float]:
+    """Return the range that holds all but one percent of the values."""
+    low, high = np.quantile(values.numpy(), [0.005, 0.995])
+    return float(low), float(high)
+
+
+def seconds(ledger: pd.DataFrame) -> Picture:
+    """Draw what a run of each method cost: seconds, and those of one step in milliseconds."""
+    methods = list(ledger["method"].unique())
+    with figure_style():
+        figure, ((axes,),) = new_picture(height=0.9 + 0.32 * len(methods))
+        for row, method in enumerate(methods):
+            runs = ledger[ledger["method"] == method]
+            mean = runs["seconds"].mean()
+            axes.barh(row, mean, color=method_colour(method), height=0.6)
+            axes.scatter(runs["seconds"], np.full(len(runs), row), color="black", s=8)
+            each = 1000 * (runs["seconds"] / runs["steps"]).mean()
+            axes.annotate(f" {mean:.0f} s, {each:.0f} ms a step", (runs["seconds"].max(), row))
+        axes.set_yticks(range(len(methods)), methods)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.25 * ledger["seconds"].max())
+        axes.set_xlabel("seconds of training and validation, side by side with other runs")
+        axes.grid(axis="y", visible=False)
+    return figure

@@ -1,0 +1,118 @@
+"""What all figures share: sizes, type, and a colour for each method.
+
+Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart, and where
+those run out Paul Tol's indigo.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+WIDTH = 9.0
+"""Width of a full figure in inches: 900 pixels at 100 dpi, the width of a page on GitHub."""
+
+DPI = 100
+
+METHOD_COLOURS = {
+    "supervised": "#6E6E6E",
+    "entropy": "#332288",
+    "consistency": "#0072B2",
+    "noise": "#E69F00",
+    "dropout": "#56B4E9",
+    "vat": "#CC79A7",
+    "ddfp": "#D55E00",
+    "ddfp_plus": "#000000",
+    "ddfp_released": "#009E73",
+}
+
+CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+"""Colours of classes 0, 1, ... in the plane, where no method is drawn by colour."""
+
+CLASS_MARKERS = ("o", "s", "^", "D")
+"""Shapes of their points, so that no picture depends on colour alone."""
+
+SEQUENCE = "viridis"
+"""Colour map of quantities that run from low to high."""
+
+
+def method_colour(name: str) -> str:
+    """Return the colour that a method has in every figure; grey for one without."""
+    return METHOD_COLOURS.get(name, "#6E6E6E")
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw in the project's style inside the ``with`` block, and only there."""
+    settings = {
+        "figure.dpi": DPI,
+        "savefig.dpi": DPI,
+        "figure.constrained_layout.use": True,
+        "font.size": 9.5,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#E6E6E6",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as the last value of a cell, once, with any backend.
+
+    It stands outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
+    pixels keep it sharp where the page is zoomed; 256 colours keep it small.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        with figure_style():
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png", dpi=2 * DPI)
+        width = round(self.get_figwidth() * DPI)
+        with Image.open(drawn) as picture:
+            reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        small = io.BytesIO()
+        reduced.save(small, format="png", optimize=True)
+        return small.getvalue(), {"width": width}
+
+    def __repr__(self) -> str:
+        return f"<Picture with {len(self.axes)} axes>"
+
+
+def new_picture(
+    rows: int = 1, columns: int = 1, height: float = 3.2, **options: Any
+) -> tuple[Picture, np.ndarray]:
+    """Return a picture of full width and its axes; call it inside :func:`figure_style`.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        height: of the picture, in inches.
+        options: handed to ``Figure.subplots``.
+
+    Returns:
+        The picture, and its axes as (rows, columns) objects.
+    """
+    picture = Picture(figsize=(WIDTH, height), layout="constrained")
+    return picture, picture.subplots(rows, columns, squeeze=False, **options)
+
+
+def bare(axes: Axes) -> None:
+    """Take ticks and grid away, and leave a thin frame: for small maps."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="0.7", linewidth=0.6)

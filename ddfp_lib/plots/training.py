@@ -1,0 +1,138 @@
+"""Figures of one training: what a step sees, and what the steps came to."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ddfp_lib.plots.runs import colourise
+from ddfp_lib.plots.style import (
+    DPI,
+    SEQUENCE,
+    WIDTH,
+    Picture,
+    bare,
+    figure_style,
+    method_colour,
+    new_picture,
+)
+
+
+class TrueColours(Picture):
+    """A picture that keeps every colour.
+
+    For photographs beside classes: reduced to 256 colours, small areas would take those of others.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        drawn = io.BytesIO()
+        with figure_style():
+            self.savefig(drawn, format="png", dpi=2 * DPI)
+        return drawn.getvalue(), {"width": round(self.get_figwidth() * DPI)}
+
+
+def panels(
+    rows: Mapping[str, Sequence[Tensor]], palette: Sequence[Sequence[int]] | None = None
+) -> TrueColours:
+    """Draw rows of small pictures, one column an image.
+
+    Args:
+        rows: for each name n tensors of one kind: images (3, H, W), uint8 or float in 0..1; classes
+            (H, W) of integers, ignored pixels white; yes or no (H, W) bool, yes white; or
+            quantities (H, W) float, NaN white, on one scale beside the row, which ends at the 2nd
+            and 98th percentile.
+        palette: colour of each class, 0..255; needed for classes.
+    """
+    columns = max(len(pictures) for pictures in rows.values())
+    cell = (WIDTH - 1.8) / columns
+    with figure_style():
+        height = len(rows) * (cell + 0.05) + 0.1
+        picture = TrueColours(figsize=(WIDTH, height), layout="constrained")
+        grid = picture.subplots(len(rows), columns, squeeze=False)
+        for line, (name, tensors) in zip(grid, rows.items(), strict=True):
+            quantity = tensors[0].is_floating_point() and tensors[0].dim() == 2
+            limits = {}
+            if quantity:
+                known = torch.cat([t[~t.isnan()] for t in tensors])
+                low, high = known.quantile(torch.tensor([0.02, 0.98])).tolist()
+                limits = {"vmin": low, "vmax": high, "cmap": SEQUENCE}
+            drawn = None
+            for axes, tensor in zip(line, tensors, strict=True):
+                drawn = axes.imshow(tensor if quantity else _rgb(tensor, palette), **limits)
+                bare(axes)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+            if quantity:
+                bar = picture.colorbar(drawn, ax=list(line), fraction=0.02, pad=0.01, aspect=12)
+                bar.ax.tick_params(labelsize=7.5)
+                bar.outline.set_visible(False)
+    return picture
+
+
+def _rgb(tensor: Tensor, palette: Sequence[Sequence[int]] | None) -> object:
+    """Return one picture as matplotlib wants it: (H, W, 3), 0..255 or 0..1."""
+    if tensor.dim() == 3:
+        return tensor.permute(1, 2, 0).numpy()
+    if tensor.dtype == torch.bool:
+        return tensor[..., None].expand(-1, -1, 3).float().mul(0.75).add(0.25).numpy()
+    return colourise(tensor, palette or ())
+
+
+def history(
+    metrics: Sequence[Mapping[str, float]], marks: Mapping[str, float] | None = None
+) -> Picture:
+    """Draw how one training went: mIoU, pseudo-labels, and the flow where there is one.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``.
+        marks: steps at which something begins, by what begins; drawn as vertical lines.
+    """
+    colour, student = method_colour("ddfp"), method_colour("supervised")
+    panel = {
+        "validation mIoU (%)": {"teacher_miou": ("teacher", colour), "miou": ("student", student)},
+        "pseudo-labels (part)": {
+            "pseudo_precision": ("right ones among them", method_colour("ddfp_released")),
+            "pseudo_coverage": ("pixels that have one", method_colour("consistency")),
+        },
+        "the flow (bits per dimension)": {"bits_per_dim": ("", colour)},
+    }
+    if not any("bits_per_dim" in line for line in metrics):
+        del panel["the flow (bits per dimension)"]
+    with figure_style():
+        picture, grid = new_picture(1, len(panel), height=2.9)
+        for axes, (title, lines) in zip(grid[0], panel.items(), strict=True):
+            for key, (label, line_colour) in lines.items():
+                points = [(line["step"], line[key]) for line in metrics if key in line]
+                axes.plot(*zip(*points, strict=True), "o-", ms=3, color=line_colour, label=label)
+            for text, step in (marks or {}).items():
+                axes.axvline(step, color="0.4", lw=0.9, ls=":")
+                if axes is grid[0, 0]:
+                    at = (step, axes.get_ylim()[1])
+                    axes.annotate(text, at, rotation=90, va="top", ha="right", fontsize=7.5)
+            axes.set_xlim(0, max(line["step"] for line in metrics))
+            axes.set_xlabel("step")
+            axes.set_title(title)
+            if len(lines) > 1:
+                axes.legend(fontsize=8, loc="lower right")
+    return picture
+
+
+def distances(curves: Mapping[str, Sequence[float]], first: int = 0) -> Picture:
+    """Draw how far a teacher is from its student after each step.
+
+    Args:
+        curves: for each teacher, its distances as parts of the student's length.
+        first: number of the first step.
+    """
+    colours = (method_colour("ddfp"), method_colour("ddfp_released"))
+    with figure_style():
+        picture, grid = new_picture(1, 1, height=2.4)
+        axes = grid[0, 0]
+        for (name, values), colour in zip(curves.items(), colours, strict=False):
+            steps = range(first, first + len(values))
+            axes.plot(steps, [100 * value for value in values], "o-", color=colour, label=name)
+        axes.set_xticks(steps)
+        axes.set_xlabel("step")
+        axes.set_title("distance of the teacher's weights from the student's (% of their length)")
+        axes.legend()
+    return picture

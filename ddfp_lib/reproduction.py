@@ -1,0 +1,146 @@
+"""papermill runs the experiment notebook; the executed notebook is the report."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddfp_lib.config import find_benchmark
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import repository, write_atomically, write_text
+from ddfp_lib.matrix import Cell, plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parameters of ``reproduce/experiment.ipynb``, all of them.
+
+    Attributes:
+        benchmark: name below ``reproduce/configs``, or path of a ``.yaml``.
+        methods: names of presets.
+        seeds: one run of each method per seed.
+        out: folder of runs and report.
+        settings: ``key=value`` overrides.
+        quick: the benchmark's quick settings.
+        jobs: runs side by side; 0: one a core, or one on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+    """
+
+    benchmark: str
+    methods: list[str]
+    seeds: list[int]
+    out: str
+    settings: list[str]
+    quick: bool
+    jobs: int
+    device: str
+
+
+def reproduce(request: Request) -> dict[Path, str]:
+    """Execute the experiment notebook and export it.
+
+    Everything that can be wrong with the request is found before the kernel starts.
+
+    Returns:
+        What was written: each file and what it is.
+
+    Raises:
+        UserError: the request is not right, or a run failed; starting again goes on from there.
+    """
+    import papermill
+
+    out = Path(request.out).resolve()
+    notebook = repository() / "reproduce" / "experiment.ipynb"
+    parameters = {**asdict(request), "out": str(out)}
+    check_parameters(notebook, parameters)
+    cells = plan(
+        find_benchmark(request.benchmark),
+        request.methods,
+        request.seeds,
+        out,
+        request.settings,
+        request.quick,
+    )
+    check_data(cells)
+    print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
+    report = out / "report.ipynb"
+    try:
+        papermill.execute_notebook(
+            notebook,
+            _prepared(report),
+            parameters=parameters,
+            cwd=repository(),
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "UserError":
+            raise UserError(error.evalue) from error
+        raise
+    html = out / "report.html"
+    write_text(html, to_html(report))
+    return {
+        html: "the report, one file",
+        report: "the same as an executed notebook",
+        out / "results.csv": "a row for each run",
+        out / "runs": "configuration, log and checkpoints of each run",
+    }
+
+
+def _prepared(report: Path) -> str:
+    # an early, empty file shows at once that the folder can be written
+    write_atomically(report, lambda partial: partial.touch())
+    return str(report)
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have: papermill would only warn.
+
+    Raises:
+        UserError: a parameter is unknown, or the notebook is missing.
+    """
+    import papermill
+
+    if not notebook.is_file():
+        raise UserError(f"{notebook}: is missing; clone the whole repository")
+    known = papermill.inspect_notebook(str(notebook))
+    unknown = sorted(parameters.keys() - known.keys())
+    if unknown:
+        raise UserError(
+            f"{notebook}: has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+
+
+def check_data(cells: list[Cell]) -> None:
+    """Open the data of a matrix once, and draw its split, before a run does.
+
+    Raises:
+        UserError: a folder, file or list is missing or not right.
+    """
+    from ddfp_lib.training.loop import data_of, split_of
+
+    config = cells[0].config
+    split_of(config, data_of(config, "train"))
+    for subset in {"val", config.data.test}:
+        data_of(config, subset)
+
+
+def to_html(notebook: Path) -> str:
+    """Return an executed notebook as one self-contained page, code and progress left out."""
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    settings = Config()
+    settings.HTMLExporter.exclude_input = True
+    settings.HTMLExporter.embed_images = True
+    # scripts from elsewhere: the page shall look the same without a network
+    settings.HTMLExporter.mathjax_url = ""
+    settings.HTMLExporter.require_js_url = ""
+    settings.HTMLExporter.jquery_url = ""
+    settings.TagRemovePreprocessor.enabled = True
+    settings.TagRemovePreprocessor.remove_cell_tags = {"injected-parameters"}
+    settings.TagRemovePreprocessor.remove_all_outputs_tags = {"progress"}
+    page, _ = HTMLExporter(config=settings).from_filename(str(notebook))
+    return re.sub(r'<script src="">\s*</script>', "", page)

@@ -1,0 +1,241 @@
+"""The command line: what it does, and one line with status 2 for everything a user gets wrong."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ddfp_lib.cli import app, run
+from tests.conftest import TINY
+from tests.fixtures.trees import make_camvid, make_voc
+
+
+def ddfp(*words: object) -> int:
+    """Run the command line in this process; return its exit status."""
+    try:
+        return run(lambda: app([str(word) for word in words]))
+    except SystemExit as end:
+        return end.code or 0
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """The YAML of a benchmark whose runs take half a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def folder_benchmark(path: Path, dataset: str, **data: object) -> Path:
+    values = copy.deepcopy(TINY)
+    values["data"] = {"dataset": dataset, "labeled": 2, "augment": {"crop": 32}, **data}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished tiny run of ddfp."""
+    folder = tmp_path_factory.mktemp("trained")
+    benchmark = folder / "tiny.yaml"
+    benchmark.write_text(yaml.safe_dump(TINY))
+    assert ddfp("train", benchmark, "--out", folder / "run", "--device", "cpu") == 0
+    return folder / "run"
+
+
+def test_train_leaves_a_complete_run(trained, capsys):
+    assert {path.name for path in trained.iterdir()} >= {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "result.json",
+    }
+    result = json.loads((trained / "result.json").read_text())
+    assert result["method"] == "ddfp"
+    assert 0 <= result["test_miou"] <= 100
+
+
+def test_evaluate_prints_what_the_run_recorded(trained, capsys):
+    result = json.loads((trained / "result.json").read_text())
+    assert ddfp("evaluate", trained, "--subset", "test") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].split() == ["mIoU", f"{result['test_miou']:.2f}"]
+    assert ddfp("evaluate", trained, "--network", "student") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].split() == ["mIoU", f"{result['miou_last']:.2f}"]
+
+
+def test_predict_writes_indices_and_overlays(trained, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    picture = tmp_path / "street.jpg"
+    Image.fromarray(rng.integers(0, 256, (45, 61, 3), dtype=np.uint8)).save(picture)
+    assert ddfp("predict", trained, picture, "--out", tmp_path / "seen", "--long-side", 40) == 0
+    labels = Image.open(tmp_path / "seen" / "street.png")
+    assert labels.mode == "P"
+    assert labels.size == (40, 30)
+    assert np.asarray(labels).max() < 4
+    assert Image.open(tmp_path / "seen" / "street-overlay.png").size == (40, 30)
+
+
+def test_settings_seed_and_labeled_reach_the_run(tiny, tmp_path):
+    words = ["--method", "supervised", "--seed", 5, "--labeled", "1/5", "--set", "training.steps=2"]
+    assert ddfp("train", tiny, "--out", tmp_path / "run", *words) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["seed"], result["labeled"], result["steps"]) == (5, "1/5", 2)
+
+
+@pytest.mark.parametrize("dataset", ["camvid", "voc"])
+def test_folders_in_the_real_formats_train(dataset, tmp_path):
+    if dataset == "camvid":
+        make_camvid(tmp_path / "data", {"train": 6, "val": 2, "test": 2})
+    else:
+        lists = {"train": [f"t{n}" for n in range(6)], "val": ["v0", "v1"], "test": ["x0"]}
+        make_voc(tmp_path / "data", lists)
+    benchmark = folder_benchmark(tmp_path / "b.yaml", dataset)
+    words = ["--out", tmp_path / "run", "--data", tmp_path / "data"]
+    assert ddfp("train", benchmark, *words) == 0
+    assert ddfp("evaluate", tmp_path / "run", "--data", tmp_path / "data") == 0
+
+
+def test_unlabeled_images_of_ones_own_need_no_mask(tmp_path):
+    names = [f"p{n}" for n in range(6)]
+    make_voc(
+        tmp_path / "data",
+        {"train": names, "labeled": names[:2], "val": ["v0"], "test": ["v0"]},
+        classes=["ground", "thing"],
+        without_mask=names[2:],
+    )
+    labeled = "ImageSets/Segmentation/labeled.txt"
+    benchmark = folder_benchmark(tmp_path / "b.yaml", "voc", labeled=labeled)
+    words = ["--out", tmp_path / "run", "--data", tmp_path / "data"]
+    assert ddfp("train", benchmark, *words) == 0
+
+
+BAD_WORDS = {
+    "unknown benchmark": (["train", "citscapes"], ["'citscapes'", "digits"]),
+    "unknown method": (["train", "TINY", "--method", "ddpf"], ["'ddpf'", "ddfp"]),
+    "unknown key": (["train", "TINY", "--set", "training.step=3"], ["step", "did you mean"]),
+    "unknown preset key": (["train", "TINY", "--set", "method.moves=leaky"], ["moves"]),
+    "unknown choice": (["train", "TINY", "--set", "method.teacher=copy"], ["method.teacher"]),
+    "unknown backbone": (
+        ["train", "TINY", "--set", "network.encoder=resnet_101"],
+        ["'resnet_101'", "did you mean"],
+    ),
+    "eps below 0": (["train", "TINY", "--set", "eps=-1"], ["eps", "-1"]),
+    "no equals sign": (["train", "TINY", "--set", "eps"], ["--set eps", "KEY=VALUE"]),
+    "missing data folder": (["train", "TINY", "--data", "no/such"], ["--data no/such"]),
+    "unknown device": (["train", "TINY", "--device", "gpuu"], ["--device gpuu"]),
+    "no such GPU": (["train", "TINY", "--device", "cuda:97"], ["--device cuda:97"]),
+    "too many labels": (["train", "TINY", "--labeled", "4000"], ["4000", "40"]),
+    "labels that are no count": (["train", "TINY", "--labeled", "some"], ["'some'"]),
+    "neither benchmark nor config": (["train"], ["ddfp train digits"]),
+    "no run folder": (["evaluate", "no/run"], ["no/run", "run folder"]),
+    "seeds that are no numbers": (["reproduce", "TINY", "--seeds", "0,a"], ["--seeds 0,a"]),
+    "no methods": (["reproduce", "TINY", "--methods", ","], ["--methods"]),
+    "quick without settings": (["reproduce", "TINY", "--quick"], ["quick"]),
+    "a method that is none": (["reproduce", "TINY", "--methods", "ddfp,best"], ["'best'"]),
+    "record without results": (["record", "no/run"], ["results.csv"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_words_get_one_line_and_status_2(case, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, told = BAD_WORDS[case]
+    assert ddfp(*[tiny if word == "TINY" else word for word in words]) == 2
+    check_one_line(capsys.readouterr().err, told)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def check_one_line(stderr: str, told: list[str]) -> None:
+    assert len(stderr.strip().splitlines()) == 1
+    assert stderr.startswith("ddfp: ")
+    for word in told:
+        assert word in stderr
+
+
+def missing_mask(root: Path) -> list[str]:
+    path = sorted((root / "trainannot").iterdir())[0]
+    path.unlink()
+    return [path.name]
+
+
+def mask_outside_the_classes(root: Path) -> list[str]:
+    path = sorted((root / "trainannot").iterdir())[0]
+    mask = np.asarray(Image.open(path)).copy()
+    mask[3, 4] = 77
+    Image.fromarray(mask).save(path)
+    return [path.name, "77"]
+
+
+def colour_mask(root: Path) -> list[str]:
+    path = sorted((root / "trainannot").iterdir())[0]
+    Image.open(path).convert("RGB").save(path)
+    return [path.name, "RGB"]
+
+
+def broken_image(root: Path) -> list[str]:
+    path = sorted((root / "train").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:200])
+    return [path.name]
+
+
+def empty_folder(root: Path) -> list[str]:
+    for path in (root / "val").iterdir():
+        path.unlink()
+    return [str(root / "val")]
+
+
+@pytest.mark.parametrize(
+    "spoil", [missing_mask, mask_outside_the_classes, colour_mask, broken_image, empty_folder]
+)
+def test_bad_data_gets_one_line_that_names_the_file(spoil, tmp_path, capsys):
+    root = make_camvid(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    told = spoil(root)
+    benchmark = folder_benchmark(tmp_path / "b.yaml", "camvid")
+    words = ["--out", tmp_path / "run", "--data", root, "--method", "consistency"]
+    assert ddfp("train", benchmark, *words) == 2
+    check_one_line(capsys.readouterr().err, told)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("", "is empty"), ("p0\nnobody\n", "nobody")], ids=["empty", "unknown"]
+)
+def test_bad_labeled_lists_are_named(content, told, tmp_path, capsys):
+    root = make_voc(tmp_path / "data", {"train": ["p0", "p1"], "val": ["v"], "test": ["v"]})
+    (root / "labeled.txt").write_text(content)
+    benchmark = folder_benchmark(tmp_path / "b.yaml", "voc", labeled="labeled.txt")
+    assert ddfp("train", benchmark, "--out", tmp_path / "run", "--data", root) == 2
+    check_one_line(capsys.readouterr().err, ["labeled.txt", told])
+
+
+def test_a_folder_of_another_configuration_is_refused(trained, tiny, capsys):
+    assert ddfp("train", tiny, "--out", trained, "--set", "eps=3") == 2
+    check_one_line(capsys.readouterr().err, [str(trained), "--out"])
+
+
+def test_help_is_there_for_every_command(capsys):
+    for command in ("train", "evaluate", "predict", "reproduce", "record", "report"):
+        assert ddfp(command, "--help") == 0
+        assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['ddfp', '--help']\n"
+        "from ddfp_lib.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'matplotlib', 'umap', 'sklearn', 'pandas'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,98 @@
+"""A matrix of runs: complete, resumable, each row once, and stopped in order when a run fails."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from ddfp_lib import matrix
+from ddfp_lib.errors import UserError
+from ddfp_lib.matrix import LEDGER, ledger, plan, run_matrix, write_ledger
+from ddfp_lib.training.loop import train
+from tests.conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "quick": ["training.steps=3"]}))
+    return path
+
+
+def test_plan_holds_every_method_and_seed_once(tiny, tmp_path):
+    cells = plan(tiny, ["supervised", "ddfp", "ddfp"], [0, 3], tmp_path / "out")
+    assert [cell.name for cell in cells] == ["supervised-0", "ddfp-0", "supervised-3", "ddfp-3"]
+    assert [cell.config.seed for cell in cells] == [0, 0, 3, 3]
+    assert len({cell.config.config_hash for cell in cells}) == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_quick_settings_come_before_overrides(tiny, tmp_path):
+    (quick,) = plan(tiny, ["ddfp"], [0], tmp_path, quick=True)
+    (slow,) = plan(tiny, ["ddfp"], [0], tmp_path, ["training.steps=5"], quick=True)
+    assert (quick.config.training.steps, slow.config.training.steps) == (3, 5)
+
+
+def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
+    cells = plan(tiny, ["supervised", "noise"], [0], tmp_path / "out")
+    said = []
+    results = run_matrix(cells, device=CPU, jobs=2, say=said.append)
+    assert [result.method for result in results] == ["supervised", "noise"]
+    assert any("supervised-0: val mIoU" in line for line in said)
+    before = {cell.name: (cell.folder / "result.json").stat().st_mtime_ns for cell in cells}
+    again = run_matrix(cells, device=CPU, say=said.append)
+    assert again == results
+    assert "2 of 2 runs are finished already" in said
+    assert before == {c.name: (c.folder / "result.json").stat().st_mtime_ns for c in cells}
+
+
+def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
+    (cell,) = plan(tiny, ["ddfp"], [0], tmp_path / "out")
+    assert train(cell.config, cell.folder, device=CPU, stop_at=4) is None
+    (resumed,) = run_matrix([cell], device=CPU, jobs=2, say=lambda line: None)
+    undisturbed = train(cell.config, tmp_path / "other", device=CPU)
+    assert resumed.test_iou == undisturbed.test_iou
+    steps = [json.loads(line)["step"] for line in (cell.folder / "metrics.jsonl").open()]
+    assert steps == sorted(steps)
+
+
+def test_a_failed_run_is_named_with_its_log(tiny, tmp_path):
+    (cell,) = plan(tiny, ["ddfp"], [0], tmp_path / "out")
+    (cell.folder / "checkpoints").mkdir(parents=True)
+    (cell.folder / "checkpoints" / "index.json").write_text("not json")
+    with pytest.raises(UserError, match=r"ddfp-0: .*index\.json.*train\.log"):
+        run_matrix([cell], device=CPU, say=lambda line: None)
+
+
+def test_progress_tells_how_much_is_left(tiny, tmp_path):
+    cells = plan(tiny, ["supervised", "noise"], [0], tmp_path / "out")
+    for cell, step in zip(cells, (4, 2), strict=True):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
+    line = matrix._progress(cells, {"supervised-0": 0, "noise-0": 0}, cells, elapsed=120.0)
+    # 6 of 12 steps took 2 minutes
+    assert line.startswith(" 50 %  about 2 min left")
+    assert "supervised-0 4/6" in line
+
+
+def test_ledger_is_derived_and_has_its_columns(tiny, tmp_path):
+    cells = plan(tiny, ["supervised"], [0, 1], tmp_path / "out")
+    results = run_matrix(cells, device=CPU, jobs=2, say=lambda line: None)
+    path = tmp_path / "results.csv"
+    write_ledger(results, path)
+    write_ledger(results, path)
+    frame = pd.read_csv(path, dtype={"config": str})
+    assert tuple(frame.columns) == LEDGER
+    assert frame["seed"].tolist() == [0, 1]
+    assert frame["config"].tolist() == [cell.config.config_hash for cell in cells]
+    assert ledger(results)["test_miou"].tolist() == [round(r.test_miou, 2) for r in results]
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [([], [0]), (["ddfp"], [])])
+def test_an_empty_matrix_is_refused(methods, seeds, tiny, tmp_path):
+    with pytest.raises(UserError, match="--methods and --seeds"):
+        plan(tiny, methods, seeds, tmp_path)
