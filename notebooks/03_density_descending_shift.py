@@ -65,6 +65,7 @@ from ddfp_lib.training.loop import data_of, train
 from ddfp_lib.training.objective import resize_nearest, to_rows
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
 
 # %% tags=["parameters"]
 seeds = [0, 1, 2]

@@ -72,6 +72,7 @@ from ddfp_lib.training.objective import (
 from ddfp_lib.training.teacher import ema_keep, follow
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
 
 # %% tags=["parameters"]
 method = "ddfp"

@@ -58,6 +58,7 @@ from ddfp_lib.plots.training import history, panels
 from ddfp_lib.runs import Run
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
 
 # %% tags=["parameters"]
 pictures = 300
