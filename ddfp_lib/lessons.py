@@ -50,6 +50,13 @@ MAX_BYTES = 1_500_000
 CELL_SECONDS = 120
 THUMBNAIL_WIDTH = 480
 YOUR_TURN = "# Your code here."
+
+FILTERS = {
+    "cell_metadata_filter": "tags,-all",
+    "notebook_metadata_filter": "kernelspec,jupytext,-all",
+}
+"""What jupytext carries between the files of a pair, as pyproject.toml has it."""
+
 FOLDED = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
 """Metadata that folds a cell in JupyterLab, and its code in Colab."""
 
@@ -122,6 +129,8 @@ def store(script: Path) -> float:
 def as_notebook(script: Path) -> NotebookNode:
     """Return a source as a notebook without outputs, its solutions folded, its cells named."""
     notebook = jupytext.read(script)
+    # the .ipynb alone folds solutions: JupyterLab shall not call that a difference of the pair
+    notebook.metadata.setdefault("jupytext", {}).update(FILTERS)
     seen: dict[str, int] = {}
     for cell in notebook.cells:
         name = hashlib.blake2b(cell.source.encode(), digest_size=4).hexdigest()

@@ -1,16 +1,20 @@
 """The stored lessons are as they should be, and every guard that says so can fail."""
 
+import os
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
 
 SCRIPTS = lessons.scripts()
 FIRST = SCRIPTS[0]
+ROOT = FIRST.parents[1]
 
 
 def test_there_are_lessons():
@@ -21,6 +25,19 @@ def test_there_are_lessons():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_lesson_is_as_it_should_be(script, guard):
     assert list(guard(script)) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("newer", [".py", ".ipynb"])
+def test_jupyterlab_opens_the_script_as_a_notebook_with_outputs(script, newer, tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for suffix in (".py", ".ipynb"):
+        shutil.copy(script.with_suffix(suffix), tmp_path)
+        age = 0 if suffix == newer else 3600
+        os.utime(tmp_path / (script.stem + suffix), (1_700_000_000 - age,) * 2)
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    opened = manager.get(script.name, type="notebook")
+    assert sum(bool(cell.get("outputs")) for cell in opened["content"]["cells"]) > 5
 
 
 def test_the_experiment_is_in_step_with_its_source():
