@@ -45,8 +45,16 @@ class MethodConfig:
         perturbed_weight: weight of the cross-entropy on their perturbed features.
         consistency_mean: these two are means over all ``valid`` pixels (few confident pixels then
             weigh little) or over the ``confident`` ones.
-        moved: pixels that the perturbation moves: ``confident``, or ``leaky``, every pixel that
-            the gradient reaches.
+        moved: pixels that the perturbation moves: ``confident``, ``all`` that are valid, or
+            ``leaky``, every pixel that the gradient reaches.
+        descent_steps: of density descent, each ``eps / descent_steps`` long.
+        max_fall: bound of its fall in log p, in nats; see
+            :class:`~ddfp_lib.perturb.DensityDescent`.
+        descend: the density that descent goes down: ``marginal``, p(v), or ``conditional``,
+            p(v | pseudo-label).
+        density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
+        density_vote: exponent w of the flow's vote on pseudo-labels, whose probabilities become
+            proportional to p(y | image) p(v | y)^w; 0 leaves the teacher alone.
         density_query: the embedding in which the density is asked for directions is normalised by
             running statistics, without dropout and without a trace (``frozen``), or by the
             auxiliary BatchNorm in training mode (``auxiliary``), which it then updates.
@@ -66,7 +74,12 @@ class MethodConfig:
     clean_weight: float
     perturbed_weight: float
     consistency_mean: Literal["valid", "confident"]
-    moved: Literal["confident", "leaky"]
+    moved: Literal["confident", "all", "leaky"]
+    descent_steps: int
+    max_fall: float
+    descend: Literal["marginal", "conditional"]
+    density_of: Literal["embedding", "features"]
+    density_vote: float
     density_query: Literal["frozen", "auxiliary"]
     perturbed_norm: Literal["auxiliary", "shared"]
     warmup_norm: Literal["main", "split"]
@@ -194,7 +207,8 @@ class Config:
         counts += ["training.evaluate_every", "training.checkpoint_every"]
         if self.method.consistency:
             counts.append("training.batch_unlabeled")
-        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
+        counts.append("method.descent_steps")
+        amounts = ["eps", "method.clean_weight", "method.perturbed_weight", "method.density_vote"]
         amounts += ["training.lr_encoder", "training.lr_head"]
         amounts += ["training.weight_decay", "training.poly"]
         parts = ["training.consistency_from", "training.perturb_from"]
@@ -209,6 +223,18 @@ class Config:
                 value = operator.attrgetter(key)(self)
                 if not good(value):
                     raise UserError(f"{key}: {value} makes no sense here; {mend}")
+
+        method = self.method
+        if method.perturb_at == "embedding" and method.density_of == "features":
+            raise UserError(
+                "method.density_of: features have no gradient in an embedding that is moved; "
+                "choose perturb_at: features"
+            )
+        if method.density_vote and method.perturbation != "density":
+            raise UserError(
+                f"method.density_vote: {method.perturbation!r} learns no density that could vote; "
+                "choose 0 or perturbation: density"
+            )
 
     def at(self, root: Path | None) -> "Config":
         """Return this configuration with its data at ``root``, or as it is where that is None."""

@@ -11,6 +11,7 @@ All of them have the same signature, so that swapping one for another is a chang
 tensor([[0.6000, 0.8000]])
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -99,17 +100,24 @@ class DensityDescent:
         steps: the path may bend: this many steps of length eps / steps each. With one step
             (the method) the shift has norm eps exactly, with more at most eps.
         leak: move every pixel with a non-zero gradient, as released.
+        max_fall: where log p would fall by more than this many nats to first order, the step is
+            shorter; infinity (the method) leaves all of them eps long.
 
     Raises:
-        UserError: eps is negative or not finite, or steps is less than 1.
+        UserError: eps is negative or not finite, steps is less than 1, or max_fall is not positive.
 
-    Source: the paper's abstract and figure; model/model/attack.py of the release.
+    Source: the paper's abstract and figure; model/model/attack.py of the release. ``steps`` and
+    ``max_fall`` are ours.
     """
 
-    def __init__(self, eps: float, steps: int = 1, leak: bool = False) -> None:
+    def __init__(
+        self, eps: float, steps: int = 1, leak: bool = False, max_fall: float = math.inf
+    ) -> None:
         if steps < 1:
             raise UserError(f"steps: {steps} is too few; give at least 1")
-        self.eps, self.steps, self.leak = _checked(eps), steps, leak
+        if not max_fall > 0:
+            raise UserError(f"max_fall: {max_fall} leaves no step; give a number of nats above 0")
+        self.eps, self.steps, self.leak, self.max_fall = _checked(eps), steps, leak, max_fall
 
     def __call__(
         self, features: Tensor, moved: Tensor, query: Query, generator: torch.Generator
@@ -121,7 +129,11 @@ class DensityDescent:
                 at = (features + shift).detach().requires_grad_()
                 surprise = -query.log_density(at).where(moved, 0.0).sum()
                 (gradient,) = torch.autograd.grad(surprise, at)
-            shift = shift + scale_to_length(gradient, reach, self.eps / self.steps)
+            step = scale_to_length(gradient, reach, self.eps / self.steps)
+            if self.max_fall < math.inf:
+                fall = (step * gradient).sum(dim=1, keepdim=True)
+                step = step * (self.max_fall / self.steps / fall).clamp(max=1.0)
+            shift = shift + step
         return shift
 
 
@@ -210,20 +222,24 @@ class ChannelDropout:
         return scale_to_length(shift, moved, self.eps)
 
 
-def make_perturbation(name: str, eps: float, *, leak: bool = False) -> FeaturePerturbation:
+def make_perturbation(
+    name: str, eps: float, *, leak: bool = False, steps: int = 1, max_fall: float = math.inf
+) -> FeaturePerturbation:
     """Return the perturbation of this name, at length ``eps``.
 
     Args:
         name: ``none``, ``density``, ``noise``, ``vat`` or ``dropout``.
         eps: length of the step, in units of the features.
-        leak: see :class:`DensityDescent`; the others have nothing that leaks.
+        leak: as ``steps`` and ``max_fall`` for :class:`DensityDescent` alone, see there.
+        steps: see there.
+        max_fall: see there.
 
     Raises:
-        UserError: the name is unknown, or eps is not a length.
+        UserError: the name is unknown, or a number makes no sense.
     """
     makers: dict[str, Callable[[], FeaturePerturbation]] = {
         "none": Identity,
-        "density": lambda: DensityDescent(eps, leak=leak),
+        "density": lambda: DensityDescent(eps, steps, leak, max_fall),
         "noise": lambda: UniformNoise(eps),
         "vat": lambda: AdversarialVAT(eps),
         "dropout": lambda: ChannelDropout(eps),

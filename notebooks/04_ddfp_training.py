@@ -254,7 +254,7 @@ panels(
 
 # %%
 movable = features[len(labeled_images) :].detach()
-confident_here = target.confident_at(movable.shape[2:])
+confident_here = target.at(movable.shape[2:]).confident
 query = learner.query(on_device)
 shift = learner.perturbation(movable, confident_here, query, on_device)
 

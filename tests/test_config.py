@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import typing
 from pathlib import Path
@@ -102,7 +103,7 @@ def candidates(kind, value):
     if isinstance(value, int):
         return [value + 1, value - 1]
     if isinstance(value, float):
-        return [value / 2, value + 0.125]
+        return [0.5, 0.25] if math.isinf(value) else [value / 2 or 0.25, value + 0.125]
     if isinstance(value, str):
         choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
         return [choice for choice in choices if choice != value] or [value + "x"]

@@ -322,3 +322,24 @@ def test_examples_of_the_documentation():
     outcome = doctest.testmod(ddfp_lib.perturb)
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@given(st.floats(1e-3, 1e2), st.floats(0.1, 4), st.integers(1, 3))
+def test_max_fall_shortens_steps_and_turns_none(max_fall, eps, steps):
+    features, moved = features_and_mask((3, 6, 4))
+    query = normal_query(6)
+    bounded = DensityDescent(eps, max_fall=max_fall)(features, moved, query, seeded())
+    whole = DensityDescent(eps)(features, moved, query, seeded())
+    # the gradient of -log p of a standard normal is the feature itself
+    fall = (bounded * features).sum(1)[moved]
+    slope = features.norm(dim=1)[moved]
+    torch.testing.assert_close(fall, (eps * slope).clamp(max=max_fall))
+    cosine = F.cosine_similarity(bounded, whole)[moved]
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    several = DensityDescent(eps, steps, max_fall=max_fall)(features, moved, query, seeded())
+    assert (several.norm(dim=1) <= whole.norm(dim=1) + 1e-5).all()
+
+
+def test_max_fall_must_leave_a_step():
+    with pytest.raises(UserError, match="max_fall: 0"):
+        DensityDescent(1.0, max_fall=0)

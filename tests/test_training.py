@@ -630,7 +630,9 @@ def switches():
         value = getattr(ours, field.name)
         if field.name == "name":
             continue
-        others = typing.get_args(field.type) or {bool: (False,), float: (0.125,)}[field.type]
+        others = (
+            typing.get_args(field.type) or {bool: (False,), int: (3,), float: (0.125,)}[field.type]
+        )
         yield from ((field.name, other) for other in others if other != value)
 
 

@@ -43,8 +43,13 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
     # 1. The teacher sees weak views: pseudo-labels, and the features that the flow learns from.
     with torch.no_grad():
         looked_at = weak if density is None else torch.cat([labeled, weak])
-        seen = teacher.embed(teacher.encode(looked_at), generator=device)
-        scores = resize(teacher.classify(seen[-len(weak) :]), weak.shape[2:])
+        encoded = teacher.encode(looked_at)
+        seen = teacher.embed(encoded, generator=device)
+        described = encoded if method.density_of == "features" else seen
+        scores = teacher.classify(seen[-len(weak) :])
+        if stage.perturb and method.density_vote:
+            scores = density_vote(scores, described[-len(weak) :], density, method.density_vote)
+        scores = resize(scores, weak.shape[2:])
         pseudo = PseudoLabels.of(scores, batch.valid, config.training.confidence)
 
     # 2. The student sees labeled images and strong views, once.
@@ -58,9 +63,10 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
     at_embedding = method.perturb_at == "embedding"
     movable = (clean if at_embedding else features)[len(labeled) :]
     if stage.perturb:
-        confident = target.confident_at(movable.shape[2:])
-        query = learner.query(device)
-        shift = learner.perturbation(movable.detach(), confident, query, device)
+        labels = target.at(movable.shape[2:])
+        moved = labels.valid if method.moved == "all" else labels.confident
+        query = learner.query(device, labels=labels)
+        shift = learner.perturbation(movable.detach(), moved, query, device)
 
     # 4. Clean and perturbed features are classified; one backward pass.
     logits = resize(student.classify(clean), weak.shape[2:])
@@ -69,18 +75,18 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
         "clean": target.cross_entropy(logits[len(labeled) :], method.consistency_mean),
     }
     if stage.perturb:
-        moved = movable + shift
+        shifted = movable + shift
         if not at_embedding:
             auxiliary = method.perturbed_norm == "auxiliary"
-            moved = student.embed(moved, auxiliary=auxiliary, generator=device)
-        logits = resize(student.classify(moved), weak.shape[2:])
+            shifted = student.embed(shifted, auxiliary=auxiliary, generator=device)
+        logits = resize(student.classify(shifted), weak.shape[2:])
         losses["perturbed"] = target.cross_entropy(logits, method.consistency_mean)
     learner.descend(losses, step)
 
     # 5. The flow takes its own step, on features without a graph.
     if density is not None:
-        rows, labels = density_rows(seen, batch.labels, batch.valid)
-        losses["bits_per_dim"] = density.fit_step(rows, labels, generator=device).bits_per_dim
+        rows, known = density_rows(described, batch.labels, batch.valid)
+        losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 
     # 6. The teacher follows.
     if method.teacher == "ema":
@@ -157,9 +163,15 @@ class PseudoLabels:
         """Apply CutMix's box (H, W) to labels and valid area alike."""
         return PseudoLabels(mix(self.labels, box), mix(self.valid, box))
 
-    def confident_at(self, size: torch.Size) -> Tensor:
-        """Return which pixels have a pseudo-label, at a feature map's size: (B, h, w) bool."""
-        return resize_nearest(self.labels, size) != IGNORE_INDEX
+    def at(self, size: torch.Size) -> "PseudoLabels":
+        """Return the same at a feature map's size (h, w)."""
+        valid = resize_nearest(self.valid, size) == 1
+        return PseudoLabels(resize_nearest(self.labels, size), valid)
+
+    @property
+    def confident(self) -> Tensor:
+        """Which pixels have a pseudo-label: (B, H, W) bool."""
+        return self.labels != IGNORE_INDEX
 
     def cross_entropy(self, logits: Tensor, mean: str) -> Tensor:
         """Cross-entropy against the pseudo-labels, in nats; 0 where there are none.
@@ -169,14 +181,36 @@ class PseudoLabels:
             mean: divide the sum over confident pixels by the number of ``valid`` pixels (as
                 UniMatch) or of ``confident`` ones (as the release).
         """
-        confident = self.labels != IGNORE_INDEX
-        counted = self.valid if mean == "valid" else confident
+        counted = self.valid if mean == "valid" else self.confident
         total = F.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return total / counted.sum().clamp(min=1)
 
     def coverage(self) -> Tensor:
         """Return the part of valid pixels that have a pseudo-label."""
-        return (self.labels != IGNORE_INDEX).sum() / self.valid.sum().clamp(min=1)
+        return self.confident.sum() / self.valid.sum().clamp(min=1)
+
+
+def density_vote(
+    logits: Tensor, features: Tensor, density: "DensityEstimator", weight: float
+) -> Tensor:
+    """Let the flow's classes vote on pseudo-labels.
+
+    ``log p(y) + w log p(v | y)`` up to a constant: with features that are independent given the
+    class, w = 1 would be Bayes' rule; a flow of D dimensions is far too sure of itself for that.
+    Ours; the idea that a flow over class Gaussians classifies is FlowGMM's (Izmailov et al. 2020).
+
+    Args:
+        logits: (B, K, h, w) float, the teacher's.
+        features: (B, D, h, w) float, those whose density is learned.
+        density: estimator of features of D dimensions.
+        weight: w, at least 0.
+
+    Returns:
+        (B, K, h, w) float: logits whose softmax is the joint vote.
+    """
+    vote = density.class_log_prob(to_rows(features)).log_softmax(dim=1)
+    maps = vote.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
+    return logits.float().log_softmax(dim=1) + weight * maps
 
 
 def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
@@ -236,13 +270,18 @@ class Learner:
         self.student.to(device, memory_format=torch.channels_last).train()
         self.teacher = make_teacher(self.student, method.teacher, method.teacher_mode)
         self.perturbation: FeaturePerturbation = make_perturbation(
-            method.perturbation, config.eps, leak=method.moved == "leaky"
+            method.perturbation,
+            config.eps,
+            leak=method.moved == "leaky",
+            steps=method.descent_steps,
+            max_fall=method.max_fall,
         )
         self.density: DensityEstimator | None = None
         if method.perturbation == "density":
             steps = training.steps - round(training.consistency_from * training.steps)
+            embedding = method.density_of == "embedding"
             self.density = DensityEstimator(
-                config.network.embedding,
+                config.network.embedding if embedding else self.student.fusion.channels,
                 classes,
                 config.density,
                 total_steps=max(1, steps),
@@ -293,7 +332,12 @@ class Learner:
         seed = self.config.seed
         return generator(seed, 1, step), generator(seed, 2, step, device=self.device)
 
-    def query(self, dropout: torch.Generator, network: SegmentationNetwork | None = None) -> Query:
+    def query(
+        self,
+        dropout: torch.Generator,
+        network: SegmentationNetwork | None = None,
+        labels: PseudoLabels | None = None,
+    ) -> Query:
         """Return what a perturbation may ask, about F or about v as the method wants.
 
         The network is asked as it is at this moment. By default it answers without dropout and
@@ -303,6 +347,7 @@ class Learner:
         Args:
             dropout: used by ``density_query: auxiliary`` alone.
             network: whose features are asked about; the student's where none is given.
+            labels: of the features, at their size; used by ``descend: conditional`` alone.
         """
         network, density, method = network or self.student, self.density, self.config.method
 
@@ -313,10 +358,14 @@ class Learner:
                 return network.embed(features, auxiliary=True, generator=dropout)
             return network.embed(features, frozen=True)
 
+        known = None
+        if method.descend == "conditional" and labels is not None:
+            known = labels.labels.where(labels.confident, UNLABELED).flatten()
+
         def log_density(features: Tensor) -> Tensor:
-            embedded = embed(features)
-            maps = embedded.shape[:1] + embedded.shape[2:]
-            return density.log_prob(to_rows(embedded)).view(maps)
+            described = features if method.density_of == "features" else embed(features)
+            maps = described.shape[:1] + described.shape[2:]
+            return density.log_prob(to_rows(described), known).view(maps)
 
         return Query(log_density, lambda features: network.classify(embed(features)))
 
