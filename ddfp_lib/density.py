@@ -137,7 +137,9 @@ class DensityEstimator(nn.Module):
         flow_seed, mixture_seed = torch.randint(2**62, (2,), generator=seeds).tolist()
         self.flow = Flow(features, config.blocks, config.hidden, config.clamp, flow_seed)
         self.mixture = GaussianMixture(classes, features, mixture_seed)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, betas=config.betas)
+        self.optimizer = torch.optim.Adam(
+            self.parameters(), lr=config.lr, betas=config.betas, fused=True
+        )
 
     @_without_autocast
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:

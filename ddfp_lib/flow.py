@@ -172,24 +172,29 @@ class _Subnet(nn.Sequential):
             nn.utils.skip_init(nn.Linear, *widths)
             for widths in ((inputs, hidden), (hidden, hidden), (hidden, outputs))
         )
-        super().__init__(first, nn.ReLU(), second, nn.ReLU(), third)
+        super().__init__(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), third)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs) to (N, outputs)."""
-        if _onednn_takes(x):
+        if _onednn_takes(x, self[0].out_features):
             return super().forward(x.to_mkldnn()).to_dense()
         return super().forward(x)
 
 
-def _onednn_takes(x: Tensor) -> bool:
-    """Say whether the subnets can compute by oneDNN, as torch's convolutions do, not by MKL.
+ONEDNN_WIDTH = 128
+"""Hidden layers narrower than this gain less from oneDNN than its conversions cost."""
+
+
+def _onednn_takes(x: Tensor, hidden: int) -> bool:
+    """Say whether the subnets shall compute by oneDNN, as torch's convolutions do, not by MKL.
 
     Same sums, same precision; on AMD processors, where MKL is half as fast, a training step takes
-    0.6 of the time (bench/density.py).
+    0.6 of the time, on Intel's the same (bench/density.py).
     """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
+        and hidden >= ONEDNN_WIDTH
         and len(x) > 0
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")

@@ -122,6 +122,8 @@ class Embedding(nn.Module):
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
             features = norm(conv(features), auxiliary=auxiliary, frozen=frozen).relu()
             if generator is not None and self.training and not frozen and self.dropout > 0:
-                kept = torch.empty_like(features).bernoulli_(1 - self.dropout, generator=generator)
+                # one byte a pixel is kept for the backward pass, and uniform is fast to draw
+                drawn = torch.empty_like(features, dtype=torch.float32)
+                kept = drawn.uniform_(generator=generator) < 1 - self.dropout
                 features = features * kept / (1 - self.dropout)
         return features
