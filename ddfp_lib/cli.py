@@ -1,4 +1,4 @@
-"""The command line, ``ddfp``: train, evaluate, predict, reproduce, record, report.
+"""The command line, ``ddfp``: data, train, evaluate, predict, reproduce, record, report.
 
 Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddfp_lib import cli_data
 from ddfp_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ app = typer.Typer(
     help="Density-Descending Feature Perturbation for semi-supervised segmentation.",
     epilog="Start with: ddfp reproduce digits   (a CPU and ten minutes are enough)",
 )
+
+app.add_typer(cli_data.app, name="data")
 
 Benchmark = Annotated[
     str,

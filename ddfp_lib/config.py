@@ -92,7 +92,7 @@ class DataConfig:
     """Which images, and which of them are labeled.
 
     Attributes:
-        dataset: ``digits``, ``camvid`` or ``voc`` (any folder in the VOC layout).
+        dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout).
         root: folder of the data set; digit scenes need none.
         labeled: which training images are labeled: a count (``40``), a part (``1/8``), ``all``, or
             the path of a list file (``labeled.txt``), absolute or below ``root``.
@@ -100,17 +100,21 @@ class DataConfig:
         split_seed: draws the labeled images where ``labeled`` is no list.
         test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
         size: (height, width) to which images are brought when read; ``None`` leaves them.
+        workers: processes that read images ahead of training, in each training process; ``None``:
+            as many as there are cores for beside a GPU, none beside training on the CPU. Batches
+            are the same with any number.
         digits: how digit scenes are made.
         augment: weak and strong views.
     """
 
-    dataset: Literal["digits", "camvid", "voc"]
+    dataset: Literal["digits", "camvid", "voc", "cityscapes"]
     labeled: int | str
     root: str | None = None
     unlabeled: str | None = None
     split_seed: int = 0
     test: Literal["test", "val"] = "test"
     size: tuple[int, int] | None = None
+    workers: int | None = None
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -218,6 +222,7 @@ class Config:
             (amounts, lambda value: 0 <= value < math.inf, "give a finite number of at least 0"),
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
             (["network.dropout"], lambda value: 0 <= value < 1, "give a part, less than 1"),
+            (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
         ):
             for key in keys:
                 value = operator.attrgetter(key)(self)
@@ -246,10 +251,11 @@ class Config:
     def config_hash(self) -> str:
         """Eight hexadecimal digits that change with every value that can change the result.
 
-        Where the data lies is not such a value.
+        Where the data lies and how many processes read it are not such values.
         """
         resolved = to_dict(self)
-        resolved["data"].pop("root")
+        for key in ("root", "workers"):
+            resolved["data"].pop(key)
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

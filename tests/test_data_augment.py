@@ -155,6 +155,17 @@ def test_strong_changes_come_as_often_as_asked():
     assert 0.12 < (views == views[:, :1]).all(3).all(2).all(1).float().mean() < 0.28
 
 
+def test_strong_view_stays_on_the_device():
+    """The meta device refuses to meet the host's tensors; chances come from the host."""
+    config = AugmentConfig(jitter_p=1.0, gray_p=0.5, blur_p=1.0)
+    host = generator(0)
+    views = strong_view(random_images(6).to("meta"), config, host)
+    assert views.is_meta
+    drawn = generator(0)
+    strong_view(random_images(6), config, drawn)
+    assert torch.equal(host.get_state(), drawn.get_state())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_strong_view_is_the_same_on_a_gpu():
     images, config = random_images(), AugmentConfig()

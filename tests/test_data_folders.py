@@ -115,3 +115,9 @@ def test_written_masks_show_the_colours_of_the_data_set(tmp_path):
     with Image.open(tmp_path / "SegmentationClass" / "image0.png") as mask:
         shown = [mask.convert("RGB").getpixel((x, 0)) for x in range(3)]
     assert shown == [data.palette[0], data.palette[4], (224, 224, 192)]
+
+
+def test_voc_trains_on_the_augmented_list_where_there_is_one(tmp_path):
+    make_voc(tmp_path, {"train": ["a"], "train_aug": ["a", "b"], "val": ["c"]})
+    assert Voc(tmp_path, "train").names == ["a", "b"]
+    assert Voc(tmp_path, tmp_path / "ImageSets" / "Segmentation" / "train.txt").names == ["a"]

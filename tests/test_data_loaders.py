@@ -1,10 +1,20 @@
+import os
+import signal
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import get_worker_info
 
 from ddfp_lib.data.augment import AugmentConfig
-from ddfp_lib.data.loaders import evaluation_batches, sample_order, training_batches
+from ddfp_lib.data.loaders import (
+    default_workers,
+    evaluation_batches,
+    lost_worker_named,
+    sample_order,
+    training_batches,
+)
 from ddfp_lib.errors import UserError
 from ddfp_lib.seeds import derive_seed, generator
 from tests.fixtures.trees import InMemory, block_masks
@@ -113,8 +123,68 @@ def test_ranks_share_the_batch_that_one_process_sees(world):
             assert torch.equal(tensor, torch.cat([getattr(part, name) for part in parts])), name
 
 
-def test_workers_do_not_change_the_batches():
-    assert_equal(batches(), batches(workers=2))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_batches(workers):
+    assert_equal(batches(start_step=2), batches(start_step=2, workers=workers))
+
+
+class Damaged(InMemory):
+    """Its last image cannot be read."""
+
+    def image(self, index):
+        if index == len(self) - 1:
+            raise UserError("pictures/last.jpg: not a whole image")
+        return super().image(index)
+
+
+class Deadly(InMemory):
+    """Kills the worker that reads its last image, as the kernel does when memory runs out."""
+
+    def image(self, index):
+        if index == len(self) - 1:
+            assert get_worker_info() is not None
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().image(index)
+
+
+def batches_of(dataset, workers):
+    """One image a step, until the last image has come."""
+    return training_batches(
+        dataset,
+        range(len(dataset)),
+        [],
+        AugmentConfig(crop=16),
+        batch_labeled=1,
+        batch_unlabeled=0,
+        seed=0,
+        start_step=0,
+        stop_step=len(dataset),
+        workers=workers,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(workers):
+    with pytest.raises(UserError) as caught:
+        list(batches_of(Damaged(block_masks(5)), workers))
+    assert str(caught.value) == "pictures/last.jpg: not a whole image"
+
+
+def test_a_lost_worker_is_told_in_one_line():
+    lost = pytest.raises(UserError, match=r"data\.workers: .*Start again to go on")
+    with lost as caught, lost_worker_named():
+        list(batches_of(Deadly(block_masks(5)), workers=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="out of memory"), lost_worker_named():
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_workers_are_for_gpus():
+    assert default_workers(torch.device("cpu")) == 0
+    assert 1 <= default_workers(torch.device("cuda"), world=4) <= 8
 
 
 def test_global_generator_is_left_alone():

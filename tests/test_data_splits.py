@@ -3,7 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddfp_lib.data.splits import classes_present, make_split, read_names, read_split
+from ddfp_lib.data.splits import (
+    classes_present,
+    make_split,
+    read_names,
+    read_split,
+    write_split,
+)
 from ddfp_lib.errors import UserError
 from tests.fixtures.trees import InMemory, block_masks
 
@@ -122,3 +128,12 @@ def test_labeled_as_count_part_or_all(labeled, count):
 def test_impossible_split_is_refused(labeled):
     with pytest.raises(UserError, match=f"labeled '?{labeled}'?: "):
         make_split(InMemory(block_masks(32, side=16)), labeled, seed=0)
+
+
+def test_a_written_split_comes_back(tmp_path):
+    data = InMemory(block_masks(5))
+    write_split(data, ([3, 1], [0, 2, 4]), tmp_path / "2")
+    lists = tmp_path / "2" / "labeled.txt", tmp_path / "2" / "unlabeled.txt"
+    assert read_split(data, *lists) == ([3, 1], [0, 2, 4])
+    with pytest.raises(UserError, match=r"3/labeled\.txt: there is no such list"):
+        read_split(data, tmp_path / "3" / "labeled.txt")

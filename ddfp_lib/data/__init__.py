@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ddfp_lib.data.base import SegmentationDataset
     from ddfp_lib.data.digits import DigitScenesConfig
 
-KNOWN = ("digits", "camvid", "voc")
+KNOWN = ("digits", "camvid", "voc", "cityscapes")
 """The names that :func:`open_dataset` takes."""
 
 
@@ -46,6 +46,10 @@ def open_dataset(
         from ddfp_lib.data.camvid import CamVid
 
         return CamVid(root, subset, size)
+    if name == "cityscapes":
+        from ddfp_lib.data.cityscapes import Cityscapes
+
+        return Cityscapes(root, subset, size)
     from ddfp_lib.data.voc import Voc
 
     return Voc(root, subset, size=size)

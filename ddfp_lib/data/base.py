@@ -90,6 +90,10 @@ class FilePairs(SegmentationDataset):
         image = read_image(self._images[index])
         return F.resize(image, self._size, antialias=True) if self._size else image
 
+    def has_mask(self, index: int) -> bool:
+        """Return whether image ``index`` has a mask file; it is not opened."""
+        return self._masks[index].is_file()
+
     def mask(self, index: int) -> Tensor:
         """Read mask ``index``: uint8 (H, W), resized to the nearest pixel."""
         stored = image_size(self._images[index])

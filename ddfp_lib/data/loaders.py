@@ -4,7 +4,9 @@ What step 700 sees is computed from the number 700. So a resumed run, a run with
 a run on other ranks see the same images, views and order as one that never stopped.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,7 +72,11 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
 
 @dataclass
 class _Steps(Dataset):
-    """Item ``step`` is the whole batch of that step for one rank."""
+    """Item ``step`` is the whole batch of that step for one rank, or what is wrong with it.
+
+    Bad input is returned and not raised: from a worker, an error would come with two tracebacks
+    for its message.
+    """
 
     dataset: SegmentationDataset
     labeled: Sequence[int]
@@ -82,7 +88,13 @@ class _Steps(Dataset):
     rank: int
     world: int
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self._batch(step)
+        except UserError as error:
+            return error
+
+    def _batch(self, step: int) -> Batch:
         labeled = [
             weak_view(self.dataset.image(index), self.dataset.mask(index), self.augment, rng)
             for index, rng in self._draws("labeled", self.labeled, self.batch_labeled, step)
@@ -146,10 +158,12 @@ def training_batches(
         stop_step: one past the last step.
         rank: this process, 0..world-1.
         world: number of processes.
-        workers: processes that make batches ahead; 0 makes them here. The bits are the same.
+        workers: processes that make batches ahead, from the first step to the last; 0 makes them
+            here. The bits are the same.
 
     Raises:
-        UserError: a batch that ranks cannot share, or one drawn from no images.
+        UserError: a batch that ranks cannot share, or one drawn from no images. Later, where the
+            batch is asked for: an image or mask cannot be read.
     """
     for kind, indices, size in (
         ("labeled", labeled, batch_labeled),
@@ -170,7 +184,49 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         generator=generator(seed, "loader"),  # without it the global one is drawn from
     )
-    return iter(loader)
+    return _checked(loader)
+
+
+def _checked(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """Raise what a worker could only hand over."""
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+@contextmanager
+def lost_worker_named() -> Iterator[None]:
+    """Tell a user, in one line, that a worker was killed; for all the time that batches are made.
+
+    PyTorch finds it out by a signal, so its error comes at any line of the training.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"data.workers: {str(error).splitlines()[0].strip()} Too little memory, or too little "
+            "room in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
+        ) from error
+
+
+def default_workers(device: torch.device, world: int = 1) -> int:
+    """Return how many workers keep one process fed.
+
+    Beside a GPU, its share of this machine's cores, but at most 8. A CPU is busy training.
+
+    Args:
+        device: of the training.
+        world: training processes on this machine.
+    """
+    if device.type == "cpu":
+        return 0
+    return max(1, min(8, len(os.sched_getaffinity(0)) // world - 1))
 
 
 def evaluation_batches(

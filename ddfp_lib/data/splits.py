@@ -10,6 +10,7 @@ from torch import Tensor
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import IMAGE_SUFFIXES, SegmentationDataset
 from ddfp_lib.errors import UserError
+from ddfp_lib.files import write_text
 from ddfp_lib.seeds import generator
 
 
@@ -66,8 +67,15 @@ def read_split(
             others.
 
     Raises:
-        UserError: as :func:`read_names`; or a name that is not in the data set.
+        UserError: as :func:`read_names`; or there is no such list, or a name in it that is not in
+            the data set.
     """
+    for path in (labeled, unlabeled):
+        if path is not None and not path.is_file():
+            raise UserError(
+                f"{path}: there is no such list; make it with 'ddfp data splits', or correct the "
+                "path in data.labeled or data.unlabeled"
+            )
     index = {name: position for position, name in enumerate(dataset.names)}
 
     def indices(path: Path) -> list[int]:
@@ -111,9 +119,27 @@ def make_split(
     count = _count(labeled, len(dataset))
     everything = range(len(dataset))
     order = torch.randperm(len(dataset), generator=generator(seed, "split"))
-    chosen = order[_covering_first(classes_present(dataset)[order])[:count]].tolist()
+    chosen = order[covering_first(classes_present(dataset)[order])[:count]].tolist()
     rest = everything if include_labeled else set(everything) - set(chosen)
     return sorted(chosen), sorted(rest)
+
+
+def write_split(
+    dataset: SegmentationDataset, split: tuple[Sequence[int], Sequence[int]], folder: Path
+) -> None:
+    """Write a split as ``labeled.txt`` and ``unlabeled.txt``; :func:`read_split` reads it back.
+
+    Args:
+        dataset: whose names the indices mean.
+        split: indices of the labeled and of the unlabeled images.
+        folder: of the two files; those that it has are replaced.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    for part, indices in zip(("labeled", "unlabeled"), split, strict=True):
+        names = [dataset.names[index] for index in indices]
+        write_text(folder / f"{part}.txt", "\n".join(names) + "\n")
 
 
 def classes_present(dataset: SegmentationDataset) -> Tensor:
@@ -125,8 +151,15 @@ def classes_present(dataset: SegmentationDataset) -> Tensor:
     return torch.stack(counts)[:, : len(dataset.classes)] > 0
 
 
-def _covering_first(present: Tensor) -> list[int]:
-    """Order the rows of ``present`` (N, K): first, greedily, those that bring a new class."""
+def covering_first(present: Tensor) -> list[int]:
+    """Order images: first, greedily, those that bring a new class, then the others as they come.
+
+    Args:
+        present: bool (N, K), whether image n has a pixel of class k.
+
+    Returns:
+        The N row numbers.
+    """
     first: list[int] = []
     missing = present.any(dim=0)
     while missing.any():

@@ -3,21 +3,31 @@
 ```
 root/JPEGImages/NAME.jpg                     images (or .png)
 root/SegmentationClass/NAME.png              masks, palette or 8-bit gray; only of labeled images
+root/SegmentationClassAug/NAME.png           read instead of these, where there are such
 root/ImageSets/Segmentation/SUBSET.txt       one name a line
+root/ImageSets/Segmentation/train_aug.txt    read for ``train``, where there is one
 root/classes.txt                             one class a line; PASCAL VOC's 21 where there is none
 ```
+
+PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,118 that SBD labeled.
+``ddfp data prepare voc`` makes ``SegmentationClassAug`` and ``train_aug.txt`` of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import Colour, FilePairs, SegmentationDataset, files_by_stem
 from ddfp_lib.data.splits import read_lines, read_names
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically, write_text
+
+AUG_MASKS = "SegmentationClassAug"
+AUG_LIST = "train_aug"
+VOID_COLOUR = (224, 224, 192)
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -31,9 +41,11 @@ class Voc(FilePairs):
 
     Args:
         root: the folder that holds ``JPEGImages``, for PASCAL VOC ``VOCdevkit/VOC2012``.
-        subset: name of a list in ``ImageSets/Segmentation``, or the path of a ``.txt`` list.
-        masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (the 10,582
-            masks with those of SBD) where there is one, and else ``SegmentationClass``.
+        subset: name of a list in ``ImageSets/Segmentation``, or the path of a ``.txt`` list;
+            ``"train"`` is ``train_aug.txt`` where there is one.
+        masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (with the masks
+            of SBD) where there is one, and else ``SegmentationClass``. Masks that a list names
+            beside its images are not looked at.
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
@@ -49,7 +61,9 @@ class Voc(FilePairs):
     ) -> None:
         root = Path(root)
         if not str(subset).endswith(".txt"):
-            subset = root / "ImageSets" / "Segmentation" / f"{subset}.txt"
+            if subset == "train" and list_path(root, AUG_LIST).is_file():
+                subset = AUG_LIST
+            subset = list_path(root, subset)
         files = files_by_stem(root / "JPEGImages")
         names = read_names(Path(subset))
         for name in names:
@@ -58,8 +72,7 @@ class Voc(FilePairs):
         listed = root / "classes.txt"
         classes = read_lines(listed) if listed.exists() else CLASSES
         if masks is None:
-            aug = "SegmentationClassAug"
-            masks = aug if (root / aug).is_dir() else "SegmentationClass"
+            masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else "SegmentationClass"
         super().__init__(
             "voc",
             classes,
@@ -68,6 +81,11 @@ class Voc(FilePairs):
             [root / masks / f"{name}.png" for name in names],
             size=size,
         )
+
+
+def list_path(root: Path, subset: str | Path) -> Path:
+    """Return the file that lists a subset by name."""
+    return root / "ImageSets" / "Segmentation" / f"{subset}.txt"
 
 
 def voc_palette(count: int) -> tuple[Colour, ...]:
@@ -97,18 +115,30 @@ def write_voc(datasets: Mapping[str, SegmentationDataset], root: Path | str) -> 
     """
     root = Path(root)
     for subset, dataset in datasets.items():
-        colours = [*dataset.palette, *[(0, 0, 0)] * (IGNORE_INDEX - len(dataset.palette))]
-        palette = [channel for colour in [*colours, (224, 224, 192)] for channel in colour]
         for index, name in enumerate(dataset.names):
             image = Image.fromarray(dataset.image(index).permute(1, 2, 0).numpy())
-            mask = Image.fromarray(dataset.mask(index).numpy())
-            mask.putpalette(palette)
-            _save(image, root / "JPEGImages" / f"{name}.png")
-            _save(mask, root / "SegmentationClass" / f"{name}.png")
+            write_atomically(
+                root / "JPEGImages" / f"{name}.png",
+                lambda partial, image=image: image.save(partial, format="PNG"),
+            )
+            mask = root / "SegmentationClass" / f"{name}.png"
+            write_mask(mask, dataset.mask(index), dataset.palette)
         write_text(root / "classes.txt", "\n".join(dataset.classes) + "\n")
-        names = root / "ImageSets" / "Segmentation" / f"{subset}.txt"
-        write_text(names, "\n".join(dataset.names) + "\n")
+        write_text(list_path(root, subset), "\n".join(dataset.names) + "\n")
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def write_mask(path: Path, mask: Tensor, palette: Sequence[Colour]) -> None:
+    """Write a mask as a palette PNG: its pixels are class indices, and it shows in colours.
+
+    Args:
+        path: of the file.
+        mask: uint8 (H, W), classes or ``IGNORE_INDEX``.
+        palette: a colour for each class.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    colours = [*palette, *[(0, 0, 0)] * (IGNORE_INDEX - len(palette)), VOID_COLOUR]
+    image = Image.fromarray(mask.numpy())
+    image.putpalette([channel for colour in colours for channel in colour])
     write_atomically(path, lambda partial: image.save(partial, format="PNG"))

@@ -151,15 +151,57 @@ def segmentations(
                 bare(axes)
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        present = sorted({int(v) for truth in truths for v in truth.unique()} - {IGNORE_INDEX})
-        handles = [
-            Patch(facecolor=np.array(palette[k]) / 255, edgecolor="0.5", label=classes[k])
-            for k in present
-        ]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=8
-        )
+        _class_legend(figure, truths, classes, palette)
     return figure
+
+
+def samples(
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    names: Sequence[str],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Picture:
+    """Draw images of a data set, each with its mask beside it, two a row.
+
+    Args:
+        images: n of (3, H, W) uint8, of any sizes.
+        masks: n of (H, W) uint8; ignored pixels are drawn white.
+        names: n names.
+        classes: K names, for the legend.
+        palette: their K colours, 0..255.
+    """
+    rows = -(-len(images) // 2)
+    tallest = max(image.shape[1] / image.shape[2] for image in images)
+    with figure_style():
+        figure, grid = new_picture(rows, 4, rows * (WIDTH / 4 * min(tallest, 1) + 0.25) + 0.6)
+        cells = grid.reshape(-1, 2)
+        for (left, right), image, mask, name in zip(cells, images, masks, names, strict=False):
+            left.imshow(image.permute(1, 2, 0).numpy())
+            left.set_title(name, fontsize=8)
+            right.imshow(colourise(mask, palette))
+        for axes in grid.flat:
+            axes.set_visible(axes.has_data())
+            bare(axes)
+        _class_legend(figure, masks, classes, palette)
+    return figure
+
+
+def _class_legend(
+    figure: Picture,
+    masks: Sequence[Tensor],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> None:
+    """Name the colours of the classes that occur."""
+    present = sorted({int(v) for mask in masks for v in mask.unique()} - {IGNORE_INDEX})
+    handles = [
+        Patch(facecolor=np.array(palette[k]) / 255, edgecolor="0.5", label=classes[k])
+        for k in present
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=8
+    )
 
 
 def class_iou(ious: Mapping[str, np.ndarray], classes: Sequence[str]) -> Picture:

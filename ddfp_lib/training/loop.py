@@ -13,7 +13,7 @@ import torch
 from ddfp_lib.config import Config
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import training_batches
+from ddfp_lib.data.loaders import default_workers, lost_worker_named, training_batches
 from ddfp_lib.data.splits import make_split, read_split
 from ddfp_lib.evaluation import evaluate
 from ddfp_lib.files import write_text
@@ -75,7 +75,7 @@ def train(
     """
     out = Path(out)
     training = config.training
-    with exclusive(out):
+    with exclusive(out), lost_worker_named():
         finished = finished_result(out, config)
         if finished:
             return finished
@@ -92,6 +92,7 @@ def train(
         start, before = (state["step"], state["seconds"]) if state else (0, 0.0)
         log = MetricsLog(out / "metrics.jsonl", start)
         began = time.perf_counter()
+        workers = config.data.workers
         batches = training_batches(
             dataset,
             labeled,
@@ -102,6 +103,7 @@ def train(
             seed=config.seed,
             start_step=start,
             stop_step=training.steps,
+            workers=default_workers(device) if workers is None else workers,
         )
 
         def seconds() -> float:

@@ -1,0 +1,140 @@
+"""``ddfp data``: get data sets ready, look at every file of them, and at who is labeled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddfp_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from ddfp_lib.data.verify import Checked
+
+app = typer.Typer(no_args_is_help=True, help="Prepare and verify data sets, fetch or make splits.")
+prepare = typer.Typer(no_args_is_help=True, help="Get a data set ready; start again to go on.")
+splits = typer.Typer(no_args_is_help=True, help="Lists of labeled and unlabeled images.")
+app.add_typer(prepare, name="prepare")
+app.add_typer(splits, name="splits")
+
+Root = Annotated[
+    Path, typer.Option("--root", help="Folder of the data set, as --data of the other commands.")
+]
+Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
+
+
+@prepare.command("voc")
+def prepare_voc(
+    root: Root,
+    voc_archive: Annotated[
+        Path | None, typer.Option(help="VOCtrainval_11-May-2012.tar, where it is on disk.")
+    ] = None,
+    sbd_archive: Annotated[
+        Path | None, typer.Option(help="SBD's benchmark.tgz, where it is on disk.")
+    ] = None,
+) -> None:
+    """Fetch PASCAL VOC 2012 and SBD, and make the 10,582 training masks of both."""
+    from ddfp_lib.data.prepare import prepare_voc
+
+    prepare_voc(root, voc_archive, sbd_archive)
+    _next("voc", root)
+
+
+@prepare.command("cityscapes")
+def prepare_cityscapes(root: Root) -> None:
+    """Map the masks of Cityscapes, which you have downloaded and unpacked, to its 19 classes."""
+    from ddfp_lib.data.prepare import prepare_cityscapes
+
+    prepare_cityscapes(root)
+    _next("cityscapes", root)
+
+
+@prepare.command("camvid")
+def prepare_camvid(root: Root) -> None:
+    """Look whether CamVid is there in the SegNet layout, and say how to get it."""
+    from ddfp_lib.data.prepare import prepare_camvid
+
+    prepare_camvid(root)
+    _next("camvid", root)
+
+
+@app.command()
+def verify(
+    name: Name,
+    root: Root,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Picture of samples to write [ROOT/samples.png].")
+    ] = None,
+) -> None:
+    """Decode every image and mask, count classes, and draw a sheet of samples."""
+    from ddfp_lib.data.verify import class_table
+    from ddfp_lib.data.verify import verify as look
+
+    checked = look(name, root)
+    problems = [problem for subset in checked.values() for problem in subset.problems]
+    for problem in problems[:20]:
+        print(problem)
+    if problems:
+        raise UserError(f"{root}: {len(problems)} problems, the first {len(problems[:20])} above")
+    for subset, found in checked.items():
+        without = f", {found.unlabeled:,} without a mask" if found.unlabeled else ""
+        print(f"{subset}: {len(found.dataset):,} images{without}")
+        print("".join(f"  {line}\n" for line in class_table(found)), end="")
+    print(_write_sheet(checked["train"], sheet or root / "samples.png"))
+
+
+@splits.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="voc or cityscapes.")],
+    root: Root,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of the lists on disk: <n>/labeled.txt and so on."),
+    ] = None,
+) -> None:
+    """Fetch the lists of the paper's release, checked against recorded hashes."""
+    from ddfp_lib.data.published import fetch_splits
+
+    for folder in fetch_splits(name, root, source):
+        print(folder)
+    print(f"use one with: --data {root} --labeled splits/{folder.name}/labeled.txt")
+
+
+@splits.command()
+def make(
+    name: Name,
+    root: Root,
+    labeled: Annotated[str, typer.Option(help="Labeled images: a count, or a part as 1/16.")],
+    seed: Annotated[int, typer.Option(help="Draws the images.")] = 0,
+) -> None:
+    """Draw labeled images at random, after making sure of every class."""
+    from ddfp_lib.data import open_dataset
+    from ddfp_lib.data.splits import make_split, write_split
+
+    dataset = open_dataset(name, "train", root=root)
+    split = make_split(dataset, labeled, seed)
+    folder = root / "splits" / f"{len(split[0])}-seed{seed}"
+    write_split(dataset, split, folder)
+    print(f"{folder}: {len(split[0]):,} labeled, {len(split[1]):,} unlabeled")
+    print(f"use it with: --data {root} --labeled splits/{folder.name}/labeled.txt")
+
+
+def _next(name: str, root: Path) -> None:
+    print(f"now look at it: ddfp data verify {name} --root {root}")
+
+
+def _write_sheet(checked: "Checked", path: Path) -> Path:
+    from ddfp_lib.files import write_atomically
+    from ddfp_lib.plots.runs import samples
+    from ddfp_lib.plots.style import DPI, figure_style
+
+    dataset, chosen = checked.dataset, checked.examples(10)
+    figure = samples(
+        [dataset.image(index) for index in chosen],
+        [dataset.mask(index) for index in chosen],
+        [dataset.names[index] for index in chosen],
+        dataset.classes,
+        dataset.palette,
+    )
+    with figure_style():
+        write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=2 * DPI))
+    return path
