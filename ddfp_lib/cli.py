@@ -36,6 +36,10 @@ Device = Annotated[
 Labeled = Annotated[
     str | None, typer.Option("--labeled", help="Labeled images: a count, a part as 1/8, or all.")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="File of the backbone's starting weights, as resnet101.pth."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
@@ -52,6 +56,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     labeled: Labeled = None,
     data: Data = None,
+    weights: Weights = None,
     settings: Settings = None,
     config: Annotated[
         Path | None, typer.Option(help="A whole configuration, instead of benchmark and method.")
@@ -69,8 +74,10 @@ def train(
     if config:
         chosen = read_config(config)
     else:
-        overrides = _overrides(labeled, data, settings)
+        overrides = _overrides(labeled, data, weights, settings)
         chosen = load_config(find_benchmark(benchmark), method, seed, overrides)
+    if chosen.network.weights:
+        print(f"weights {chosen.network.weights}, SHA-256 {chosen.network.weights_sha256}")
     with tqdm(total=chosen.training.steps, unit="step", disable=None) as bar:
 
         def progress(done: int, steps: int, text: str) -> None:
@@ -142,6 +149,7 @@ def reproduce(
     ] = None,
     labeled: Labeled = None,
     data: Data = None,
+    weights: Weights = None,
     settings: Settings = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The benchmark's quick settings, one seed: a look.")
@@ -161,7 +169,7 @@ def reproduce(
         methods=_names(methods),
         seeds=_numbers(seeds)[:1] if quick else _numbers(seeds),
         out=str(out or Path("runs") / f"{Path(benchmark).stem}{'-quick' if quick else ''}"),
-        settings=_overrides(labeled, data, settings),
+        settings=_overrides(labeled, data, weights, settings),
         quick=quick,
         jobs=jobs,
         device=str(_device(device)),
@@ -195,8 +203,14 @@ def report() -> None:
         print(path)
 
 
-def _overrides(labeled: str | None, data: Path | None, settings: list[str] | None) -> list[str]:
+def _overrides(
+    labeled: str | None, data: Path | None, weights: Path | None, settings: list[str] | None
+) -> list[str]:
     overrides = list(settings or [])
+    if weights is not None:
+        if not weights.is_file():
+            raise UserError(f"--weights {weights}: is no file; give the one with starting weights")
+        overrides.append(f"network.weights={weights.resolve()}")
     if labeled is not None:
         overrides.append(f"data.labeled={labeled}")
     if data is not None:

@@ -27,7 +27,7 @@ from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
 from ddfp_lib.density import DensityConfig
 from ddfp_lib.errors import UserError
-from ddfp_lib.files import repository
+from ddfp_lib.files import repository, sha256
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -110,7 +110,11 @@ class NetworkConfig:
         encoder: timm's name of the backbone.
         encoder_options: further arguments of ``timm.create_model``.
         pretrained: start from timm's pretrained weights.
-        output_stride: image pixels per high-level feature: 8, 16 or 32.
+        weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`.
+        weights_sha256: what the file must hold. :func:`load_config` fills it in from the file, so
+            that a run is tied to its content and not to where it lies.
+        output_stride: image pixels per high-level feature: 8, 16 or 32; a plain transformer has
+            its patch's.
         low_width: channels of the projected low-level features.
         aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
         dilations: of the ASPP's 3x3 convolutions.
@@ -121,6 +125,8 @@ class NetworkConfig:
     encoder: str = "resnet101"
     encoder_options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
+    weights: str | None = None
+    weights_sha256: str | None = None
     output_stride: int = 16
     low_width: int = 48
     aspp_width: int = 256
@@ -209,6 +215,10 @@ class Config:
                 value = operator.attrgetter(key)(self)
                 if not good(value):
                     raise UserError(f"{key}: {value} makes no sense here; {mend}")
+        if self.network.pretrained and self.network.weights:
+            raise UserError(
+                "network.pretrained and network.weights: are two sets of starting weights; take one"
+            )
 
     def at(self, root: Path | None) -> "Config":
         """Return this configuration with its data at ``root``, or as it is where that is None."""
@@ -216,14 +226,22 @@ class Config:
             return self
         return dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
 
+    def bare(self) -> "Config":
+        """Return this configuration without starting weights, for a checkpoint to fill."""
+        network = dataclasses.replace(
+            self.network, pretrained=False, weights=None, weights_sha256=None
+        )
+        return dataclasses.replace(self, network=network)
+
     @property
     def config_hash(self) -> str:
         """Eight hexadecimal digits that change with every value that can change the result.
 
-        Where the data lies is not such a value.
+        Where data and starting weights lie is not such a value; what is in the weights is.
         """
         resolved = to_dict(self)
         resolved["data"].pop("root")
+        resolved["network"].pop("weights")
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -296,7 +314,16 @@ def load_config(
         raise UserError(f"{benchmark}: has no 'quick' settings; leave --quick out")
     for override in [*(hasty if quick else []), *overrides]:
         _override(values, override)
-    return from_dict(values, str(benchmark))
+    return _tied_to_weights(from_dict(values, str(benchmark)))
+
+
+def _tied_to_weights(config: Config) -> Config:
+    """Write the digest of the file with the starting weights into a configuration without one."""
+    network = config.network
+    if network.weights is None or network.weights_sha256 or not Path(network.weights).is_file():
+        return config  # a file that is missing is told of by the network that wants it
+    network = dataclasses.replace(network, weights_sha256=sha256(Path(network.weights)))
+    return dataclasses.replace(config, network=network)
 
 
 def find_benchmark(name: str) -> Path:

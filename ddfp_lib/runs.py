@@ -86,7 +86,7 @@ def load_learner(config: Config, out: Path, device: torch.device, classes: int) 
     state, _ = Checkpoints(Path(out) / "checkpoints", config.config_hash).load(device)
     if state is None:
         raise UserError(f"{out}: has no checkpoint; train this run first")
-    learner = Learner(config, classes, device)
+    learner = Learner(config.bare(), classes, device)
     learner.load_state_dict(state["learner"])
     return learner
 
@@ -168,6 +168,7 @@ def describe(out: Path, config: Config, dataset: SegmentationDataset) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "threads": torch.get_num_threads(),
+        "weights": config.network.weights_sha256,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in packages},
         "classes": list(dataset.classes),

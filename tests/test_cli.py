@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 from PIL import Image
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.files import sha256
 from tests.conftest import TINY
 from tests.fixtures.trees import make_camvid, make_voc
 
@@ -91,6 +94,17 @@ def test_settings_seed_and_labeled_reach_the_run(tiny, tmp_path):
     assert (result["seed"], result["labeled"], result["steps"]) == (5, "1/5", 2)
 
 
+def test_starting_weights_reach_the_run_and_are_named(tiny, tmp_path, capsys):
+    path, out = tmp_path / "start.pth", tmp_path / "run"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    words = ["--weights", path, "--set", "training.steps=2", "--method", "supervised"]
+    assert ddfp("train", tiny, "--out", out, *words) == 0
+    assert sha256(path) in capsys.readouterr().out
+    assert json.loads((out / "environment.json").read_text())["weights"] == sha256(path)
+    path.unlink()  # a trained network needs them no more
+    assert ddfp("evaluate", out) == 0
+
+
 @pytest.mark.parametrize("dataset", ["camvid", "voc"])
 def test_folders_in_the_real_formats_train(dataset, tmp_path):
     if dataset == "camvid":
@@ -130,6 +144,7 @@ BAD_WORDS = {
     ),
     "eps below 0": (["train", "TINY", "--set", "eps=-1"], ["eps", "-1"]),
     "no equals sign": (["train", "TINY", "--set", "eps"], ["--set eps", "KEY=VALUE"]),
+    "missing weights": (["train", "TINY", "--weights", "no/such.pth"], ["--weights no/such.pth"]),
     "missing data folder": (["train", "TINY", "--data", "no/such"], ["--data no/such"]),
     "unknown device": (["train", "TINY", "--device", "gpuu"], ["--device gpuu"]),
     "no such GPU": (["train", "TINY", "--device", "cuda:97"], ["--device cuda:97"]),

@@ -1,6 +1,7 @@
 """A configuration is what its files say, or an error that names the key."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import typing
@@ -134,7 +135,7 @@ def at(values, key):
 
 
 @pytest.mark.parametrize(("key", "kind"), list(leaves(Config)), ids=str)
-def test_every_value_but_the_root_changes_the_hash(values, key, kind):
+def test_every_value_but_places_changes_the_hash(values, key, kind):
     config = from_dict(values)
     tried = 0
     for other in candidates(kind, at(values, key)):
@@ -146,8 +147,26 @@ def test_every_value_but_the_root_changes_the_hash(values, key, kind):
             continue  # not every neighbour of a value makes sense
         tried += 1
         assert variant != config
-        assert (variant.config_hash != config.config_hash) == (key != "data.root")
+        places = ("data.root", "network.weights")
+        assert (variant.config_hash != config.config_hash) == (key not in places)
     assert tried
+
+
+def test_weights_count_by_their_content(benchmark_file, tmp_path):
+    def config_of(name, content):
+        (tmp_path / name).write_bytes(content)
+        return load_config(benchmark_file, "ddfp", overrides=[f"network.weights={tmp_path / name}"])
+
+    config, moved, other = config_of("a", b"1"), config_of("b", b"1"), config_of("c", b"2")
+    assert config.network.weights_sha256 == hashlib.sha256(b"1").hexdigest()
+    assert config.config_hash == moved.config_hash != other.config_hash
+    assert config.bare().network.weights is config.bare().network.weights_sha256 is None
+
+
+def test_two_sets_of_starting_weights_are_refused(benchmark_file):
+    overrides = ["network.weights=some.pth", "network.pretrained=true"]
+    with pytest.raises(UserError, match=r"network\.pretrained and network\.weights"):
+        load_config(benchmark_file, "ddfp", overrides=overrides)
 
 
 def test_the_hash_names_folders(values):

@@ -84,7 +84,7 @@ def train(
         dataset, validation = data_of(config, "train"), data_of(config, "val")
         describe(out, config, dataset)
         labeled, unlabeled = split_of(config, dataset)
-        learner = Learner(config, len(dataset.classes), device)
+        learner = Learner(config.bare() if state else config, len(dataset.classes), device)
         for line in passed_over:
             progress(0, training.steps, line)
         if state:
