@@ -3,7 +3,10 @@
 A run is described by two files and a seed:
 
 - a *benchmark* (``reproduce/configs/...``) holds the numbers that belong to data and network:
-  sizes, batch, schedule, learning rates, thresholds, the step length eps;
+  sizes, batch, schedule, learning rates, thresholds, the step length eps. Three keys of it are
+  about the file and not of the run: ``extends`` names a file whose values it changes, ``quick``
+  lists overrides for a look in minutes, and ``splits`` lists by name the overrides that make one
+  column of a published table;
 - a *preset* (``ddfp_lib/presets/<method>.yaml``) holds the choices that make one method differ
   from another, every key in every file, so that ``diff`` of two presets is the difference of two
   methods.
@@ -17,7 +20,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
@@ -79,7 +82,7 @@ class DataConfig:
     """Which images, and which of them are labeled.
 
     Attributes:
-        dataset: ``digits``, ``camvid`` or ``voc`` (any folder in the VOC layout).
+        dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout).
         root: folder of the data set; digit scenes need none.
         labeled: which training images are labeled: a count (``40``), a part (``1/8``), ``all``, or
             the path of a list file (``labeled.txt``), absolute or below ``root``.
@@ -91,7 +94,7 @@ class DataConfig:
         augment: weak and strong views.
     """
 
-    dataset: Literal["digits", "camvid", "voc"]
+    dataset: Literal["digits", "camvid", "voc", "cityscapes"]
     labeled: int | str
     root: str | None = None
     unlabeled: str | None = None
@@ -100,6 +103,12 @@ class DataConfig:
     size: tuple[int, int] | None = None
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def split(self) -> str:
+        """Name of the split: ``labeled``, or for a list file the folder that it lies in."""
+        path = PurePosixPath(str(self.labeled))
+        return (path.parent.name or path.stem) if path.suffix == ".txt" else str(self.labeled)
 
 
 @dataclass(frozen=True)
@@ -293,6 +302,7 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     quick: bool = False,
+    split: str | None = None,
 ) -> Config:
     """Read a benchmark, put a method and a seed into it, and apply overrides.
 
@@ -303,18 +313,62 @@ def load_config(
         overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
         quick: apply the overrides that the benchmark lists under ``quick`` too, before the others:
             a look in minutes instead of a measurement.
+        split: apply the overrides that the benchmark lists under this name first; ``None`` takes
+            the labeled images that it names itself.
 
     Raises:
         UserError: a file, key or value is not right.
     """
-    values = read_yaml(benchmark)
+    values = read_benchmark(benchmark)
     values |= {"method": to_dict(load_method(method)), "seed": seed}
-    hasty = values.pop("quick", [])
+    hasty, cells = values.pop("quick", []), _cells(values)
     if quick and not hasty:
         raise UserError(f"{benchmark}: has no 'quick' settings; leave --quick out")
-    for override in [*(hasty if quick else []), *overrides]:
+    if split is not None and split not in cells:
+        there = f"choose one of {', '.join(cells)}" if cells else "use --labeled"
+        raise UserError(f"split {split!r}: {benchmark} has no such split; {there}")
+    chosen = [] if split is None else cells[split]
+    for override in [*chosen, *(hasty if quick else []), *overrides]:
         _override(values, override)
     return _tied_to_weights(from_dict(values, str(benchmark)))
+
+
+def splits_of(benchmark: Path) -> list[str]:
+    """Return the names of a benchmark's published splits, none where it has none.
+
+    Raises:
+        UserError: the file is not right.
+    """
+    return list(_cells(read_benchmark(benchmark)))
+
+
+def _cells(values: dict[str, Any]) -> dict[str, list[str]]:
+    splits = values.pop("splits", {})
+    if not isinstance(splits, dict):
+        raise UserError(f"splits: {splits!r} is no list of names with settings; write 92: [...]")
+    # YAML reads 92 as a number
+    return {str(name): settings for name, settings in splits.items()}
+
+
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """Read a benchmark's YAML, laid over the file that it ``extends``.
+
+    Raises:
+        UserError: one of the files is missing or no plain mapping.
+    """
+    values = read_yaml(path)
+    base = values.pop("extends", None)
+    return values if base is None else _laid_over(read_yaml(Path(path).parent / base), values)
+
+
+def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``values`` says: sections are joined, other values replaced."""
+    joined = dict(base)
+    for key, value in values.items():
+        # these two are values: their keys are names, of splits and of a backbone's options
+        section = isinstance(value, dict) and key not in ("splits", "encoder_options")
+        joined[key] = _laid_over(base.get(key, {}), value) if section else value
+    return joined
 
 
 def _tied_to_weights(config: Config) -> Config:
