@@ -39,6 +39,13 @@ Device = Annotated[
 Labeled = Annotated[
     str | None, typer.Option("--labeled", help="Labeled images: a count, a part as 1/8, or all.")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="File of the backbone's starting weights, as resnet101.pth."),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="One of the benchmark's published splits, as 732.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
@@ -53,8 +60,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
     method: Annotated[str, typer.Option(help="A method below ddfp_lib/presets.")] = "ddfp",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    split: Split = None,
     labeled: Labeled = None,
     data: Data = None,
+    weights: Weights = None,
     settings: Settings = None,
     config: Annotated[
         Path | None, typer.Option(help="A whole configuration, instead of benchmark and method.")
@@ -72,8 +81,10 @@ def train(
     if config:
         chosen = read_config(config)
     else:
-        overrides = _overrides(labeled, data, settings)
-        chosen = load_config(find_benchmark(benchmark), method, seed, overrides)
+        overrides = _overrides(labeled, data, weights, settings)
+        chosen = load_config(find_benchmark(benchmark), method, seed, overrides, split=split)
+    if chosen.network.weights:
+        print(f"weights {chosen.network.weights}, SHA-256 {chosen.network.weights_sha256}")
     with tqdm(total=chosen.training.steps, unit="step", disable=None) as bar:
 
         def progress(done: int, steps: int, text: str) -> None:
@@ -136,6 +147,10 @@ def predict(
 @app.command()
 def reproduce(
     benchmark: Benchmark = "digits",
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Comma list of the benchmark's published splits, as 732,1464 [all]."),
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="Comma list of presets.")
     ] = "supervised,consistency,noise,ddfp",
@@ -145,30 +160,49 @@ def reproduce(
     ] = None,
     labeled: Labeled = None,
     data: Data = None,
+    weights: Weights = None,
     settings: Settings = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The benchmark's quick settings, one seed: a look.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
+    gpus: Annotated[int, typer.Option(help="GPUs of each run, a process each.")] = 1,
     device: Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print runs, steps, hours and memory, and stop.")
+    ] = False,
 ) -> None:
-    """Train methods over seeds and write a report; start it again to go on.
+    """Train methods over splits and seeds and write a report; start it again to go on.
 
-    papermill executes reproduce/experiment.ipynb; the executed notebook is the report.
+    Without --splits all published splits of the benchmark run; with --labeled or --quick only the
+    images that these, or the benchmark, name. papermill executes reproduce/experiment.ipynb; the
+    executed notebook is the report.
     """
-    from ddfp_lib.reproduction import Request
+    from ddfp_lib.config import find_benchmark, splits_of
+    from ddfp_lib.reproduction import Request, print_plan
     from ddfp_lib.reproduction import reproduce as run_notebook
 
+    if splits is not None and labeled is not None:
+        raise UserError("--splits and --labeled: both name the labeled images; give one of them")
+    if splits is not None:
+        chosen = _names(splits)
+    else:
+        chosen = [] if quick or labeled else splits_of(find_benchmark(benchmark))
     request = Request(
         benchmark=benchmark,
+        splits=chosen,
         methods=_names(methods),
         seeds=_numbers(seeds)[:1] if quick else _numbers(seeds),
         out=str(out or Path("runs") / f"{Path(benchmark).stem}{'-quick' if quick else ''}"),
-        settings=_overrides(labeled, data, settings),
+        settings=_overrides(labeled, data, weights, settings),
         quick=quick,
         jobs=jobs,
+        gpus=gpus,
         device=str(_device(device)),
     )
+    if dry_run:
+        print_plan(request)
+        return
     written = run_notebook(request)
     print("\nLook here:")
     for path, what in written.items():
@@ -198,8 +232,14 @@ def report() -> None:
         print(path)
 
 
-def _overrides(labeled: str | None, data: Path | None, settings: list[str] | None) -> list[str]:
+def _overrides(
+    labeled: str | None, data: Path | None, weights: Path | None, settings: list[str] | None
+) -> list[str]:
     overrides = list(settings or [])
+    if weights is not None:
+        if not weights.is_file():
+            raise UserError(f"--weights {weights}: is no file; give the one with starting weights")
+        overrides.append(f"network.weights={weights.resolve()}")
     if labeled is not None:
         overrides.append(f"data.labeled={labeled}")
     if data is not None:

@@ -3,7 +3,10 @@
 A run is described by two files and a seed:
 
 - a *benchmark* (``reproduce/configs/...``) holds the numbers that belong to data and network:
-  sizes, batch, schedule, learning rates, thresholds, the step length eps;
+  sizes, batch, schedule, learning rates, thresholds, the step length eps. Three keys of it are
+  about the file and not of the run: ``extends`` names a file whose values it changes, ``quick``
+  lists overrides for a look in minutes, and ``splits`` lists by name the overrides that make one
+  column of a published table;
 - a *preset* (``ddfp_lib/presets/<method>.yaml``) holds the choices that make one method differ
   from another, every key in every file, so that ``diff`` of two presets is the difference of two
   methods.
@@ -17,7 +20,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
@@ -27,7 +30,7 @@ from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
 from ddfp_lib.density import DensityConfig
 from ddfp_lib.errors import UserError
-from ddfp_lib.files import repository
+from ddfp_lib.files import repository, sha256
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -118,6 +121,12 @@ class DataConfig:
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
+    @property
+    def split(self) -> str:
+        """Name of the split: ``labeled``, or for a list file the folder that it lies in."""
+        path = PurePosixPath(str(self.labeled))
+        return (path.parent.name or path.stem) if path.suffix == ".txt" else str(self.labeled)
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -127,7 +136,11 @@ class NetworkConfig:
         encoder: timm's name of the backbone.
         encoder_options: further arguments of ``timm.create_model``.
         pretrained: start from timm's pretrained weights.
-        output_stride: image pixels per high-level feature: 8, 16 or 32.
+        weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`.
+        weights_sha256: what the file must hold. :func:`load_config` fills it in from the file, so
+            that a run is tied to its content and not to where it lies.
+        output_stride: image pixels per high-level feature: 8, 16 or 32; a plain transformer has
+            its patch's.
         low_width: channels of the projected low-level features.
         aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
         dilations: of the ASPP's 3x3 convolutions.
@@ -138,6 +151,8 @@ class NetworkConfig:
     encoder: str = "resnet101"
     encoder_options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
+    weights: str | None = None
+    weights_sha256: str | None = None
     output_stride: int = 16
     low_width: int = 48
     aspp_width: int = 256
@@ -228,6 +243,10 @@ class Config:
                 value = operator.attrgetter(key)(self)
                 if not good(value):
                     raise UserError(f"{key}: {value} makes no sense here; {mend}")
+        if self.network.pretrained and self.network.weights:
+            raise UserError(
+                "network.pretrained and network.weights: are two sets of starting weights; take one"
+            )
 
         method = self.method
         if method.perturb_at == "embedding" and method.density_of == "features":
@@ -247,15 +266,23 @@ class Config:
             return self
         return dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
 
+    def bare(self) -> "Config":
+        """Return this configuration without starting weights, for a checkpoint to fill."""
+        network = dataclasses.replace(
+            self.network, pretrained=False, weights=None, weights_sha256=None
+        )
+        return dataclasses.replace(self, network=network)
+
     @property
     def config_hash(self) -> str:
         """Eight hexadecimal digits that change with every value that can change the result.
 
-        Where the data lies and how many processes read it are not such values.
+        Where data and starting weights lie and how many processes read are not such values; what
+        is in the weights is.
         """
         resolved = to_dict(self)
-        for key in ("root", "workers"):
-            resolved["data"].pop(key)
+        for section, key in (("data", "root"), ("data", "workers"), ("network", "weights")):
+            resolved[section].pop(key)
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -307,6 +334,7 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     quick: bool = False,
+    split: str | None = None,
 ) -> Config:
     """Read a benchmark, put a method and a seed into it, and apply overrides.
 
@@ -317,18 +345,71 @@ def load_config(
         overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
         quick: apply the overrides that the benchmark lists under ``quick`` too, before the others:
             a look in minutes instead of a measurement.
+        split: apply the overrides that the benchmark lists under this name first; ``None`` takes
+            the labeled images that it names itself.
 
     Raises:
         UserError: a file, key or value is not right.
     """
-    values = read_yaml(benchmark)
+    values = read_benchmark(benchmark)
     values |= {"method": to_dict(load_method(method)), "seed": seed}
-    hasty = values.pop("quick", [])
+    hasty, cells = values.pop("quick", []), _cells(values)
     if quick and not hasty:
         raise UserError(f"{benchmark}: has no 'quick' settings; leave --quick out")
-    for override in [*(hasty if quick else []), *overrides]:
+    if split is not None and split not in cells:
+        there = f"choose one of {', '.join(cells)}" if cells else "use --labeled"
+        raise UserError(f"split {split!r}: {benchmark} has no such split; {there}")
+    chosen = [] if split is None else cells[split]
+    for override in [*chosen, *(hasty if quick else []), *overrides]:
         _override(values, override)
-    return from_dict(values, str(benchmark))
+    return _tied_to_weights(from_dict(values, str(benchmark)))
+
+
+def splits_of(benchmark: Path) -> list[str]:
+    """Return the names of a benchmark's published splits, none where it has none.
+
+    Raises:
+        UserError: the file is not right.
+    """
+    return list(_cells(read_benchmark(benchmark)))
+
+
+def _cells(values: dict[str, Any]) -> dict[str, list[str]]:
+    splits = values.pop("splits", {})
+    if not isinstance(splits, dict):
+        raise UserError(f"splits: {splits!r} is no list of names with settings; write 92: [...]")
+    # YAML reads 92 as a number
+    return {str(name): settings for name, settings in splits.items()}
+
+
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """Read a benchmark's YAML, laid over the file that it ``extends``.
+
+    Raises:
+        UserError: one of the files is missing or no plain mapping.
+    """
+    values = read_yaml(path)
+    base = values.pop("extends", None)
+    return values if base is None else _laid_over(read_yaml(Path(path).parent / base), values)
+
+
+def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``values`` says: sections are joined, other values replaced."""
+    joined = dict(base)
+    for key, value in values.items():
+        # these two are values: their keys are names, of splits and of a backbone's options
+        section = isinstance(value, dict) and key not in ("splits", "encoder_options")
+        joined[key] = _laid_over(base.get(key, {}), value) if section else value
+    return joined
+
+
+def _tied_to_weights(config: Config) -> Config:
+    """Write the digest of the file with the starting weights into a configuration without one."""
+    network = config.network
+    if network.weights is None or network.weights_sha256 or not Path(network.weights).is_file():
+        return config  # a file that is missing is told of by the network that wants it
+    network = dataclasses.replace(network, weights_sha256=sha256(Path(network.weights)))
+    return dataclasses.replace(config, network=network)
 
 
 def find_benchmark(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A matrix of runs, methods by seeds: each in a process and a folder of its own.
+"""A matrix of runs, splits by methods by seeds: each in a process and a folder of its own.
 
 Finished runs are not repeated and interrupted ones go on, so starting the same matrix again is
 always right.
@@ -18,6 +18,7 @@ import torch
 from ddfp_lib.config import Config, load_config, to_yaml
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
+from ddfp_lib.published import paper_score
 from ddfp_lib.runs import Run, RunResult, finished_result, read_metrics
 
 LEDGER = (
@@ -34,8 +35,16 @@ LEDGER = (
     "seconds",
     "commit",
     "config",
+    "protocol",
+    "gpu",
+    "gpus",
+    "peak_memory",
+    "data",
+    "paper",
+    "difference",
 )
-"""Columns of ``results.csv``; mIoU in percent."""
+"""Columns of ``results.csv``: those of :class:`~ddfp_lib.runs.RunResult`, the paper's mIoU of the
+cell, and ``test_miou`` minus that; mIoU in percent."""
 
 
 @dataclass
@@ -48,7 +57,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """``method-seed``, as the run's folder is called."""
+        """``split-method-seed``, or without the split, as the run's folder is called."""
         return self.folder.name
 
     def steps_done(self) -> int:
@@ -68,8 +77,9 @@ def plan(
     out: Path,
     overrides: Sequence[str] = (),
     quick: bool = False,
+    splits: Sequence[str] = (),
 ) -> list[Cell]:
-    """Return the runs of a matrix, seed by seed, without starting any.
+    """Return the runs of a matrix, split by split and seed by seed, without starting any.
 
     All configurations are built, so that a wrong one is found before the first run and not after.
 
@@ -77,24 +87,26 @@ def plan(
         benchmark: path of the benchmark's YAML.
         methods: names of presets.
         seeds: one run of each method per seed.
-        out: folder of the matrix; runs lie in ``out/runs/<method>-<seed>``.
+        out: folder of the matrix; runs lie in ``out/runs/<split>-<method>-<seed>``, a ``/`` in the
+            name of a split written as ``-``, or without splits in ``out/runs/<method>-<seed>``.
         overrides: see :func:`ddfp_lib.config.load_config`.
         quick: the benchmark's ``quick`` settings, a look instead of a measurement.
+        splits: names of the benchmark's published splits; none for the labeled images that it, or
+            an override, names itself.
 
     Raises:
-        UserError: a file, method, key or value is not right, or nothing is asked for, or a folder
-            holds a finished run of other settings.
+        UserError: a file, method, split, key or value is not right, or nothing is asked for, or a
+            folder holds a finished run of other settings.
     """
     if not methods or not seeds:
         raise UserError("--methods and --seeds: name at least one of each, as --seeds 0,1,2")
-    cells = [
-        Cell(
-            load_config(benchmark, method, seed, overrides, quick=quick),
-            Path(out) / "runs" / f"{method}-{seed}",
-        )
-        for seed in dict.fromkeys(seeds)
-        for method in dict.fromkeys(methods)
-    ]
+    cells = []
+    for split in dict.fromkeys(splits or [None]):
+        for seed in dict.fromkeys(seeds):
+            for method in dict.fromkeys(methods):
+                config = load_config(benchmark, method, seed, overrides, quick=quick, split=split)
+                name = f"{method}-{seed}" if split is None else f"{split}-{method}-{seed}"
+                cells.append(Cell(config, Path(out) / "runs" / name.replace("/", "-")))
     for cell in cells:
         cell.finished()
     return cells
@@ -113,6 +125,7 @@ def run_matrix(
     *,
     device: torch.device,
     jobs: int = 0,
+    gpus: int = 1,
     say: Callable[[str], object] = print,
     every: float = 15.0,
 ) -> list[RunResult]:
@@ -122,6 +135,7 @@ def run_matrix(
         cells: from :func:`plan`.
         device: of every run.
         jobs: runs side by side; 0 for :func:`default_jobs`. On a CPU the cores are shared out.
+        gpus: processes of each run, one a GPU.
         say: told of progress, a line at a time.
         every: seconds between two lines.
 
@@ -139,7 +153,7 @@ def run_matrix(
     try:
         while queue or running:
             while queue and len(running) < jobs:
-                running.append(_start(queue.pop(0), device, jobs))
+                running.append(_start(queue.pop(0), device, jobs, gpus))
             time.sleep(0.5)
             for cell in [c for c in running if c.process.poll() is not None]:
                 running.remove(cell)
@@ -157,7 +171,7 @@ def run_matrix(
     return [finished_result(cell.folder, cell.config) for cell in cells]
 
 
-def _start(cell: Cell, device: torch.device, jobs: int) -> Cell:
+def _start(cell: Cell, device: torch.device, jobs: int, gpus: int) -> Cell:
     """Start a run as ``ddfp train --config FILE``, its output in ``train.log``."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     planned = cell.folder / "planned.yaml"
@@ -165,6 +179,8 @@ def _start(cell: Cell, device: torch.device, jobs: int) -> Cell:
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
     command += ["--out", str(cell.folder), "--device", str(device)]
+    if gpus > 1:
+        command += ["--gpus", str(gpus)]
     with (cell.folder / "train.log").open("w") as log:
         cell.process = subprocess.Popen(
             command,
@@ -203,11 +219,13 @@ def ledger(results: Sequence[RunResult]) -> pd.DataFrame:
     rows = []
     for result in results:
         row = {name: getattr(result, name, None) for name in LEDGER}
-        row |= {"split": result.labeled, "config": result.config_hash}
+        paper = paper_score(result.benchmark, result.split, result.method)
+        row |= {"config": result.config_hash, "paper": paper}
+        row |= {"difference": result.test_miou - paper}
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(LEDGER))
-    scores = [name for name in LEDGER if "miou" in name]
-    return frame.round(dict.fromkeys(scores, 2) | {"seconds": 1})
+    scores = [name for name in LEDGER if "miou" in name or name == "difference"]
+    return frame.round(dict.fromkeys(scores, 2) | {"seconds": 1, "peak_memory": 2})
 
 
 def write_ledger(results: Sequence[RunResult], path: Path) -> None:

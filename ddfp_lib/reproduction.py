@@ -18,23 +18,39 @@ class Request:
 
     Attributes:
         benchmark: name below ``reproduce/configs``, or path of a ``.yaml``.
+        splits: names of the benchmark's published splits; none for what it names itself.
         methods: names of presets.
         seeds: one run of each method per seed.
         out: folder of runs and report.
         settings: ``key=value`` overrides.
         quick: the benchmark's quick settings.
         jobs: runs side by side; 0: one a core, or one on a GPU.
+        gpus: processes of each run, one a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
     """
 
     benchmark: str
+    splits: list[str]
     methods: list[str]
     seeds: list[int]
     out: str
     settings: list[str]
     quick: bool
     jobs: int
+    gpus: int
     device: str
+
+    def cells(self) -> list[Cell]:
+        """Return the runs that are asked for; see :func:`ddfp_lib.matrix.plan`."""
+        return plan(
+            find_benchmark(self.benchmark),
+            self.methods,
+            self.seeds,
+            Path(self.out),
+            self.settings,
+            self.quick,
+            self.splits,
+        )
 
 
 def reproduce(request: Request) -> dict[Path, str]:
@@ -54,14 +70,7 @@ def reproduce(request: Request) -> dict[Path, str]:
     notebook = repository() / "reproduce" / "experiment.ipynb"
     parameters = {**asdict(request), "out": str(out)}
     check_parameters(notebook, parameters)
-    cells = plan(
-        find_benchmark(request.benchmark),
-        request.methods,
-        request.seeds,
-        out,
-        request.settings,
-        request.quick,
-    )
+    cells = request.cells()
     check_data(cells)
     print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
     report = out / "report.ipynb"
@@ -89,6 +98,15 @@ def reproduce(request: Request) -> dict[Path, str]:
     }
 
 
+def print_plan(request: Request) -> None:
+    """Print what a request would run and what that would cost; the data need not be there."""
+    from ddfp_lib.estimate import table
+    from ddfp_lib.results import read_ledger
+
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    print(table(request.cells(), ledger, request.gpus))
+
+
 def _prepared(report: Path) -> str:
     # an early, empty file shows at once that the folder can be written
     write_atomically(report, lambda partial: partial.touch())
@@ -114,7 +132,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def check_data(cells: list[Cell]) -> None:
-    """Open the data of a matrix once, and draw its split, before a run does.
+    """Open the data of a matrix once, and draw its splits, before a run does.
 
     Raises:
         UserError: a folder, file or list is missing or not right.
@@ -122,7 +140,9 @@ def check_data(cells: list[Cell]) -> None:
     from ddfp_lib.training.loop import data_of, split_of
 
     config = cells[0].config
-    split_of(config, data_of(config, "train"))
+    train = data_of(config, "train")
+    for data in {cell.config.data: cell.config for cell in cells}.values():
+        split_of(data, train)
     for subset in {"val", config.data.test}:
         data_of(config, subset)
 

@@ -12,10 +12,11 @@ file                content
 """
 
 import fcntl
+import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,10 +39,14 @@ class RunResult:
 
     Validation images chose the ``best`` values (the evaluation with the highest mIoU), so they are
     optimistic; ``last`` values chose nothing. ``test_miou`` is of the teacher after the last step.
+
+    ``protocol`` is how images were segmented to be scored. ``gpu`` and ``gpus`` are the name and
+    number of those that the run ended on, none on a CPU; ``peak_memory`` what PyTorch had to
+    allocate on the first of them, GiB. ``data`` names the images, see :func:`data_digest`.
     """
 
     benchmark: str
-    labeled: str
+    split: str
     method: str
     seed: int
     miou_last: float
@@ -54,6 +59,11 @@ class RunResult:
     seconds: float
     commit: str
     config_hash: str
+    protocol: str
+    gpu: str | None
+    gpus: int
+    peak_memory: float | None
+    data: str
 
 
 def finished_result(out: Path, config: Config) -> RunResult | None:
@@ -86,7 +96,7 @@ def load_learner(config: Config, out: Path, device: torch.device, classes: int) 
     state, _ = Checkpoints(Path(out) / "checkpoints", config.config_hash).load(device)
     if state is None:
         raise UserError(f"{out}: has no checkpoint; train this run first")
-    learner = Learner(config, classes, device)
+    learner = Learner(config.bare(), classes, device)
     learner.load_state_dict(state["learner"])
     return learner
 
@@ -168,12 +178,33 @@ def describe(out: Path, config: Config, dataset: SegmentationDataset) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "threads": torch.get_num_threads(),
+        "weights": config.network.weights_sha256,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in packages},
         "classes": list(dataset.classes),
         "palette": [list(colour) for colour in dataset.palette],
     }
     write_text(out / "environment.json", json.dumps(environment, indent=2))
+
+
+def data_digest(
+    training: SegmentationDataset,
+    labeled: Sequence[int],
+    unlabeled: Sequence[int],
+    validation: SegmentationDataset,
+) -> str:
+    """Return eight hexadecimal digits that name the images of a run, cheaply.
+
+    They change with the name of an image, the size of its file, the order of the lists, and with
+    an image's being labeled. No file is opened: that every pixel is right is the business of
+    ``ddfp data verify``.
+    """
+    lists = {
+        "labeled": [(training.names[i], training.file_size(i)) for i in labeled],
+        "unlabeled": [(training.names[i], training.file_size(i)) for i in unlabeled],
+        "validation": [(name, validation.file_size(i)) for i, name in enumerate(validation.names)],
+    }
+    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:8]
 
 
 def commit() -> str:

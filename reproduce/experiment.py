@@ -14,21 +14,24 @@
 # %% [markdown]
 # # Methods against one another, on one benchmark
 #
-# This notebook trains every method once per seed and reports what came out. `ddfp reproduce`
-# executes it with other parameters; executed, it is the report. Runs that are finished are not
-# repeated, so it may be executed again at any time.
+# This notebook trains every method once per split and seed and reports what came out.
+# `ddfp reproduce` executes it with other parameters; executed, it is the report. Runs that are
+# finished are not repeated, so it may be executed again at any time.
 
 # %% tags=["parameters"]
 benchmark = "digits"
+splits = []
 methods = ["supervised", "consistency", "noise", "ddfp"]
 seeds = [0, 1, 2]
 out = "runs/digits"
 settings = []
 quick = False
 jobs = 0
+gpus = 1
 device = "cpu"
 
 # %% tags=["imports"]
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -37,9 +40,10 @@ from IPython.display import Markdown, display
 
 from ddfp_lib import analysis
 from ddfp_lib.config import find_benchmark
-from ddfp_lib.matrix import ledger, plan, run_matrix, write_ledger
+from ddfp_lib.matrix import Cell, ledger, plan, run_matrix, write_ledger
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.prediction import segment
+from ddfp_lib.published import released_curve
 from ddfp_lib.runs import Run
 from ddfp_lib.training.loop import data_of
 
@@ -47,28 +51,46 @@ from ddfp_lib.training.loop import data_of
 # ## Training
 
 # %% tags=["progress"]
-cells = plan(find_benchmark(benchmark), methods, seeds, Path(out), settings, quick)
+cells = plan(find_benchmark(benchmark), methods, seeds, Path(out), settings, quick, splits)
 results = run_matrix(
     cells,
     device=torch.device(device),
     jobs=jobs,
+    gpus=gpus,
     say=lambda line: print(line, flush=True),
 )
 write_ledger(results, Path(out) / "results.csv")
 table = ledger(results)
 
+
+def each_split() -> Iterator[tuple[list[Cell], pd.DataFrame]]:
+    """Yield the runs of each split and their rows of the ledger, under a heading of their own."""
+    for split, rows in table.groupby("split", sort=False):
+        if len(splits) > 1:
+            display(Markdown(f"### {split} labeled"))
+        yield [cell for cell in cells if cell.config.data.split == split], rows
+
+
+def by_method(runs: list[Cell]) -> dict[str, list[Run]]:
+    """Return the run folders of each method, a seed each."""
+    return {
+        method: [Run.open(cell.folder) for cell in runs if cell.config.method.name == method]
+        for method in methods
+    }
+
+
 # %% tags=["summary"]
 config = cells[0].config
-training = config.training
 test = data_of(config, config.data.test)
-names = ", ".join(test.classes)
+steps = {cell.config.data.split: cell.config.training.steps for cell in cells}
 display(
     Markdown(
-        f"**Benchmark {benchmark}{' (quick)' if quick else ''}.** "
-        f"{config.data.labeled} labeled images, {training.steps} steps of "
-        f"{training.batch_labeled} labeled + {training.batch_unlabeled} unlabeled images, "
-        f"{len(test)} test images, classes: {names}. "
-        f"Seeds {', '.join(map(str, seeds))}. Commit `{results[0].commit}`, on {device}."
+        f"**Benchmark {benchmark}{' (quick)' if quick else ''}.** Labeled: "
+        + ", ".join(f"{split} ({count:,} steps)" for split, count in steps.items())
+        + f". A step sees {config.training.batch_labeled} labeled and, but for `supervised`, "
+        f"{config.training.batch_unlabeled} unlabeled images. {len(test)} test images, classes: "
+        f"{', '.join(test.classes)}. Seeds {', '.join(map(str, seeds))}. "
+        f"Commit `{results[0].commit}`, on {device if gpus == 1 else f'{gpus} GPUs'}."
     )
 )
 
@@ -79,11 +101,13 @@ display(
 # No test image was used to choose anything, and no step was chosen by validation.
 
 # %% tags=["scores"]
-display(analysis.score_table(table).style.format("{:.1f}", na_rep="-"))
+for _, rows in each_split():
+    display(analysis.score_table(rows).style.format("{:.1f}", na_rep="-"))
 
 # %% tags=["scores-figure"]
 rival = "consistency" if "consistency" in methods else methods[0]
-display(figures.scores(table, rival))
+for _, rows in each_split():
+    display(figures.scores(rows, rival))
 
 # %% [markdown]
 # Paired differences: the same seed means the same labeled images, data order and starting weights.
@@ -91,16 +115,17 @@ display(figures.scores(table, rival))
 
 # %% tags=["differences"]
 against = [rival] + [m for m in ("noise", "supervised") if m in methods and m != rival]
-sentences = []
-for other in against:
-    for method in [m for m in methods if m not in against[: against.index(other) + 1]]:
-        gap = analysis.paired_difference(table, method, other)
-        sentences.append(
-            f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "
-            f"95 % interval {gap['low']:+.1f} to {gap['high']:+.1f} over {gap['seeds']} seeds: "
-            f"{analysis.verdict(gap)}."
-        )
-display(Markdown("\n".join(sentences)))
+for _, rows in each_split():
+    sentences = []
+    for other in against:
+        for method in [m for m in methods if m not in against[: against.index(other) + 1]]:
+            gap = analysis.paired_difference(rows, method, other)
+            sentences.append(
+                f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "
+                f"95 % interval {gap['low']:+.1f} to {gap['high']:+.1f} over {gap['seeds']} seeds: "
+                f"{analysis.verdict(gap)}."
+            )
+    display(Markdown("\n".join(sentences)))
 
 # %% [markdown]
 # The same runs on validation images. `best` values were chosen by validation, among all evaluations
@@ -108,27 +133,22 @@ display(Markdown("\n".join(sentences)))
 
 # %% tags=["validation"]
 validation = ["miou_last", "miou_best", "teacher_miou_last", "teacher_miou_best"]
-means = table.groupby("method", sort=False)[validation].agg(["mean", "std"])
-display(means.style.format("{:.1f}", na_rep="-"))
+for _, rows in each_split():
+    means = rows.groupby("method", sort=False)[validation].agg(["mean", "std"])
+    display(means.style.format("{:.1f}", na_rep="-"))
 
 # %% [markdown]
 # ## How did they get there?
 
 # %% tags=["curves"]
-opened = {cell.name: Run.open(cell.folder) for cell in cells}
-by_method = {
-    method: [opened[cell.name] for cell in cells if cell.config.method.name == method]
-    for method in methods
-}
-marks = {
-    "consistency begins": training.consistency_from * training.steps,
-    "perturbation begins": training.perturb_from * training.steps,
-}
-display(
-    figures.curves(
-        {method: [run.metrics() for run in runs] for method, runs in by_method.items()}, marks
-    )
-)
+for runs, _ in each_split():
+    training = runs[0].config.training
+    marks = {
+        "consistency begins": training.consistency_from * training.steps,
+        "perturbation begins": training.perturb_from * training.steps,
+    }
+    logs = {method: [run.metrics() for run in found] for method, found in by_method(runs).items()}
+    display(figures.curves(logs, marks, released_curve(runs[0].config)))
 
 # %% [markdown]
 # ## What do they see?
@@ -139,23 +159,24 @@ display(
 where = torch.device(device)
 shown = torch.linspace(0, len(test) - 1, 6).long().tolist()
 images = [test.image(index) for index in shown]
-learners = {method: runs[0].learner(where) for method, runs in by_method.items()}
-predictions = {
-    method: [segment(learner.teacher, image, where) for image in images]
-    for method, learner in learners.items()
-}
 truths = [test.mask(index) for index in shown]
-display(figures.segmentations(images, truths, predictions, test.classes, test.palette))
+for runs, _ in each_split():
+    predictions = {}
+    for method, found in by_method(runs).items():
+        teacher = found[0].learner(where).teacher
+        predictions[method] = [segment(teacher, image, where) for image in images]
+    display(figures.segmentations(images, truths, predictions, test.classes, test.palette))
 
 # %% [markdown]
 # ## Which classes?
 
 # %% tags=["classes"]
-iou = {
-    method: torch.tensor([r.test_iou for r in results if r.method == method]).numpy()
-    for method in methods
-}
-display(figures.class_iou(iou, test.classes))
+for _, rows in each_split():
+    iou = {
+        method: torch.tensor([results[row].test_iou for row in found.index]).numpy()
+        for method, found in rows.groupby("method", sort=False)
+    }
+    display(figures.class_iou(iou, test.classes))
 
 # %% [markdown]
 # ## Does the step go down the density?
@@ -165,22 +186,21 @@ display(figures.class_iou(iou, test.classes))
 # fastest. This is the first `ddfp` run; the flow never saw these images.
 
 # %% tags=["density"]
-described = next((m for m in methods if learners[m].density is not None), None)
-if described is None:
-    display(Markdown("None of these methods learns a density."))
-else:
-    measured = analysis.measure_descent(learners[described], data_of(config, "val"), eps=config.eps)
+for runs, _ in each_split():
+    described = next((cell for cell in runs if cell.config.method.perturbation == "density"), None)
+    if described is None:
+        display(Markdown("None of these methods learns a density."))
+        continue
+    learner = Run.open(described.folder).learner(where)
+    measured = analysis.measure_descent(learner, data_of(config, "val"), eps=config.eps)
     if len(measured.before) == 0:
         display(Markdown("The teacher is confident nowhere: there is no feature to move."))
-if described is not None and len(measured.before) > 0:
+        continue
     display(figures.descent(measured))
-    lower = {
-        name: float((after < measured.before).float().mean())
-        for name, after in measured.after.items()
-    }
     rows = {
         name: {
-            "features whose density falls (%)": 100 * lower[name],
+            "features whose density falls (%)": 100
+            * float((after < measured.before).float().mean()),
             "median change of log p (nats)": float((after - measured.before).median()),
             "features that keep their class (%)": 100 * measured.kept[name],
         }
@@ -192,7 +212,8 @@ if described is not None and len(measured.before) > 0:
 # ## What does it cost?
 
 # %% tags=["time"]
-display(figures.seconds(table))
+for _, rows in each_split():
+    display(figures.seconds(rows))
 
 # %% [markdown]
 # ## Every run

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 from PIL import Image
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.files import sha256
 from tests.conftest import TINY
 from tests.fixtures.trees import make_camvid, make_voc
 
@@ -88,7 +91,18 @@ def test_settings_seed_and_labeled_reach_the_run(tiny, tmp_path):
     words = ["--method", "supervised", "--seed", 5, "--labeled", "1/5", "--set", "training.steps=2"]
     assert ddfp("train", tiny, "--out", tmp_path / "run", *words) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["seed"], result["labeled"], result["steps"]) == (5, "1/5", 2)
+    assert (result["seed"], result["split"], result["steps"]) == (5, "1/5", 2)
+
+
+def test_starting_weights_reach_the_run_and_are_named(tiny, tmp_path, capsys):
+    path, out = tmp_path / "start.pth", tmp_path / "run"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    words = ["--weights", path, "--set", "training.steps=2", "--method", "supervised"]
+    assert ddfp("train", tiny, "--out", out, *words) == 0
+    assert sha256(path) in capsys.readouterr().out
+    assert json.loads((out / "environment.json").read_text())["weights"] == sha256(path)
+    path.unlink()  # a trained network needs them no more
+    assert ddfp("evaluate", out) == 0
 
 
 @pytest.mark.parametrize("dataset", ["camvid", "voc"])
@@ -130,6 +144,7 @@ BAD_WORDS = {
     ),
     "eps below 0": (["train", "TINY", "--set", "eps=-1"], ["eps", "-1"]),
     "no equals sign": (["train", "TINY", "--set", "eps"], ["--set eps", "KEY=VALUE"]),
+    "missing weights": (["train", "TINY", "--weights", "no/such.pth"], ["--weights no/such.pth"]),
     "missing data folder": (["train", "TINY", "--data", "no/such"], ["--data no/such"]),
     "unknown device": (["train", "TINY", "--device", "gpuu"], ["--device gpuu"]),
     "no such GPU": (["train", "TINY", "--device", "cuda:97"], ["--device cuda:97"]),
@@ -141,6 +156,18 @@ BAD_WORDS = {
     "no methods": (["reproduce", "TINY", "--methods", ","], ["--methods"]),
     "quick without settings": (["reproduce", "TINY", "--quick"], ["quick"]),
     "a method that is none": (["reproduce", "TINY", "--methods", "ddfp,best"], ["'best'"]),
+    "unknown split": (
+        ["reproduce", "voc", "--splits", "732,733", "--dry-run"],
+        ["'733'", "92, 183, 366, 732, 1464"],
+    ),
+    "two names for the labeled": (
+        ["reproduce", "voc", "--splits", "732", "--labeled", "92"],
+        ["--splits and --labeled"],
+    ),
+    "a benchmark without splits": (
+        ["reproduce", "digits", "--splits", "92"],
+        ["'92'", "--labeled"],
+    ),
     "record without results": (["record", "no/run"], ["results.csv"]),
 }
 
@@ -220,6 +247,33 @@ def test_bad_labeled_lists_are_named(content, told, tmp_path, capsys):
 def test_a_folder_of_another_configuration_is_refused(trained, tiny, capsys):
     assert ddfp("train", tiny, "--out", trained, "--set", "eps=3") == 2
     check_one_line(capsys.readouterr().err, [str(trained), "--out"])
+
+
+def test_a_dry_run_tells_the_plan_and_needs_no_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--splits", "732,1464", "--methods", "supervised,ddfp", "--seeds", "0,1", "--gpus", 4]
+    assert ddfp("reproduce", "voc", *words, "--dry-run") == 0
+    _, *lines, total, hours, memory = capsys.readouterr().out.splitlines()
+    cells = [tuple(line.split()[:4]) for line in lines]
+    assert cells == [
+        ("732", "supervised", "2", "49,200"),
+        ("732", "ddfp", "2", "49,200"),
+        ("1464", "supervised", "2", "45,600"),
+        ("1464", "ddfp", "2", "45,600"),
+    ]
+    assert total.startswith("8 runs, about ")
+    assert "the release's log" in hours
+    assert "not measured" in memory
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_benchmark_runs_all_its_splits_unless_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, runs in ([], 3), (["--quick"], 1), (["--labeled", "1/3"], 1):
+        assert (
+            ddfp("reproduce", "camvid", "--seeds", 0, "--methods", "ddfp", "--dry-run", *words) == 0
+        )
+        assert f"{runs} runs" in capsys.readouterr().out
 
 
 def test_help_is_there_for_every_command(capsys):

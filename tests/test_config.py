@@ -1,6 +1,7 @@
 """A configuration is what its files say, or an error that names the key."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -14,15 +15,18 @@ from ddfp_lib.config import (
     PRESETS,
     Config,
     MethodConfig,
+    find_benchmark,
     from_dict,
     load_config,
     load_method,
     presets,
     read_yaml,
+    splits_of,
     to_dict,
     to_yaml,
 )
 from ddfp_lib.errors import UserError
+from ddfp_lib.published import PAPER, published_scores
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = sorted((REPOSITORY / "reproduce" / "configs").rglob("*.yaml"))
@@ -74,6 +78,33 @@ def test_no_two_presets_are_one_method():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_benchmark_takes_every_preset(path, name):
     assert load_config(path, name, seed=3).seed == 3
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_every_published_split_is_a_configuration(path):
+    configs = [load_config(path, "ddfp", split=name) for name in splits_of(path)]
+    assert [config.data.split for config in configs] == splits_of(path)
+    assert len({config.config_hash for config in configs}) == len(configs)
+
+
+UNLABELED = {"voc": 10582, "voc_blender": 10582, "voc_dinov2": 10582, "cityscapes": 2975}
+EPOCHS = {"voc": 80, "voc_blender": 80, "voc_dinov2": 60, "cityscapes": 240}
+
+
+@pytest.mark.parametrize("path", [p for p in BENCHMARKS if p.stem in EPOCHS], ids=lambda p: p.stem)
+def test_steps_are_the_published_epochs(path):
+    """As four GPUs count an epoch: lists filled up to a multiple of four, whole batches only."""
+    for name in splits_of(path):
+        config = load_config(path, "ddfp", split=name)
+        unlabeled = UNLABELED[path.stem] - int(name)
+        epoch = math.ceil(unlabeled / 4) // (config.training.batch_unlabeled // 4)
+        assert config.training.steps == EPOCHS[path.stem] * epoch
+
+
+def test_the_papers_cells_are_the_splits():
+    scores = published_scores()
+    for benchmark, cells in scores[scores["source"] == PAPER].groupby("benchmark"):
+        assert list(cells["split"]) == splits_of(find_benchmark(benchmark))
 
 
 # There and back ----------------------------------------------------------------------------------
@@ -147,9 +178,26 @@ def test_every_value_that_can_change_the_result_changes_the_hash(values, key, ki
             continue  # not every neighbour of a value makes sense
         tried += 1
         assert variant != config
-        matters = key not in ("data.root", "data.workers")
+        matters = key not in ("data.root", "data.workers", "network.weights")
         assert (variant.config_hash != config.config_hash) == matters
     assert tried
+
+
+def test_weights_count_by_their_content(benchmark_file, tmp_path):
+    def config_of(name, content):
+        (tmp_path / name).write_bytes(content)
+        return load_config(benchmark_file, "ddfp", overrides=[f"network.weights={tmp_path / name}"])
+
+    config, moved, other = config_of("a", b"1"), config_of("b", b"1"), config_of("c", b"2")
+    assert config.network.weights_sha256 == hashlib.sha256(b"1").hexdigest()
+    assert config.config_hash == moved.config_hash != other.config_hash
+    assert config.bare().network.weights is config.bare().network.weights_sha256 is None
+
+
+def test_two_sets_of_starting_weights_are_refused(benchmark_file):
+    overrides = ["network.weights=some.pth", "network.pretrained=true"]
+    with pytest.raises(UserError, match=r"network\.pretrained and network\.weights"):
+        load_config(benchmark_file, "ddfp", overrides=overrides)
 
 
 def test_the_hash_names_folders(values):
@@ -249,6 +297,39 @@ def test_overrides_come_last(benchmark_file):
     rest = load_config(benchmark_file, "ddfp", seed=5)
     assert (rest.training.steps, rest.eps, rest.seed) == (6, 1.0, 5)
     assert config.method == rest.method == load_method("ddfp")
+
+
+def test_a_benchmark_is_laid_over_the_one_it_extends(benchmark_file, tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text(
+        "extends: tiny.yaml\ntraining: {steps: 9}\nnetwork: {encoder_options: {stem_width: 8}}\n"
+        "splits: {5: [data.labeled=5]}\nquick: [eps=7]\n"
+    )
+    base, other = (load_config(p, "ddfp") for p in (benchmark_file, path))
+    assert (base.training.steps, other.training.steps) == (6, 9)
+    assert other.training.batch_labeled == base.training.batch_labeled
+    assert other.network.encoder_options == {"stem_width": 8}
+    assert load_config(path, "ddfp", split="5", quick=True).eps == 7
+    path.write_text("extends: nowhere.yaml\n")
+    with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read"):
+        load_config(path, "ddfp")
+
+
+def test_splits_are_names_with_settings(benchmark_file, tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text("extends: tiny.yaml\nsplits: [92]\n")
+    with pytest.raises(UserError, match="splits: "):
+        splits_of(path)
+    with pytest.raises(UserError, match="has no such split; use --labeled"):
+        load_config(benchmark_file, "ddfp", split="92")
+
+
+@pytest.mark.parametrize(
+    ("labeled", "split"),
+    [("splits/732/labeled.txt", "732"), ("mine.txt", "mine"), ("1/8", "1/8"), (92, "92")],
+)
+def test_a_split_has_a_name(tiny_config, labeled, split):
+    assert tiny_config("ddfp", data={"labeled": labeled}).data.split == split
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,35 @@ def test_quick_settings_come_before_overrides(tiny, tmp_path):
     assert (quick.config.training.steps, slow.config.training.steps) == (3, 5)
 
 
+def test_splits_make_runs_of_their_own(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    splits = {4: ["data.labeled=4"], "1/5": ["data.labeled=1/5", "training.steps=9"]}
+    path.write_text(yaml.safe_dump({**TINY, "splits": splits}))
+    cells = plan(path, ["supervised", "ddfp"], [0], tmp_path, ["eps=3"], splits=["1/5", "4", "4"])
+    names = ["1-5-supervised-0", "1-5-ddfp-0", "4-supervised-0", "4-ddfp-0"]
+    assert [cell.name for cell in cells] == names
+    assert [cell.config.data.split for cell in cells] == ["1/5", "1/5", "4", "4"]
+    assert [cell.config.training.steps for cell in cells] == [9, 9, 6, 6]
+    assert {cell.config.eps for cell in cells} == {3.0}
+    with pytest.raises(UserError, match=r"split '732': .*tiny\.yaml .*choose one of 4, 1/5$"):
+        plan(path, ["ddfp"], [0], tmp_path, splits=["732"])
+
+
+def test_gpus_are_handed_to_the_runs(tiny, tmp_path, monkeypatch):
+    commands = []
+
+    def start(command, **_):
+        commands.append(command)
+        raise OSError("not started")
+
+    monkeypatch.setattr(matrix.subprocess, "Popen", start)
+    for gpus in (1, 4):
+        with pytest.raises(OSError, match="not started"):
+            run_matrix(plan(tiny, ["ddfp"], [0], tmp_path), device=CPU, gpus=gpus)
+    assert "--gpus" not in commands[0]
+    assert commands[1][-2:] == ["--gpus", "4"]
+
+
 def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
     cells = plan(tiny, ["supervised", "noise"], [0], tmp_path / "out")
     said = []
@@ -89,6 +118,10 @@ def test_ledger_is_derived_and_has_its_columns(tiny, tmp_path):
     assert tuple(frame.columns) == LEDGER
     assert frame["seed"].tolist() == [0, 1]
     assert frame["config"].tolist() == [cell.config.config_hash for cell in cells]
+    assert frame["protocol"].tolist() == ["whole"] * 2
+    assert frame["gpus"].tolist() == [0, 0]
+    assert frame["data"].nunique() == 1  # the seed changes no image
+    assert frame["paper"].isna().all()
     assert ledger(results)["test_miou"].tolist() == [round(r.test_miou, 2) for r in results]
 
 

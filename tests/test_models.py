@@ -7,6 +7,7 @@ from torch import nn
 from ddfp_lib.config import NetworkConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.decoder import ASPP, Embedding
+from ddfp_lib.models.encoder import enlarged_to_multiple
 from ddfp_lib.models.network import SegmentationNetwork, evaluating, resize
 from ddfp_lib.models.norms import DualBatchNorm2d
 
@@ -81,6 +82,8 @@ def test_shapes(images, stride):
         ("test_resnet", {"stem_type": "deep", "stem_width": 8}, 32),
         ("test_efficientnet", {}, 24),
         ("test_convnext", {}, 24),  # its first features have stride 4 already
+        ("resnet50", {}, 256),
+        ("convnext_tiny", {"depths": (1, 1, 1, 1)}, 96),
     ],
 )
 def test_low_level_features_have_stride_4_in_any_backbone(images, encoder, options, low):
@@ -115,6 +118,66 @@ def test_pooled_branch_sees_the_whole_image():
             parameter.zero_()
     (reach,) = torch.autograd.grad(aspp(features)[0, :, 0, 0].sum(), features)
     assert not reach[0, :, 3:].any()
+
+
+# Plain transformers ------------------------------------------------------------------------------
+
+DINOV2 = {
+    "encoder": "vit_small_patch14_dinov2",
+    "encoder_options": {"depth": 4, "embed_dim": 24, "num_heads": 2, "img_size": 28},
+}
+DINOV3 = {
+    "encoder": "vit_small_patch16_dinov3",
+    "encoder_options": {"depth": 5, "embed_dim": 32, "num_heads": 2},
+}
+
+
+@pytest.mark.parametrize("vit", [DINOV2, DINOV3, {"encoder": "test_vit"}], ids=str)
+@pytest.mark.parametrize("size", [(28, 42), (32, 48), (17, 90), (5, 5)], ids=str)
+def test_transformers_take_images_of_any_size(vit, size):
+    network = make_network(**vit)
+    patch = network.encoder.backbone.patch_embed.patch_size[0]
+    cells = tuple(-(-side // patch) for side in size)
+    images = torch.rand(2, 3, *size, generator=seeded())
+    low, high = network.encoder(images)
+    assert low.shape == (2, network.encoder.low_channels, *cells)
+    assert high.shape == (2, network.encoder.high_channels, *cells)
+    features = network.encode(images)
+    assert features.shape == (2, 4 + 8, 4 * cells[0], 4 * cells[1])
+    assert network(images).shape == (2, CLASSES, *size)
+
+
+def test_transformer_features_are_of_four_depths():
+    encoder = make_network(**DINOV2).encoder.eval()
+    images = torch.rand(1, 3, 28, 28, generator=seeded())
+    low, high = encoder(images)
+    tokens = encoder.backbone.forward_features(images)[:, 1:]
+    assert torch.equal(high.flatten(2).mT, tokens)
+    assert low.shape[1] == 3 * high.shape[1]
+    with torch.no_grad():
+        for parameter in encoder.backbone.blocks[3].parameters():
+            parameter.add_(0.1)
+    after_low, after_high = encoder(images)
+    assert torch.equal(low, after_low)
+    assert not torch.equal(high, after_high)
+
+
+def test_pixels_stay_where_they_were():
+    """An image whose sides are no multiple of the patch is scaled, neither cropped nor shifted."""
+    ramp = torch.linspace(0, 1, 30).expand(1, 3, 30, 30)
+    enlarged = enlarged_to_multiple(ramp, (14, 14))
+    assert enlarged.shape == (1, 3, 42, 42)
+    torch.testing.assert_close(resize(enlarged, (30, 30)), ramp, atol=0.01, rtol=0)
+    assert enlarged_to_multiple(ramp, (15, 10)) is ramp
+
+
+@pytest.mark.parametrize("vit", [DINOV2, DINOV3], ids=lambda options: options["encoder"])
+def test_every_weight_of_a_transformer_gets_a_gradient(vit):
+    network = make_network(**vit)
+    network(torch.rand(2, 3, 33, 40, generator=seeded())).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        if "auxiliary" not in name:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 # Starting weights --------------------------------------------------------------------------------
@@ -169,7 +232,8 @@ def test_impossible_output_stride(stride):
         ("test_resnet", {"out_indices": []}),
         ("test_resnet", {"output_stride": 8}),  # is an option of its own
         ("test_resnet", {"checkpoint_path": "no_such_file"}),
-        ("test_vit", {}),  # has no strides to choose
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),  # has no strides to choose
+        ("test_vit", {"depth": 3}),  # has no four depths to take features from
     ],
     ids=str,
 )

@@ -3,16 +3,25 @@
 import json
 import re
 
+import IPython.display
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
-from ddfp_lib.files import repository
-from ddfp_lib.reproduction import Request, check_parameters, reproduce
+from ddfp_lib.files import repository, write_text
+from ddfp_lib.published import published_scores
+from ddfp_lib.reproduction import Request, check_data, check_parameters, reproduce
+from ddfp_lib.results import record, results_page
+from ddfp_lib.runs import data_digest
+from ddfp_lib.training.loop import data_of, split_of, train
 from tests.conftest import TINY
+from tests.fixtures.trees import make_voc
 
+CPU = torch.device("cpu")
 NOTEBOOK = repository() / "reproduce" / "experiment.ipynb"
 
 
@@ -26,12 +35,14 @@ def tiny(tmp_path_factory):
 def request_for(benchmark, out, /, **changes) -> Request:
     values = {
         "benchmark": str(benchmark),
+        "splits": [],
         "methods": ["consistency", "ddfp"],
         "seeds": [0, 1],
         "out": str(out),
         "settings": [],
         "quick": False,
         "jobs": 2,
+        "gpus": 1,
         "device": "cpu",
     }
     return Request(**(values | changes))
@@ -83,7 +94,13 @@ def test_executed_notebook_keeps_its_code_and_has_no_error(reproduced):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"benchmark": "nothing"}, {"methods": ["best"]}, {"settings": ["epss=1"]}]
+    "changes",
+    [
+        {"benchmark": "nothing"},
+        {"methods": ["best"]},
+        {"settings": ["epss=1"]},
+        {"splits": ["732"]},
+    ],
 )
 def test_a_wrong_request_is_found_before_anything_is_written(changes, tiny, tmp_path):
     with pytest.raises(UserError):
@@ -98,3 +115,62 @@ def test_parameters_that_the_notebook_lacks_are_refused():
         check_parameters(NOTEBOOK, {**known, "epss": 1})
     with pytest.raises(UserError, match="is missing"):
         check_parameters(NOTEBOOK.with_name("nothing.ipynb"), known)
+
+
+def run_notebook(monkeypatch, **parameters) -> list:
+    """Execute the experiment's code in this process; return what it displays."""
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    names: dict = {}
+    for cell in lessons.as_notebook(NOTEBOOK.with_suffix(".py")).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+        if "parameters" in lessons.tags(cell):
+            assert parameters.keys() <= names.keys()
+            names.update(parameters)
+    return shown
+
+
+def test_from_a_voc_tree_by_two_splits_to_the_page(tmp_path, monkeypatch):
+    """Lists of names, runs (one of them interrupted), ledger, report and page of a real layout."""
+    names = [f"2007_{n:06d}" for n in range(9)]
+    root = make_voc(tmp_path / "VOC2012", {"train": names, "val": ["2008_000001", "2008_000002"]})
+    settings = {}
+    for split in (2, 4):
+        write_text(root / "splits" / str(split) / "labeled.txt", "\n".join(names[:split]))
+        settings[split] = [f"data.labeled=splits/{split}/labeled.txt"]
+    data = {"dataset": "voc", "labeled": 2, "test": "val", "augment": {"crop": 32}}
+    benchmark = tmp_path / "voc.yaml"
+    benchmark.write_text(
+        yaml.safe_dump({**TINY, "benchmark": "voc", "data": data, "splits": settings})
+    )
+    request = request_for(
+        benchmark,
+        tmp_path / "out",
+        splits=["2", "4"],
+        methods=["supervised", "ddfp"],
+        seeds=[0],
+        settings=[f"data.root={root}"],
+    )
+    cells = request.cells()
+    check_data(cells)
+    assert train(cells[1].config, cells[1].folder, device=CPU, stop_at=4) is None
+    for cell in cells:
+        train(cell.config, cell.folder, device=CPU)
+    shown = run_notebook(monkeypatch, **vars(request))
+
+    texts = [item.data for item in shown if isinstance(item, IPython.display.Markdown)]
+    headings = [text for text in texts if text.startswith("### ")]
+    # scores, their figure, differences, validation, curves, segmentations, classes, density, time
+    assert headings == ["### 2 labeled", "### 4 labeled"] * 9
+    ledger = record(tmp_path / "out" / "results.csv", tmp_path / "kept.csv")
+    assert ledger["split"].tolist() == ["2", "2", "4", "4"]
+    assert ledger["data"].nunique() == 2
+    page = results_page(ledger, published_scores())
+    assert "## voc, 4 labeled" in page
+
+    next(root.glob("JPEGImages/2007_000008.jpg")).write_bytes(b"another image")
+    (again, *_) = request.cells()
+    dataset, validation = (data_of(again.config, subset) for subset in ("train", "val"))
+    changed = data_digest(dataset, *split_of(again.config, dataset), validation)
+    assert changed != ledger["data"].iloc[0]

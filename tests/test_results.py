@@ -6,12 +6,16 @@ import pytest
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository
 from ddfp_lib.matrix import LEDGER
+from ddfp_lib.published import published_scores
 from ddfp_lib.results import (
     BEGIN,
     END,
-    headline,
+    NOT_RUN,
     markdown_table,
+    paper_table,
+    published_table,
     read_ledger,
+    readme_page,
     record,
     replace_block,
     results_page,
@@ -22,7 +26,8 @@ def rows(scores: dict[str, list[float]], split: str = "60", benchmark: str = "di
     table = [
         dict.fromkeys(LEDGER, 1.0)
         | {"benchmark": benchmark, "split": split, "method": method, "seed": seed}
-        | {"test_miou": score, "commit": "abc", "config": "00ff00ff"}
+        | {"test_miou": score, "commit": "abc", "config": "00ff00ff", "data": "1234abcd"}
+        | {"protocol": "whole", "gpu": "Some GPU", "gpus": 4, "peak_memory": 10.5}
         for method, values in scores.items()
         for seed, score in enumerate(values)
     ]
@@ -83,9 +88,62 @@ def test_replace_block_changes_the_block_alone():
         replace_block(text, "y", "new")
 
 
-def test_committed_pages_are_in_step_with_the_ledger():
+def test_rows_from_before_there_were_later_columns_stay_valid(files):
+    new, kept = files
+    old = [name for name in LEDGER if LEDGER.index(name) < LEDGER.index("protocol")]
+    rows({"ddfp": [40.0]}, split="30")[old].to_csv(kept, index=False)
+    merged = record(new, kept)
+    assert list(merged.columns) == list(LEDGER)
+    assert read_ledger(kept).set_index("split")["gpu"].isna().to_dict() == {"30": True, "60": False}
+
+
+def published(miou):
+    return pd.DataFrame(
+        {
+            "benchmark": ["voc", "voc", "cityscapes", "voc"],
+            "split": ["732", "1464", "186", "732"],
+            "method": ["ddfp", "ddfp", "ddfp", "Another"],
+            "miou": [miou, 82.0, float("nan"), 77.7],
+            "network": "R",
+            "source": ["DDFP", "DDFP", "DDFP", "Another"],
+            "note": ["", "", "could not be read", ""],
+        }
+    )
+
+
+def test_every_cell_of_the_paper_has_its_row_run_or_not():
+    ledger = rows({"ddfp": [81.0, 82.0], "supervised": [70.0]}, "732", "voc")
+    first, second, third = paper_table(ledger, published(81.2)).splitlines()[2:]
+    assert first.startswith("| voc | 732 | 81.2 | **81.5** ± 0.7 (2 seeds) | +0.3 | not run yet |")
+    assert "**70.0** (1 seed)" in first
+    assert first.count(NOT_RUN) == 2
+    assert second.count(NOT_RUN) == 4
+    assert third.startswith("| cityscapes | 186 | unknown | not run yet |  |")
+    assert len({line.count("|") for line in (first, second, third)}) == 1
+
+
+def test_what_others_published_stands_by_split():
+    lines = published_table(published(81.2), "voc").splitlines()
+    assert lines[0] == "| method | network | told by | 732 | 1464 | notes |"
+    assert lines[2:] == [
+        "| ddfp | R | DDFP | 81.2 | 82.0 |  |",
+        "| Another | R | Another | 77.7 |  |  |",
+    ]
+
+
+def test_a_run_stands_beside_the_paper_in_its_page():
+    page = results_page(rows({"ddfp": [81.0]}, "732", "voc"), published(81.2))
+    assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
+    assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0`" in page
+    assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each." in page
+
+
+def test_committed_pages_are_in_step_with_ledger_and_paper():
     root = repository()
-    kept = read_ledger(root / "reproduce" / "results.csv")
-    assert (root / "reproduce" / "RESULTS.md").read_text(encoding="utf-8") == results_page(kept)
+    kept, scores = read_ledger(root / "reproduce" / "results.csv"), published_scores()
+    page = (root / "reproduce" / "RESULTS.md").read_text(encoding="utf-8")
+    assert page == results_page(kept, scores)
     readme = (root / "README.md").read_text(encoding="utf-8")
-    assert replace_block(readme, "digits", headline(kept)) == readme
+    assert readme_page(readme, kept, scores) == readme
+    for cell in scores[scores["source"] == "DDFP"].itertuples():
+        assert f"| {cell.benchmark} | {cell.split} |" in page

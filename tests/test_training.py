@@ -623,6 +623,15 @@ def test_every_preset_trains(tiny_config, method):
     assert still == (idle if method in ("supervised", "consistency") else set())
 
 
+@pytest.mark.parametrize("method", ["ddfp", "ddfp_released", "vat"])
+def test_methods_train_on_a_transformer_unchanged(tiny_config, method):
+    options = {"depth": 4, "embed_dim": 24, "num_heads": 2, "img_size": 28}
+    network = {"encoder": "vit_small_patch14_dinov2", "encoder_options": options}
+    _, log = take_steps(tiny_config(method, network=network))
+    assert all(float(losses["loss"]) > 0 for losses in log)
+    assert log[-1]["perturbed"] >= 0
+
+
 def switches():
     """Every other value of every key of ``ddfp``: (key, value)."""
     ours = load_method("ddfp")

@@ -53,6 +53,10 @@ class SegmentationDataset(Protocol):
         """Return mask ``index``: uint8 (H, W), values 0..K-1 or ``IGNORE_INDEX``."""
         ...
 
+    def file_size(self, index: int) -> int:
+        """Return the bytes of the file of image ``index``; 0 where images are made, not read."""
+        return 0
+
 
 class FilePairs(SegmentationDataset):
     """Image and mask files, read from disk at each call.
@@ -99,6 +103,10 @@ class FilePairs(SegmentationDataset):
         stored = image_size(self._images[index])
         mask = read_mask(self._masks[index], len(self.classes), stored, self._void)
         return resize_mask(mask, self._size) if self._size else mask
+
+    def file_size(self, index: int) -> int:
+        """Return the bytes of the file of image ``index``."""
+        return self._images[index].stat().st_size
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -60,6 +60,7 @@ class Fusion(nn.Module):
         low_width: channels of the projected low-level features.
         width: channels of the ASPP output; F has ``channels = low_width + width`` of them.
         dilations: of ASPP.
+        enlarge: F has this many times the size of the low-level features.
     """
 
     def __init__(
@@ -69,18 +70,28 @@ class Fusion(nn.Module):
         low_width: int,
         width: int,
         dilations: Sequence[int],
+        enlarge: int = 1,
     ) -> None:
         super().__init__()
+        self.enlarge = enlarge
         self.low = _conv_norm_relu(low_channels, low_width, 1)
         self.aspp = ASPP(high_channels, width, dilations)
         self.channels = low_width + width
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """Map (B, low_channels, h, w) and (B, high_channels, h', w') to F (B, channels, h, w)."""
+        """Map (B, low_channels, h, w) and (B, high_channels, h', w') to F (B, channels, e h, e w).
+
+        e is ``enlarge``.
+        """
+        low = self.low(low)
+        if self.enlarge != 1:
+            low = F.interpolate(
+                low, scale_factor=self.enlarge, mode="bilinear", align_corners=False
+            )
         context = F.interpolate(
             self.aspp(high), size=low.shape[2:], mode="bilinear", align_corners=False
         )
-        return torch.cat([self.low(low), context], dim=1)
+        return torch.cat([low, context], dim=1)
 
 
 class Embedding(nn.Module):

@@ -27,8 +27,8 @@ class SegmentationNetwork(nn.Module):
     ``classify(v)``         v to logits (B, K, h, w)
     ======================  =====================================  ===============================
 
-    with h = H/4, w = W/4 (the stride of the backbone's low-level features). Everything that
-    training does is a composition of these three.
+    with h = H/4, w = W/4 (the stride of the backbone's low-level features; with DINOv2 the stride
+    is 3.5). Everything that training does is a composition of these three.
 
     Args:
         config: widths, backbone, output stride.
@@ -46,7 +46,12 @@ class SegmentationNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, 0))
             self.encoder = Encoder(
-                config.encoder, config.output_stride, config.pretrained, config.encoder_options
+                config.encoder,
+                config.output_stride,
+                config.pretrained,
+                config.encoder_options,
+                config.weights,
+                config.weights_sha256,
             )
             self.fusion = Fusion(
                 self.encoder.low_channels,
@@ -54,6 +59,7 @@ class SegmentationNetwork(nn.Module):
                 config.low_width,
                 config.aspp_width,
                 config.dilations,
+                self.encoder.enlarge,
             )
             self.embedding = Embedding(self.fusion.channels, config.embedding, config.dropout)
             self.classifier = nn.Conv2d(config.embedding, classes, 1)

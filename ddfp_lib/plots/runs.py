@@ -72,12 +72,15 @@ def scores(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> Pictur
 def curves(
     logs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
     marks: Mapping[str, float] | None = None,
+    released: Sequence[tuple[float, float]] = (),
 ) -> Picture:
     """Draw validation mIoU and pseudo-label quality over the steps of training.
 
     Args:
         logs: for each method the ``metrics.jsonl`` of each seed.
         marks: steps at which something begins, by what begins; drawn as vertical lines.
+        released: (step, mIoU) of the release's log, drawn beside ours; see
+            :func:`ddfp_lib.published.released_curve`.
     """
     panels = {
         "teacher_miou": "teacher's validation mIoU (%)",
@@ -96,6 +99,9 @@ def curves(
                     axes.text(step, bottom, f" {text}", rotation=90, va="bottom", fontsize=7)
             axes.set_xlabel("step")
             axes.set_title(label)
+        if released:
+            line = {"color": "black", "lw": 1, "ls": "--", "label": "release's log, one seed"}
+            row.flat[0].plot(*zip(*released, strict=True), **line)
         row.flat[0].legend(fontsize=8)
     return figure
 

@@ -17,7 +17,15 @@ from ddfp_lib.data.loaders import default_workers, lost_worker_named, training_b
 from ddfp_lib.data.splits import make_split, read_split
 from ddfp_lib.evaluation import evaluate
 from ddfp_lib.files import write_text
-from ddfp_lib.runs import MetricsLog, RunResult, commit, describe, exclusive, finished_result
+from ddfp_lib.runs import (
+    MetricsLog,
+    RunResult,
+    commit,
+    data_digest,
+    describe,
+    exclusive,
+    finished_result,
+)
 from ddfp_lib.training.checkpoint import Checkpoints
 from ddfp_lib.training.objective import Learner, training_step
 
@@ -84,7 +92,7 @@ def train(
         dataset, validation = data_of(config, "train"), data_of(config, "val")
         describe(out, config, dataset)
         labeled, unlabeled = split_of(config, dataset)
-        learner = Learner(config, len(dataset.classes), device)
+        learner = Learner(config.bare() if state else config, len(dataset.classes), device)
         for line in passed_over:
             progress(0, training.steps, line)
         if state:
@@ -131,7 +139,8 @@ def train(
                     raise FloatingPointError(f"step {step}: the loss is {values}; lower lr_head")
                 log.write(step, {"seconds": round(seconds(), 2), **values})
                 progress(step, training.steps, "")
-        result = _finish(out, config, learner, log, seconds())
+        data = data_digest(dataset, labeled, unlabeled, validation)
+        result = _finish(out, config, learner, log, seconds(), data)
     return result
 
 
@@ -151,13 +160,14 @@ def _evaluate_both(
 
 
 def _finish(
-    out: Path, config: Config, learner: Learner, log: MetricsLog, seconds: float
+    out: Path, config: Config, learner: Learner, log: MetricsLog, seconds: float, data: str
 ) -> RunResult:
     evaluations = [line for line in log.lines() if "teacher_miou" in line]
     test = evaluate(learner.teacher, data_of(config, config.data.test), device=learner.device)
+    on_gpu = learner.device.type == "cuda"
     result = RunResult(
         benchmark=config.benchmark,
-        labeled=str(config.data.labeled),
+        split=config.data.split,
         method=config.method.name,
         seed=config.seed,
         miou_last=evaluations[-1]["miou"],
@@ -170,6 +180,11 @@ def _finish(
         seconds=round(seconds, 1),
         commit=commit(),
         config_hash=config.config_hash,
+        protocol="whole",
+        gpu=torch.cuda.get_device_name(learner.device) if on_gpu else None,
+        gpus=int(on_gpu),
+        peak_memory=torch.cuda.max_memory_allocated(learner.device) / 2**30 if on_gpu else None,
+        data=data,
     )
     write_text(out / "result.json", json.dumps(asdict(result), indent=2))
     return result

@@ -1,0 +1,73 @@
+"""What a matrix will cost, told before: bytes by counting, hours by what was measured."""
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ddfp_lib.config import find_benchmark, load_config
+from ddfp_lib.estimate import estimate, training_memory
+from ddfp_lib.matrix import LEDGER
+from ddfp_lib.models.network import SegmentationNetwork, resize
+
+EMPTY = pd.DataFrame(columns=list(LEDGER))
+
+
+def voc(method, *overrides):
+    return load_config(find_benchmark("voc"), method, overrides=overrides)
+
+
+def test_counted_bytes_are_those_of_a_real_pass(tiny_config):
+    config = tiny_config("supervised")
+    network = SegmentationNetwork(config.network, 4)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    labels = torch.zeros(4, 32, 32, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = F.cross_entropy(resize(network(torch.rand(4, 3, 32, 32)), (32, 32)), labels)
+    weights = {p.untyped_storage().data_ptr(): p for p in network.parameters()}
+    real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+    real += 4 * sum(p.numel() * 4 for p in weights.values())
+    assert loss.isfinite()
+    assert training_memory(config) == pytest.approx(real, rel=0.02)
+
+
+def test_memory_follows_images_methods_and_gpus(tiny_config):
+    supervised, consistency, ddfp = (
+        training_memory(tiny_config(name)) for name in ("supervised", "consistency", "ddfp")
+    )
+    assert supervised < consistency < ddfp
+    larger = tiny_config("ddfp", training={"batch_labeled": 8, "batch_unlabeled": 8})
+    assert ddfp < training_memory(larger) < 2 * ddfp
+    assert training_memory(larger, gpus=2) == ddfp
+
+
+def test_hours_without_a_measurement_are_the_releases():
+    seconds = 49200 / 80 * (0.32 + 0.75 + 78 * 0.83)
+    hours = estimate(voc("ddfp"), EMPTY, gpus=4).hours
+    assert hours == pytest.approx(seconds / 3600)
+    assert estimate(voc("supervised"), EMPTY, gpus=4).hours == pytest.approx(49200 * 0.32 / 3600)
+    assert estimate(voc("ddfp"), EMPTY, gpus=8).hours == pytest.approx(hours / 2)
+    halved = voc("ddfp", "training.batch_labeled=8", "training.batch_unlabeled=8")
+    assert estimate(halved, EMPTY, gpus=4).hours == pytest.approx(hours / 2)
+
+
+def test_nothing_is_invented_for_other_networks():
+    cost = estimate(voc("ddfp", "network.encoder=resnet50"), EMPTY)
+    assert cost.hours is None
+    assert cost.basis == "nothing like it was measured yet"
+
+
+def test_measured_runs_come_first():
+    row = {"benchmark": "voc", "method": "ddfp", "steps": 100, "seconds": 50.0}
+    ledger = pd.DataFrame(
+        [row | {"gpu": "Some GPU", "gpus": 2}, row | {"seconds": 1.0, "gpu": "x", "gpus": 4}]
+    )
+    cost = estimate(voc("ddfp"), ledger, gpus=2)
+    assert cost.hours == pytest.approx(49200 * 0.5 / 3600)
+    assert "Some GPU" in cost.basis
+    assert "release" in estimate(voc("noise"), ledger, gpus=2).basis
