@@ -69,6 +69,7 @@ def train(
         Path | None, typer.Option(help="A whole configuration, instead of benchmark and method.")
     ] = None,
     device: Device = "auto",
+    keep: Annotated[int, typer.Option(min=2, help="Checkpoints that stay, the last ones.")] = 2,
 ) -> None:
     """Train one run; start it again to go on after an interruption."""
     from tqdm import tqdm
@@ -92,7 +93,7 @@ def train(
             if text:
                 bar.write(f"step {done}/{steps}  {text}")
 
-        result = run_training(chosen, out, device=_device(device), progress=progress)
+        result = run_training(chosen, out, device=_device(device), keep=keep, progress=progress)
     print(
         f"{out}: teacher {result.teacher_miou_last:.1f} mIoU on validation images "
         f"(best {result.teacher_miou_best:.1f}), {result.test_miou:.1f} on test images, "
@@ -204,6 +205,35 @@ def reproduce(
         print_plan(request)
         return
     written = run_notebook(request)
+    print("\nLook here:")
+    for path, what in written.items():
+        print(f"  {path}  {what}")
+
+
+@app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="A study; none: list them.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/study"),
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
+    device: Device = "auto",
+    keep: Annotated[
+        bool, typer.Option("--record", help="Take its tables into reproduce/studies.")
+    ] = False,
+) -> None:
+    """Answer one question by a set of runs; start it again to go on."""
+    from ddfp_lib.reproduction import run_study
+    from ddfp_lib.study import find_study, studies
+    from ddfp_lib.study import record as keep_study
+
+    if name is None:
+        for each in studies():
+            print(f"{each.name:<12} {each.question}")
+        return
+    chosen = find_study(name)
+    written = run_study(chosen, out, root=data, jobs=jobs, device=str(_device(device)))
+    if keep:
+        written |= dict.fromkeys(keep_study(chosen, out), "kept for `ddfp report`")
     print("\nLook here:")
     for path, what in written.items():
         print(f"  {path}  {what}")

@@ -20,6 +20,7 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.published import paper_score
 from ddfp_lib.runs import Run, RunResult, finished_result, read_metrics
+from ddfp_lib.training.checkpoint import Checkpoints
 
 LEDGER = (
     "benchmark",
@@ -49,10 +50,11 @@ cell, and ``test_miou`` minus that; mIoU in percent."""
 
 @dataclass
 class Cell:
-    """One run of the matrix."""
+    """One run of the matrix, and how many of its checkpoints stay."""
 
     config: Config
     folder: Path
+    keep: int = Checkpoints.KEEP
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     @property
@@ -179,6 +181,7 @@ def _start(cell: Cell, device: torch.device, jobs: int, gpus: int) -> Cell:
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
     command += ["--out", str(cell.folder), "--device", str(device)]
+    command += ["--keep", str(cell.keep)]
     if gpus > 1:
         command += ["--gpus", str(gpus)]
     with (cell.folder / "train.log").open("w") as log:

@@ -10,6 +10,7 @@ from ddfp_lib.config import find_benchmark
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.matrix import Cell, plan
+from ddfp_lib.study import Study
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,71 @@ def reproduce(request: Request) -> dict[Path, str]:
     Raises:
         UserError: the request is not right, or a run failed; starting again goes on from there.
     """
-    import papermill
-
     out = Path(request.out).resolve()
-    notebook = repository() / "reproduce" / "experiment.ipynb"
-    parameters = {**asdict(request), "out": str(out)}
-    check_parameters(notebook, parameters)
     cells = request.cells()
     check_data(cells)
     print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
     report = out / "report.ipynb"
+    html = execute("experiment", {**asdict(request), "out": str(out)}, report)
+    return {
+        html: "the report, one file",
+        report: "the same as an executed notebook",
+        out / "results.csv": "a row for each run",
+        out / "runs": "configuration, log and checkpoints of each run",
+    }
+
+
+def run_study(
+    study: Study, out: Path, *, root: Path | None, jobs: int, device: str
+) -> dict[Path, str]:
+    """Execute the study notebook and export it; see :mod:`ddfp_lib.study`.
+
+    Args:
+        study: what to run.
+        out: folder of all studies.
+        root: folder of the data set; digit scenes need none.
+        jobs: runs side by side; 0: one a core, or one on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        What was written: each file and what it is.
+
+    Raises:
+        UserError: a setting is not right, or a run failed; starting again goes on from there.
+    """
+    out = Path(out).resolve()
+    cells = study.cells(out, root)
+    check_data(cells)
+    print(f"{len(cells)} runs of the study {study.name} on {device}, in {out}", flush=True)
+    report = out / f"{study.name}.ipynb"
+    parameters = {"study": study.name, "out": str(out), "jobs": jobs, "device": device}
+    parameters |= {"root": None if root is None else str(Path(root).resolve())}
+    html = execute("study", parameters, report)
+    return {
+        html: "the report, one file",
+        report: "the same as an executed notebook",
+        out / f"{study.name}.csv": "a row for each run",
+    }
+
+
+def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
+    """Execute a notebook of ``reproduce/`` by papermill, and export it.
+
+    Args:
+        name: of the notebook, without the suffix.
+        parameters: each must be one of its ``parameters`` cell.
+        report: where the executed notebook is written; ``.html`` lands beside it.
+
+    Returns:
+        The exported page.
+
+    Raises:
+        UserError: a parameter is unknown, or a cell raised a ``UserError``.
+    """
+    import papermill
+
+    notebook = repository() / "reproduce" / f"{name}.ipynb"
+    check_parameters(notebook, parameters)
     try:
         papermill.execute_notebook(
             notebook,
@@ -88,14 +144,9 @@ def reproduce(request: Request) -> dict[Path, str]:
         if error.ename == "UserError":
             raise UserError(error.evalue) from error
         raise
-    html = out / "report.html"
+    html = report.with_suffix(".html")
     write_text(html, to_html(report))
-    return {
-        html: "the report, one file",
-        report: "the same as an executed notebook",
-        out / "results.csv": "a row for each run",
-        out / "runs": "configuration, log and checkpoints of each run",
-    }
+    return html
 
 
 def print_plan(request: Request) -> None:

@@ -12,7 +12,7 @@ from ddfp_lib.files import sha256, write_atomically, write_text
 
 
 class Checkpoints:
-    """The last two checkpoints of a run, in a folder of their own.
+    """The last checkpoints of a run, in a folder of their own.
 
     ``index.json`` names them, newest first, with step, configuration hash and SHA-256; it is
     renamed into place after the checkpoint it names, so that a kill at any moment leaves the
@@ -22,16 +22,17 @@ class Checkpoints:
     Args:
         folder: made on the first save.
         config_hash: of the run; checkpoints of another configuration are refused.
+        keep: how many stay; at least 2, so that there is one to go back to.
     """
 
     KEEP = 2
 
-    def __init__(self, folder: Path, config_hash: str) -> None:
-        self.folder, self.config_hash = Path(folder), config_hash
+    def __init__(self, folder: Path, config_hash: str, keep: int = KEEP) -> None:
+        self.folder, self.config_hash, self.keep = Path(folder), config_hash, max(2, keep)
         self.index = self.folder / "index.json"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``state`` as the checkpoint of ``step``, then forget all but the last two.
+        """Write ``state`` as the checkpoint of ``step``, then forget all but the last ``keep``.
 
         Raises:
             UserError: the folder cannot be written; older checkpoints are still there.
@@ -47,7 +48,7 @@ class Checkpoints:
             "sha256": sha256(path),
             "config": self.config_hash,
         }
-        entries = [entry, *(e for e in self.entries() if e["file"] != path.name)][: self.KEEP]
+        entries = [entry, *(e for e in self.entries() if e["file"] != path.name)][: self.keep]
         write_text(self.index, json.dumps(entries, indent=2))
         kept = {e["file"] for e in entries}
         for old in self.folder.glob("step-*.pt"):

@@ -58,6 +58,7 @@ def train(
     *,
     device: torch.device,
     stop_at: int | None = None,
+    keep: int = Checkpoints.KEEP,
     progress: Callable[[int, int, str], object] = lambda done, steps, text: None,
 ) -> RunResult | None:
     """Train until the end, from the newest checkpoint in ``out`` or from the start.
@@ -71,6 +72,7 @@ def train(
         config: of the run.
         out: its folder.
         device: to train on.
+        keep: checkpoints that stay, the last ones.
         stop_at: leave after the checkpoint of this step, as if interrupted.
         progress: called as (steps done, steps in all, text) now and then.
 
@@ -87,7 +89,7 @@ def train(
         finished = finished_result(out, config)
         if finished:
             return finished
-        checkpoints = Checkpoints(out / "checkpoints", config.config_hash)
+        checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
         state, passed_over = checkpoints.load(device)  # or refuse, before anything is written
         dataset, validation = data_of(config, "train"), data_of(config, "val")
         describe(out, config, dataset)

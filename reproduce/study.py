@@ -1,0 +1,98 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A study: one question, and the runs that answer it
+#
+# `ddfp study NAME` executes this notebook with the name of a file in `reproduce/studies`; executed,
+# it is the report. Runs that are finished are not repeated.
+
+# %% tags=["parameters"]
+study = "rivals"
+out = "runs/study"
+root = None
+jobs = 0
+device = "cpu"
+
+# %% tags=["imports"]
+from pathlib import Path
+
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from ddfp_lib import mechanism, study_report
+from ddfp_lib.files import write_text
+from ddfp_lib.matrix import ledger, run_matrix, write_ledger
+from ddfp_lib.plots import runs as figures
+from ddfp_lib.plots import study as study_figures
+from ddfp_lib.runs import Run
+from ddfp_lib.study import find_study
+
+# %% [markdown]
+# ## Training
+
+# %% tags=["progress"]
+asked = find_study(study)
+cells = asked.cells(Path(out), root)
+results = run_matrix(
+    cells,
+    device=torch.device(device),
+    jobs=jobs,
+    say=lambda line: print(line, flush=True),
+)
+write_ledger(results, Path(out) / f"{study}.csv")
+table = ledger(results)
+
+# %% tags=["answer"]
+display(Markdown(study_report.section(asked, table)))
+
+# %% tags=["scores"]
+for split, runs in table.groupby("split", sort=False):
+    display(study_figures.comparison(runs, asked.rival, asked.score, title=f"{split} labeled"))
+
+# %% [markdown]
+# ## How did they get there?
+
+# %% tags=["curves"]
+opened = [Run.open(cell.folder) for cell in cells]
+by_variant = {
+    name: [run.metrics() for run in opened if run.config.method.name == name]
+    for name in asked.variants
+}
+display(figures.curves(by_variant))
+
+# %% [markdown]
+# ## Does the boundary move to lower density?
+
+# %% tags=["mechanism"]
+measured = [
+    mechanism.measure_run(run, device=torch.device(device))
+    for run in opened
+    if run.config.method.name in asked.mechanism
+]
+if measured:
+    inside = pd.concat(measured)
+    write_text(
+        Path(out) / f"{study}-mechanism.csv",
+        inside.round(3).to_csv(index=False, lineterminator="\n"),
+    )
+    display(study_figures.boundary(inside))
+else:
+    display(Markdown("Not asked in this study."))
+
+# %% [markdown]
+# ## Every run
+
+# %% tags=["ledger"]
+display(table.style.hide(axis="index").format(precision=2, na_rep="-"))
