@@ -3,6 +3,7 @@
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (about 10 minutes)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
+#   make soak       faults again and again, and thousands of random inputs       (half an hour)
 #   make bench       speed and memory of the density estimator against two others (minutes)
 #   make lint        what `make test` checks first
 #   make lock        renew requirements.lock
@@ -16,7 +17,7 @@ READY := .venv/ready
 # uv of the machine, or one of our own
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
-.PHONY: help reproduce test notebooks bench lint lock clean
+.PHONY: help reproduce test notebooks soak bench lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +36,9 @@ lint: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store
+
+soak: $(READY)
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m "soak or fuzz" -s tests/faults
 
 bench: $(READY)
 	$(BIN)/python bench/density.py

@@ -3,10 +3,26 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ddfp_lib.errors import UserError
+
+
+@contextlib.contextmanager
+def told_as_user_error(path: Path) -> Iterator[None]:
+    """Tell in one line that ``path`` cannot be written.
+
+    Raises:
+        UserError: an OSError came out of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free some space or choose another folder with --out"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -25,16 +41,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free some space or choose another folder with --out"
-        ) from error
+        with told_as_user_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         with contextlib.suppress(OSError):  # where there could be no folder, there is no file
             partial.unlink()

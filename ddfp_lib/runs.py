@@ -28,7 +28,7 @@ import torch
 from ddfp_lib.config import Config, from_dict, read_yaml, to_yaml
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
-from ddfp_lib.files import write_text
+from ddfp_lib.files import told_as_user_error, write_text
 from ddfp_lib.training.checkpoint import Checkpoints
 from ddfp_lib.training.objective import Learner
 
@@ -126,8 +126,12 @@ class MetricsLog:
         return read_metrics(self.path)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append a line."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Append a line.
+
+        Raises:
+            UserError: the file cannot be written, or the disk is full.
+        """
+        with told_as_user_error(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
@@ -166,6 +170,8 @@ def exclusive(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{out}: another process is training there; wait for it") from error
+        for left in out.rglob(".*.partial"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
 
 

@@ -206,19 +206,6 @@ def test_killed_while_it_writes_a_checkpoint(tiny_config, finished, tmp_path, mo
     assert_same_run(tmp_path, finished("ddfp"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_config, tmp_path, monkeypatch):
-    step = loop.training_step
-
-    def overflowing(learner, batch, number):
-        losses = step(learner, batch, number)
-        return losses if number < 3 else losses | {"loss": torch.tensor(torch.nan)}
-
-    monkeypatch.setattr(loop, "training_step", overflowing)
-    with pytest.raises(FloatingPointError, match="step 3"):
-        train(tiny_config("supervised"), tmp_path, device=CPU)
-    assert newest_state(tmp_path)["step"] == 2
-
-
 # What a run leaves behind ------------------------------------------------------------------------
 
 

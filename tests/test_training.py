@@ -448,7 +448,7 @@ def test_stages_follow_one_another(tiny_config):
     untrained = snapshot(learner.density)
     for step, batch in enumerate(make_batches(config, 10)):
         losses = training_step(learner, batch, step)
-        names = {"supervised", "loss"}
+        names = {"supervised", "loss", "grad_norm"}
         if step >= 3:
             names |= {"clean", "bits_per_dim", "coverage"}
         if step >= 6:

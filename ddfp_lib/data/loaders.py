@@ -65,6 +65,30 @@ def sample_order(count: int, batch_size: int, step: int, seed: int) -> list[tupl
     return [(_permutation(count, seed, d // count)[d % count], d) for d in draws]
 
 
+def batch_names(
+    dataset: SegmentationDataset,
+    labeled: Sequence[int],
+    unlabeled: Sequence[int],
+    *,
+    batch_labeled: int,
+    batch_unlabeled: int,
+    seed: int,
+    step: int,
+) -> list[str]:
+    """Return the names of the images in the global batch of a step, labeled ones first.
+
+    Arguments as of :func:`training_batches`; nothing is read.
+    """
+    names = []
+    for kind, indices, size in (
+        ("labeled", labeled, batch_labeled),
+        ("unlabeled", unlabeled, batch_unlabeled),
+    ):
+        order = sample_order(len(indices), size, step, derive_seed(seed, kind))
+        names += [dataset.names[indices[item]] for item, _ in order]
+    return names
+
+
 @lru_cache(maxsize=8)
 def _permutation(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator(seed, "epoch", epoch)).tolist()

@@ -1,9 +1,9 @@
 """The training loop: evaluate, checkpoint, step, log, in this order, until the last step."""
 
 import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,12 @@ import torch
 from ddfp_lib.config import Config
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import default_workers, lost_worker_named, training_batches
+from ddfp_lib.data.loaders import (
+    batch_names,
+    default_workers,
+    lost_worker_named,
+    training_batches,
+)
 from ddfp_lib.data.splits import make_split, read_split
 from ddfp_lib.evaluation import evaluate
 from ddfp_lib.files import write_text
@@ -28,6 +33,7 @@ from ddfp_lib.runs import (
 )
 from ddfp_lib.training.checkpoint import Checkpoints
 from ddfp_lib.training.objective import Learner, training_step
+from ddfp_lib.training.watch import NotFiniteError
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl
 
@@ -81,11 +87,12 @@ def train(
 
     Raises:
         UserError: bad input, or ``out`` is in use or belongs to another configuration.
-        FloatingPointError: the loss is no longer a finite number.
+        FloatingPointError: a loss or gradient is no longer a finite number; the message names the
+            step, its values and its images. The last checkpoint is of before.
     """
     out = Path(out)
     training = config.training
-    with exclusive(out), lost_worker_named():
+    with exclusive(out), lost_worker_named(), ExitStack() as held:
         finished = finished_result(out, config)
         if finished:
             return finished
@@ -103,17 +110,23 @@ def train(
         log = MetricsLog(out / "metrics.jsonl", start)
         began = time.perf_counter()
         workers = config.data.workers
+        drawn = {
+            "batch_labeled": training.batch_labeled,
+            "batch_unlabeled": training.batch_unlabeled if config.method.consistency else 0,
+            "seed": config.seed,
+        }
         batches = training_batches(
             dataset,
             labeled,
             unlabeled,
             config.data.augment,
-            batch_labeled=training.batch_labeled,
-            batch_unlabeled=training.batch_unlabeled if config.method.consistency else 0,
-            seed=config.seed,
+            **drawn,
             start_step=start,
             stop_step=training.steps,
             workers=default_workers(device) if workers is None else workers,
+        )
+        held.enter_context(
+            _images_named(lambda step: batch_names(dataset, labeled, unlabeled, **drawn, step=step))
         )
 
         def seconds() -> float:
@@ -136,9 +149,8 @@ def train(
                 return None
             losses = training_step(learner, next(batches).to(device), step)
             if step % LOG_EVERY == 0:
+                learner.watch.check()
                 values = {name: float(value) for name, value in losses.items()}
-                if not math.isfinite(values["loss"]):
-                    raise FloatingPointError(f"step {step}: the loss is {values}; lower lr_head")
                 log.write(step, {"seconds": round(seconds(), 2), **values})
                 progress(step, training.steps, "")
         data = data_digest(dataset, labeled, unlabeled, validation)
@@ -146,10 +158,23 @@ def train(
     return result
 
 
+@contextmanager
+def _images_named(names: Callable[[int], list[str]]) -> Iterator[None]:
+    """Tell the images, too, of a step whose numbers are not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise FloatingPointError(
+            f"{error}; start again with a lower training.lr_head, or look at its images: "
+            + ", ".join(names(error.step))
+        ) from error
+
+
 def _evaluate_both(
     learner: Learner, dataset: SegmentationDataset, config: Config
 ) -> dict[str, Any]:
     """Validate student and teacher, and the pseudo-labels that the teacher would make."""
+    learner.watch.check()
     options = {"device": learner.device, "confidence": config.training.confidence}
     student = evaluate(learner.student, dataset, **options)
     teacher = evaluate(learner.teacher, dataset, **options)

@@ -16,6 +16,7 @@ from ddfp_lib.models.network import SegmentationNetwork, resize
 from ddfp_lib.perturb import FeaturePerturbation, Query, make_perturbation
 from ddfp_lib.seeds import generator
 from ddfp_lib.training.teacher import follow, make_teacher
+from ddfp_lib.training.watch import Watch
 
 
 def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tensor]:
@@ -30,8 +31,12 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
         step: number of this step, from 0. All randomness is a function of it and of the seed.
 
     Returns:
-        Scalars for the log, as tensors: the losses, the part of valid pixels with a pseudo-label
-        (``coverage``), and of the flow its bits per dimension.
+        Scalars for the log, as tensors: the losses, the norm of the student's gradient, the part
+        of valid pixels with a pseudo-label (``coverage``), and of the flow its bits per dimension.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite, and the student is as before the step.
+            On a GPU it is found out later, see :class:`~ddfp_lib.training.watch.Watch`.
     """
     config, method, stage = learner.config, learner.config.method, learner.stage(step)
     student, teacher, density = learner.student, learner.teacher, learner.density
@@ -288,6 +293,7 @@ class Learner:
                 seed=config.seed,
             ).to(device)
         self.optimizer = self._make_optimizer()
+        self.watch = Watch(device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         training = self.config.training
@@ -305,7 +311,12 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training changes, as nested dicts of tensors and numbers."""
+        """Return all that training changes, as nested dicts of tensors and numbers.
+
+        Raises:
+            FloatingPointError: a step's loss or gradient was not finite: nothing worth keeping.
+        """
+        self.watch.check()
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -373,6 +384,9 @@ class Learner:
         """Take the optimizer's step on the weighted sum of the losses.
 
         Before features are perturbed, clean strong views carry the weight of both.
+
+        Raises:
+            FloatingPointError: on a CPU, where loss or gradient is not finite; nothing has moved.
         """
         method, training = self.config.method, self.config.training
         weights = {
@@ -390,7 +404,11 @@ class Learner:
             group["lr"] = base * factor
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
         for name, value in losses.items():
             losses[name] = value.detach()
         losses["loss"] = loss.detach()
+        losses["grad_norm"] = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.student.parameters() if p.grad is not None]
+        )
+        self.watch.note(step, losses)
+        self.optimizer.step()
