@@ -376,6 +376,10 @@ def test_verify_own_data_may_lack_masks(tmp_path, capsys):
     assert "train: 3 images, 2 without a mask" in capsys.readouterr().out
     (tmp_path / "SegmentationClass" / "v.png").unlink()
     assert "v.png: no such file" in verify("voc", tmp_path)["val"].problems[0]
+    (tmp_path / "splits" / "2").mkdir(parents=True)
+    (tmp_path / "splits" / "2" / "labeled.txt").write_text("a\nb\n")
+    (problem,) = verify("voc", tmp_path)["train"].problems
+    assert problem.endswith("splits/2/labeled.txt: 1 images have no mask, the first is 'a'")
 
 
 def test_verify_counts_classes_and_draws_samples(tmp_path, tiny_counts, capsys):
