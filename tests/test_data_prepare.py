@@ -127,6 +127,13 @@ def test_voc_that_is_there_is_kept(archives, tmp_path):
     assert read_names(tmp_path / "ImageSets/Segmentation/train_aug.txt") == sorted(FINE + SBD)
 
 
+@pytest.mark.parametrize("inner", ["VOC2012", "VOCdevkit/VOC2012"])
+def test_a_root_too_high_is_corrected(tmp_path, inner):
+    (tmp_path / inner / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"VOC lies deeper; give --root {tmp_path / inner}"):
+        prepare_voc(tmp_path)
+
+
 @pytest.mark.parametrize("subset", ["train", "fine", "val"])
 def test_voc_of_another_number_is_refused(archives, tmp_path, subset):
     counts = VOC_COUNTS | {subset: 1000}
