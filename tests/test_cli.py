@@ -118,6 +118,18 @@ def test_folders_in_the_real_formats_train(dataset, tmp_path):
     assert ddfp("evaluate", tmp_path / "run", "--data", tmp_path / "data") == 0
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_the_run_in_one_line(workers, tmp_path, capsys):
+    root = make_camvid(tmp_path / "data", {"train": 3, "val": 1, "test": 1}, suffix=".jpg")
+    path = root / "train" / "0001TP_000001.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    benchmark = folder_benchmark(tmp_path / "b.yaml", "camvid", workers=workers)
+    assert ddfp("train", benchmark, "--out", tmp_path / "run", "--data", root) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len([line for line in told if line.startswith("ddfp: ")]) == 1
+    assert f"{path}: not a whole image" in told[-1]
+
+
 def test_unlabeled_images_of_ones_own_need_no_mask(tmp_path):
     names = [f"p{n}" for n in range(6)]
     make_voc(

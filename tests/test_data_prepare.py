@@ -127,6 +127,13 @@ def test_voc_that_is_there_is_kept(archives, tmp_path):
     assert read_names(tmp_path / "ImageSets/Segmentation/train_aug.txt") == sorted(FINE + SBD)
 
 
+@pytest.mark.parametrize("inner", ["VOC2012", "VOCdevkit/VOC2012"])
+def test_a_root_too_high_is_corrected(tmp_path, inner):
+    (tmp_path / inner / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"VOC lies deeper; give --root {tmp_path / inner}"):
+        prepare_voc(tmp_path)
+
+
 @pytest.mark.parametrize("subset", ["train", "fine", "val"])
 def test_voc_of_another_number_is_refused(archives, tmp_path, subset):
     counts = VOC_COUNTS | {subset: 1000}
@@ -376,6 +383,10 @@ def test_verify_own_data_may_lack_masks(tmp_path, capsys):
     assert "train: 3 images, 2 without a mask" in capsys.readouterr().out
     (tmp_path / "SegmentationClass" / "v.png").unlink()
     assert "v.png: no such file" in verify("voc", tmp_path)["val"].problems[0]
+    (tmp_path / "splits" / "2").mkdir(parents=True)
+    (tmp_path / "splits" / "2" / "labeled.txt").write_text("a\nb\n")
+    (problem,) = verify("voc", tmp_path)["train"].problems
+    assert problem.endswith("splits/2/labeled.txt: 1 images have no mask, the first is 'a'")
 
 
 def test_verify_counts_classes_and_draws_samples(tmp_path, tiny_counts, capsys):

@@ -1,6 +1,7 @@
 """A run can be cut anywhere, and ends as if it never was."""
 
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -12,10 +13,12 @@ import sys
 import pytest
 import torch
 import yaml
+from torch.utils.data import get_worker_info
 
 import ddfp_lib.training.checkpoint as checkpoint
 import ddfp_lib.training.loop as loop
 from ddfp_lib.config import from_dict
+from ddfp_lib.data.digits import DigitScenes
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import sha256
 from ddfp_lib.runs import MetricsLog, Run, exclusive, read_metrics
@@ -140,6 +143,32 @@ def test_a_resumed_run_is_one_that_never_stopped(tiny_config, finished, tmp_path
     assert not (tmp_path / "result.json").exists()
     assert train(config, tmp_path, device=CPU) is not None
     assert_same_run(tmp_path, finished(method))
+
+
+def test_a_run_may_go_on_with_other_workers(tiny_config, finished, tmp_path):
+    config = tiny_config("ddfp", data={"workers": 2})
+    train(config, tmp_path, device=CPU, stop_at=3)
+    train(tiny_config("ddfp", data={"workers": 0}), tmp_path, device=CPU)
+    assert_same_run(tmp_path, finished("ddfp"))
+
+
+def test_a_lost_worker_is_no_lost_run(tiny_config, finished, tmp_path, monkeypatch):
+    """It is killed at its third batch; the run ends with one line, and later as it should have."""
+    real = DigitScenes.image
+
+    def image(self, index):
+        if get_worker_info() and next(calls) == 20:  # of 8 a step
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, index)
+
+    calls = itertools.count()
+    config = tiny_config("ddfp", data={"workers": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(DigitScenes, "image", image)
+        with pytest.raises(UserError, match=r"data\.workers: .*Start again to go on"):
+            train(config, tmp_path, device=CPU)
+    train(config, tmp_path, device=CPU)
+    assert_same_run(tmp_path, finished("ddfp"))
 
 
 def test_the_runs_above_are_worth_comparing(finished):

@@ -63,10 +63,15 @@ def prepare_voc(
     """
 
     def archive(given: Path | None, file: PublishedFile) -> Path:
-        say(f"{file.name}: fetched into {root / 'archives'}" if given is None else f"{given}")
-        return file.fetch(root / "archives") if given is None else file.check(given)
+        if given is None:
+            say(f"{file.name}: to {root / 'archives'}")
+            return file.fetch(root / "archives")
+        return file.check(given)
 
     root = Path(root)
+    for inner in (root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (inner / "JPEGImages").is_dir():
+            raise UserError(f"{root}: VOC lies deeper; give --root {inner}")
     if not all((root / folder).is_dir() for folder in VOC_FOLDERS):
         _unpack_voc(archive(voc_archive, voc_file), root)
     if not (root / voc.AUG_MASKS).is_dir():

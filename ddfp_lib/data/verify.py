@@ -126,8 +126,13 @@ def _check_lists(root: Path, datasets: Mapping[str, FilePairs]) -> Sequence[str]
     if shared and train.name == "voc":  # the only one whose subsets are lists over one folder
         problems.append(f"{root}: {len(shared)} images are in train and in val, as {shared[0]!r}")
     for labeled in sorted(root.glob("splits/*/labeled.txt")):
+        unlabeled = labeled.with_name("unlabeled.txt")
         try:
-            read_split(train, labeled, labeled.with_name("unlabeled.txt"))
+            indices, _ = read_split(train, labeled, unlabeled if unlabeled.is_file() else None)
         except UserError as error:
             problems.append(str(error))
+            continue
+        bare = [train.names[index] for index in indices if not train.has_mask(index)]
+        if bare:
+            problems.append(f"{labeled}: {len(bare)} images have no mask, the first is {bare[0]!r}")
     return problems
