@@ -4,6 +4,7 @@
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak       faults again and again, and thousands of random inputs       (half an hour)
+#   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of the density estimator against two others (minutes)
 #   make lint        what `make test` checks first
 #   make lock        renew requirements.lock
@@ -17,7 +18,7 @@ READY := .venv/ready
 # uv of the machine, or one of our own
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
-.PHONY: help reproduce test notebooks soak bench lint lock clean
+.PHONY: help reproduce test notebooks study-report soak bench lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +40,9 @@ notebooks: $(READY)
 
 soak: $(READY)
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m "soak or fuzz" -s tests/faults
+
+study-report: $(READY)
+	$(BIN)/ddfp report
 
 bench: $(READY)
 	$(BIN)/python bench/density.py

@@ -57,7 +57,9 @@ def paired_difference(
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
     gaps = (wide[method] - wide[rival]).dropna()
     low, high = np.nan, np.nan
-    if len(gaps) > 1:
+    if len(gaps) > 1 and gaps.std() == 0:
+        low = high = gaps.mean()
+    elif len(gaps) > 1:
         low, high = stats.t.interval(confidence, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
     return {"difference": gaps.mean(), "low": low, "high": high, "seeds": len(gaps)}
 

@@ -230,10 +230,9 @@ def study(
         for each in studies():
             print(f"{each.name:<12} {each.question}")
         return
-    chosen = find_study(name)
-    written = run_study(chosen, out, root=data, jobs=jobs, device=str(_device(device)))
+    written = run_study(name, out, root=data, jobs=jobs, device=str(_device(device)))
     if keep:
-        written |= dict.fromkeys(keep_study(chosen, out), "kept for `ddfp report`")
+        written |= dict.fromkeys(keep_study(find_study(name), out), "kept for `ddfp report`")
     print("\nLook here:")
     for path, what in written.items():
         print(f"  {path}  {what}")
@@ -254,11 +253,12 @@ def record(
 
 @app.command()
 def report() -> None:
-    """Renew the tables of README.md and reproduce/RESULTS.md from reproduce/results.csv."""
+    """Renew README.md's table, RESULTS.md and STUDY.md from what is kept in reproduce/."""
     from ddfp_lib.files import repository
     from ddfp_lib.results import write_pages
+    from ddfp_lib.study_report import write_study_page
 
-    for path in write_pages(repository()):
+    for path in [*write_pages(repository()), *write_study_page(repository())]:
         print(path)
 
 

@@ -1,22 +1,25 @@
 """Does the boundary move to lower density? Measured in trained networks, method by method alike.
 
 A method's own flow cannot judge it: some methods have none, and one that was trained along might
-flatter the network it was trained with. So every network is judged by a fresh flow, fitted after
-the fact to its own features of the unlabeled training images, and densities are told as percentiles
-among its features of validation images: 50 is the median feature, 0 the sparsest.
+flatter the network it was trained with. So every network is judged by another kind of density, a
+mixture of Gaussians (scikit-learn's) fitted after the fact to its own features of training images,
+and densities are told as percentiles among its features of validation images: 50 is the median
+feature, 0 the sparsest.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import evaluation_batches
-from ddfp_lib.density import DensityConfig, DensityEstimator
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.runs import Run
 from ddfp_lib.seeds import generator
@@ -27,10 +30,11 @@ from ddfp_lib.training.objective import Learner, resize_nearest, to_rows
 MARGIN = 0.2
 """A feature lies at the decision boundary where its two highest probabilities differ by less."""
 
-JUDGE = DensityConfig(blocks=4, hidden=64, lr=2e-3, samples=2048)
-"""The flow that judges a network, the same for all."""
+COMPONENTS = 16
+"""Gaussians of the judging mixture, with full covariances."""
 
-JUDGE_STEPS = 300
+JUDGE_ROWS = 10_000
+"""Features that it is fitted to, at most."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,28 @@ def embeddings(
 
 
 class Judge:
-    """A flow fitted to a network's features after the fact, each dimension standardised.
+    """A mixture of Gaussians fitted to a network's features, each dimension standardised.
 
     Args:
-        rows: (N, D) float, the features it learns.
-        seed: of starting weights, row choice and noise.
+        rows: (N, D) float, the features; at most :data:`JUDGE_ROWS` of them, drawn at random.
+        seed: of the draw and of the starting means.
     """
 
     def __init__(self, rows: Tensor, seed: int = 0) -> None:
+        rng = generator(seed, "judge")
+        rows = rows.cpu()[torch.randperm(len(rows), generator=rng)[:JUDGE_ROWS]]
         self.mean, self.std = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
-        self.flow = DensityEstimator(
-            rows.shape[1], 1, JUDGE, total_steps=JUDGE_STEPS, seed=seed
-        ).to(rows.device)
-        rng = generator(seed, "judge", device=rows.device)
-        for _ in range(JUDGE_STEPS):
-            self.flow.fit_step((rows - self.mean) / self.std, generator=rng)
+        self.mixture = GaussianMixture(
+            min(COMPONENTS, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
+        )
+        with warnings.catch_warnings():  # a judge that is still improving is good enough
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.mixture.fit(((rows - self.mean) / self.std).numpy())
 
     def log_prob(self, rows: Tensor) -> Tensor:
-        """Return log p of features (N, D) as (N,), in nats, up to a constant of the network."""
-        return self.flow.log_prob((rows - self.mean) / self.std)
+        """Return log p of features (N, D) as (N,) float64, in nats, up to a constant."""
+        standard = (rows.cpu() - self.mean) / self.std
+        return torch.from_numpy(self.mixture.score_samples(standard.numpy()))
 
 
 def percentiles(values: Tensor) -> Tensor:
@@ -100,17 +107,17 @@ def boundary_density(
     seen: SegmentationDataset,
     unseen: SegmentationDataset,
     *,
-    images: int = 400,
+    images: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
     """Measure how dense the features are where the decision boundary runs.
 
     Args:
         network: to be judged.
-        seen: training images; their first ``images`` teach the judging flow.
+        seen: training images; their first ``images`` teach the judge.
         unseen: validation images with masks.
         images: of each data set.
-        seed: of the judging flow.
+        seed: of the judge.
 
     Returns:
         ``boundary percentile``: mean density percentile of the features at the boundary, NaN where
@@ -124,9 +131,9 @@ def boundary_density(
     boundary = first - second < MARGIN
     wrong = there.probability.argmax(dim=1) != there.labels
     return {
-        "boundary percentile": float(rank[boundary].mean()),
+        "boundary percentile": float(rank[boundary.cpu()].mean()),
         "boundary share": 100 * float(boundary.float().mean()),
-        "error percentile": float(rank[wrong].mean()),
+        "error percentile": float(rank[wrong.cpu()].mean()),
     }
 
 

@@ -10,7 +10,7 @@ from ddfp_lib.config import find_benchmark
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.matrix import Cell, plan
-from ddfp_lib.study import Study
+from ddfp_lib.study import find_study
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def reproduce(request: Request) -> dict[Path, str]:
 
 
 def run_study(
-    study: Study, out: Path, *, root: Path | None, jobs: int, device: str
+    name: str, out: Path, *, root: Path | None, jobs: int, device: str
 ) -> dict[Path, str]:
     """Execute the study notebook and export it; see :mod:`ddfp_lib.study`.
 
     Args:
-        study: what to run.
+        name: of the study, or path of its file.
         out: folder of all studies.
         root: folder of the data set; digit scenes need none.
         jobs: runs side by side; 0: one a core, or one on a GPU.
@@ -97,12 +97,12 @@ def run_study(
     Raises:
         UserError: a setting is not right, or a run failed; starting again goes on from there.
     """
-    out = Path(out).resolve()
+    study, out = find_study(name), Path(out).resolve()
     cells = study.cells(out, root)
     check_data(cells)
     print(f"{len(cells)} runs of the study {study.name} on {device}, in {out}", flush=True)
     report = out / f"{study.name}.ipynb"
-    parameters = {"study": study.name, "out": str(out), "jobs": jobs, "device": device}
+    parameters = {"study": name, "out": str(out), "jobs": jobs, "device": device}
     parameters |= {"root": None if root is None else str(Path(root).resolve())}
     html = execute("study", parameters, report)
     return {

@@ -55,7 +55,7 @@ class Study:
         name: of its file, without the suffix.
         number: its place in ``STUDY.md``.
         question: in one sentence.
-        benchmark: name of a benchmark.
+        benchmark: name of a benchmark, or path of a ``.yaml``.
         seeds: one run of each variant per seed.
         variants: by the name that figures and tables give them.
         rival: the variant that the others are compared with.
@@ -113,7 +113,7 @@ class Study:
                     words = " ".join([split or "", name, str(seed)])
                     folder = re.sub(r"[^\w.]+", "-", words).strip("-")
                     kept = EVERY if name in self.mechanism else Checkpoints.KEEP
-                    path = Path(out) / self.benchmark / "runs" / folder
+                    path = Path(out) / Path(self.benchmark).stem / "runs" / folder
                     cells.append(Cell(config, path, keep=kept))
         for cell in cells:
             cell.finished()
@@ -142,11 +142,13 @@ def studies() -> list[Study]:
 
 
 def find_study(name: str) -> Study:
-    """Return the study of this name.
+    """Return the study of this name, or that of a ``.yaml`` file.
 
     Raises:
         UserError: there is none; the message lists the names.
     """
+    if name.endswith((".yaml", ".yml")):
+        return read_study(Path(name))
     known = {study.name: study for study in studies()}
     if name not in known:
         raise UserError(f"study: {name!r} is unknown; choose one of {', '.join(known)}")

@@ -35,9 +35,9 @@ from ddfp_lib import mechanism, study_report
 from ddfp_lib.files import write_text
 from ddfp_lib.matrix import ledger, run_matrix, write_ledger
 from ddfp_lib.plots import runs as figures
-from ddfp_lib.plots import study as study_figures
+from ddfp_lib.plots.study import boundary
 from ddfp_lib.runs import Run
-from ddfp_lib.study import find_study
+from ddfp_lib.study import SCORES, find_study
 
 # %% [markdown]
 # ## Training
@@ -51,15 +51,15 @@ results = run_matrix(
     jobs=jobs,
     say=lambda line: print(line, flush=True),
 )
-write_ledger(results, Path(out) / f"{study}.csv")
+write_ledger(results, Path(out) / f"{asked.name}.csv")
 table = ledger(results)
 
 # %% tags=["answer"]
 display(Markdown(study_report.section(asked, table)))
 
 # %% tags=["scores"]
-for split, runs in table.groupby("split", sort=False):
-    display(study_figures.comparison(runs, asked.rival, asked.score, title=f"{split} labeled"))
+for _, runs in table.groupby("split", sort=False):
+    display(figures.scores(runs, asked.rival, asked.score, SCORES[asked.score]))
 
 # %% [markdown]
 # ## How did they get there?
@@ -84,10 +84,10 @@ measured = [
 if measured:
     inside = pd.concat(measured)
     write_text(
-        Path(out) / f"{study}-mechanism.csv",
+        Path(out) / f"{asked.name}-mechanism.csv",
         inside.round(3).to_csv(index=False, lineterminator="\n"),
     )
-    display(study_figures.boundary(inside))
+    display(boundary(inside))
 else:
     display(Markdown("Not asked in this study."))
 

@@ -40,8 +40,9 @@ def test_jupyterlab_opens_the_script_as_a_notebook_with_outputs(script, newer, t
     assert sum(bool(cell.get("outputs")) for cell in opened["content"]["cells"]) > 5
 
 
-def test_the_experiment_is_in_step_with_its_source():
-    script = lessons.NOTEBOOKS.parent / "reproduce" / "experiment.py"
+@pytest.mark.parametrize("name", ["experiment", "study"])
+def test_a_notebook_of_reproduce_is_in_step_with_its_source(name):
+    script = ROOT / "reproduce" / f"{name}.py"
     assert list(lessons.unlike_source(script)) == []
     assert list(lessons.bad_parameters(script)) == []
 

@@ -17,13 +17,16 @@ VOID = (255, 255, 255)
 """Colour of ignored pixels."""
 
 
-def scores(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> Picture:
+def scores(
+    ledger: pd.DataFrame, rival: str, score: str = "test_miou", label: str = "test mIoU (%)"
+) -> Picture:
     """Draw each run's score, and each method's paired difference to ``rival``.
 
     Args:
         ledger: see :func:`ddfp_lib.matrix.ledger`.
         rival: the method that the others are compared with, seed by seed.
         score: column of the ledger, mIoU in percent.
+        label: what the score is, with its unit.
     """
     methods = list(ledger["method"].unique())
     with figure_style():
@@ -59,7 +62,7 @@ def scores(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> Pictur
             )
         left.set_yticks(range(len(methods)), methods)
         left.set_ylim(len(methods) - 0.5, -0.7)
-        left.set_xlabel("test mIoU (%)")
+        left.set_xlabel(label)
         left.set_title("every seed a dot, the mean a bar")
         right.axvline(0, color="0.4", lw=1)
         right.set_xlabel("difference in mIoU (points)")

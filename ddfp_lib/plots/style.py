@@ -43,8 +43,11 @@ SEQUENCE = "viridis"
 
 
 def method_colour(name: str) -> str:
-    """Return the colour that a method has in every figure; grey for one without."""
-    return METHOD_COLOURS.get(name, "#6E6E6E")
+    """Return the colour that a method has in every figure; grey for one without.
+
+    A variant is named after its method and what differs, ``noise, eps 3``: it has the method's.
+    """
+    return METHOD_COLOURS.get(name.split(",")[0], "#6E6E6E")
 
 
 @contextmanager
@@ -77,16 +80,19 @@ class Picture(Figure):
     pixels keep it sharp where the page is zoomed; 256 colours keep it small.
     """
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+    def png(self) -> bytes:
+        """Return the picture as the bytes of a PNG file, 1800 pixels wide."""
         with figure_style():
             drawn = io.BytesIO()
             self.savefig(drawn, format="png", dpi=2 * DPI)
-        width = round(self.get_figwidth() * DPI)
         with Image.open(drawn) as picture:
             reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small = io.BytesIO()
         reduced.save(small, format="png", optimize=True)
-        return small.getvalue(), {"width": width}
+        return small.getvalue()
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return self.png(), {"width": round(self.get_figwidth() * DPI)}
 
     def __repr__(self) -> str:
         return f"<Picture with {len(self.axes)} axes>"

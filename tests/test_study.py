@@ -1,0 +1,203 @@
+"""Studies: files that parse, folders that are shared, a page that is in step with what is kept."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from ddfp_lib import study as module
+from ddfp_lib.config import load_config
+from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
+from ddfp_lib.errors import UserError
+from ddfp_lib.matrix import LEDGER
+from ddfp_lib.mechanism import Judge, boundary_density, percentiles
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.reproduction import run_study
+from ddfp_lib.study import find_study, read_study, record, studies
+from ddfp_lib.study_report import page, section
+from tests.conftest import TINY
+
+MINIMAL = """
+number: 1
+question: Which?
+benchmark: digits
+seeds: [0, 1]
+rival: consistency
+variants:
+  consistency: {preset: consistency}
+  noise, eps 3: {preset: noise, set: [eps=3]}
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "minimal.yaml"
+    path.write_text(MINIMAL)
+    return read_study(path)
+
+
+def runs_of(variants, seeds, score=lambda variant, seed: 50.0):
+    rows = [
+        dict.fromkeys(LEDGER)
+        | {"benchmark": "digits", "split": "85", "method": name, "seed": seed, "seconds": 60.0}
+        | {"test_miou": score(name, seed), "teacher_miou_last": score(name, seed), "commit": "abc"}
+        for name in variants
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("study", studies(), ids=lambda study: study.name)
+def test_every_study_of_the_repository_plans_its_runs(study, tmp_path):
+    cells = study.cells(tmp_path)
+    splits = len(study.splits) or 1
+    assert len(cells) == splits * len(study.seeds) * len(study.variants)
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert {cell.config.method.name for cell in cells} == set(study.variants)
+
+
+def test_studies_have_places_of_their_own():
+    assert [study.number for study in studies()] == list(range(1, len(studies()) + 1))
+
+
+def test_variants_of_one_name_are_one_everywhere(tmp_path):
+    """Studies of a benchmark share its runs: one name must not mean two configurations."""
+    hashes = {}
+    for study in studies():
+        for cell in study.cells(tmp_path):
+            known = hashes.setdefault(cell.folder, cell.config.config_hash)
+            assert known == cell.config.config_hash, cell.folder
+
+
+def test_a_variant_is_its_preset_with_its_settings(minimal, tmp_path):
+    plain, changed = minimal.cells(tmp_path)[:2]
+    assert changed.folder == tmp_path / "digits" / "runs" / "noise-eps-3-0"
+    assert changed.config.eps == 3
+    assert changed.config.method.perturbation == "noise"
+    benchmark = Path(__file__).parents[1] / "reproduce" / "configs" / "digits.yaml"
+    assert plain.config == load_config(benchmark, "consistency", 0)
+
+
+def test_settings_root_and_kept_checkpoints_reach_the_runs(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(MINIMAL + "settings: [training.steps=7]\nmechanism: [consistency]\n")
+    cells = read_study(path).cells(tmp_path, tmp_path / "data")
+    assert {cell.config.training.steps for cell in cells} == {7}
+    assert {cell.config.data.root for cell in cells} == {str(tmp_path / "data")}
+    assert cells[0].keep > 100 > cells[1].keep
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("rival: consistency", "rival: ddfp"), "'ddfp' is no variant"),
+        (("seeds: [0, 1]", "seed: [0, 1]"), "seed"),
+        (("number: 1", ""), "number"),
+        (("preset: noise", "preset: noises"), "'noises' is unknown"),
+        (("eps=3", "epss=3"), "epss"),
+        (("benchmark: digits", "benchmark: digit"), "'digit' is unknown"),
+    ],
+)
+def test_a_wrong_study_is_refused(change, named, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(MINIMAL.replace(*change))
+    with pytest.raises(UserError, match=named):
+        read_study(path).cells(tmp_path)
+
+
+def test_an_unknown_study_is_refused():
+    with pytest.raises(UserError, match=r"study: 'nothing' is unknown; choose one of eps"):
+        find_study("nothing")
+
+
+def test_the_page_is_in_step_with_what_is_kept():
+    kept = Path(__file__).parents[1] / "reproduce" / "STUDY.md"
+    assert kept.read_text() == page()
+
+
+def test_recording_keeps_tables_beside_the_study(minimal, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Study, "folder", tmp_path / "kept")
+    with pytest.raises(UserError, match=r"minimal.csv: is not there"):
+        record(minimal, tmp_path)
+    runs_of(minimal.variants, [0, 1]).to_csv(tmp_path / "minimal.csv", index=False)
+    assert minimal.stored() is None
+    assert record(minimal, tmp_path) == [tmp_path / "kept" / "minimal.csv"]
+    assert len(minimal.stored()) == 4
+
+
+def test_a_section_says_what_the_interval_allows(minimal):
+    def score(name, seed):
+        return 50 + 3 * (name != "consistency") + 0.1 * seed * (name != "consistency")
+
+    text = section(minimal, runs_of(minimal.variants, [0, 1, 2], score))
+    assert "| `noise, eps 3` | **53.1** ± 0.1 | 53.0 | 53.1 | 53.2 | +3.1 (+2.9 to +3.3) |" in text
+    assert "better, beyond the noise of these seeds: `noise, eps 3`" in text
+
+
+def test_a_choice_is_made_on_validation_images(minimal):
+    variants = {
+        **minimal.variants,
+        "noise, eps 9": module.Variant("noise", ["eps=9"]),
+    }
+    chooser = module.Study(**{**vars(minimal), "variants": variants, "score": "teacher_miou_last"})
+    scores = {"consistency": 50, "noise, eps 3": 51, "noise, eps 9": 52}
+    runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed)
+    runs["test_miou"] = 0.0
+    assert "Validation chooses `noise, eps 9` (52.5)." in section(chooser, runs)
+
+
+def test_the_notebook_answers_a_study(tmp_path):
+    benchmark = tmp_path / "tiny.yaml"
+    benchmark.write_text(yaml.safe_dump(TINY))
+    study = tmp_path / "two.yaml"
+    study.write_text(
+        MINIMAL.replace("benchmark: digits", f"benchmark: {benchmark}").replace("[0, 1]", "[0]")
+        + "mechanism: [consistency]\n"
+    )
+    run_study(str(study), tmp_path / "out", root=None, jobs=2, device="cpu")
+    runs = pd.read_csv(tmp_path / "out" / "two.csv")
+    assert list(runs["method"]) == ["consistency", "noise, eps 3"]
+    inside = pd.read_csv(tmp_path / "out" / "two-mechanism.csv")
+    assert set(inside["method"]) == {"consistency"}
+    assert set(inside["step"]) == {2, 4, 6}  # every checkpoint was kept
+    text = (tmp_path / "out" / "two.html").read_text()
+    assert "one seed: no statement about noise is possible" in text
+
+
+# Mechanism ---------------------------------------------------------------------------------------
+
+
+def test_percentiles_run_from_0_to_100_in_order():
+    values = torch.tensor([5.0, -1.0, 2.0])
+    assert percentiles(values).tolist() == [100, 0, 50]
+
+
+def test_the_judge_finds_the_gap_between_two_clusters():
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(3000, 4, generator=rng)
+    rows[:1500, 0] += 8
+    judge = Judge(rows)
+    gap = torch.zeros(50, 4)
+    gap[:, 0] = 4
+    assert judge.log_prob(gap).mean() < judge.log_prob(rows).quantile(0.1)
+    assert torch.equal(Judge(rows).log_prob(gap), judge.log_prob(gap))
+
+
+def test_boundary_density_is_a_percentile_and_leaves_the_network_alone(tiny_config):
+    config = tiny_config("consistency")
+    small = DigitScenesConfig(
+        size=32, classes=3, digits=(1, 2), digit_size=(12, 20), train=6, val=4
+    )
+    network = SegmentationNetwork(config.network, 4, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = boundary_density(
+        network, DigitScenes(small, "train"), DigitScenes(small, "val"), images=6
+    )
+    assert 0 <= found["boundary share"] <= 100
+    assert math.isnan(found["boundary percentile"]) or 0 <= found["boundary percentile"] <= 100
+    assert 0 <= found["error percentile"] <= 100
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
