@@ -50,6 +50,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as given to --out.")]
 Network = Annotated[str, typer.Option("--network", help="teacher or student.")]
 
@@ -70,6 +73,7 @@ def train(
     ] = None,
     device: Device = "auto",
     keep: Annotated[int, typer.Option(min=2, help="Checkpoints that stay, the last ones.")] = 2,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train one run; start it again to go on after an interruption."""
     from tqdm import tqdm
@@ -93,7 +97,14 @@ def train(
             if text:
                 bar.write(f"step {done}/{steps}  {text}")
 
-        result = run_training(chosen, out, device=_device(device), keep=keep, progress=progress)
+        result = run_training(
+            chosen,
+            out,
+            device=_device(device),
+            keep=keep,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
     print(
         f"{out}: teacher {result.teacher_miou_last:.1f} mIoU on validation images "
         f"(best {result.teacher_miou_best:.1f}), {result.test_miou:.1f} on test images, "
@@ -169,6 +180,7 @@ def reproduce(
     jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
     gpus: Annotated[int, typer.Option(help="GPUs of each run, a process each.")] = 1,
     device: Device = "auto",
+    tensorboard: TensorBoard = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs, steps, hours and memory, and stop.")
     ] = False,
@@ -200,6 +212,7 @@ def reproduce(
         jobs=jobs,
         gpus=gpus,
         device=str(_device(device)),
+        tensorboard=tensorboard,
     )
     if dry_run:
         print_plan(request)

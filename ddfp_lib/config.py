@@ -385,12 +385,19 @@ def _cells(values: dict[str, Any]) -> dict[str, list[str]]:
 def read_benchmark(path: Path) -> dict[str, Any]:
     """Read a benchmark's YAML, laid over the file that it ``extends``.
 
+    That file, and starting weights, are looked for from the folder of this one.
+
     Raises:
         UserError: one of the files is missing or no plain mapping.
     """
-    values = read_yaml(path)
+    values, folder = read_yaml(path), Path(path).parent
     base = values.pop("extends", None)
-    return values if base is None else _laid_over(read_yaml(Path(path).parent / base), values)
+    if base is not None:
+        values = _laid_over(read_yaml(folder / base), values)
+    network = values.get("network")
+    if isinstance(network, dict) and isinstance(network.get("weights"), str):
+        network["weights"] = str((folder / network["weights"]).resolve())
+    return values
 
 
 def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

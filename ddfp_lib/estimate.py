@@ -131,12 +131,11 @@ def training_memory(config: Config, gpus: int = 1) -> int:
 
 
 def _classes(config: Config) -> int:
-    from ddfp_lib.data.camvid import COLOURS
-    from ddfp_lib.data.voc import CLASSES
+    from ddfp_lib.data import camvid, cityscapes, voc
 
-    if config.data.dataset == "digits":
-        return config.data.digits.classes + 1
-    return len(COLOURS) if config.data.dataset == "camvid" else len(CLASSES)
+    names = {"camvid": camvid.COLOURS, "cityscapes": cityscapes.CLASSES, "voc": voc.CLASSES}
+    dataset = config.data.dataset
+    return config.data.digits.classes + 1 if dataset == "digits" else len(names[dataset])
 
 
 def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1) -> str:

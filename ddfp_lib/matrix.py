@@ -128,6 +128,7 @@ def run_matrix(
     device: torch.device,
     jobs: int = 0,
     gpus: int = 1,
+    tensorboard: bool = False,
     say: Callable[[str], object] = print,
     every: float = 15.0,
 ) -> list[RunResult]:
@@ -138,6 +139,7 @@ def run_matrix(
         device: of every run.
         jobs: runs side by side; 0 for :func:`default_jobs`. On a CPU the cores are shared out.
         gpus: processes of each run, one a GPU.
+        tensorboard: let each run write its log for TensorBoard too.
         say: told of progress, a line at a time.
         every: seconds between two lines.
 
@@ -155,7 +157,7 @@ def run_matrix(
     try:
         while queue or running:
             while queue and len(running) < jobs:
-                running.append(_start(queue.pop(0), device, jobs, gpus))
+                running.append(_start(queue.pop(0), device, jobs, gpus, tensorboard))
             time.sleep(0.5)
             for cell in [c for c in running if c.process.poll() is not None]:
                 running.remove(cell)
@@ -173,7 +175,9 @@ def run_matrix(
     return [finished_result(cell.folder, cell.config) for cell in cells]
 
 
-def _start(cell: Cell, device: torch.device, jobs: int, gpus: int) -> Cell:
+def _start(
+    cell: Cell, device: torch.device, jobs: int, gpus: int = 1, tensorboard: bool = False
+) -> Cell:
     """Start a run as ``ddfp train --config FILE``, its output in ``train.log``."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     planned = cell.folder / "planned.yaml"
@@ -184,6 +188,8 @@ def _start(cell: Cell, device: torch.device, jobs: int, gpus: int) -> Cell:
     command += ["--keep", str(cell.keep)]
     if gpus > 1:
         command += ["--gpus", str(gpus)]
+    if tensorboard:
+        command.append("--tensorboard")
     with (cell.folder / "train.log").open("w") as log:
         cell.process = subprocess.Popen(
             command,

@@ -28,6 +28,7 @@ class Request:
         jobs: runs side by side; 0: one a core, or one on a GPU.
         gpus: processes of each run, one a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        tensorboard: write each run's log for TensorBoard too.
     """
 
     benchmark: str
@@ -40,6 +41,7 @@ class Request:
     jobs: int
     gpus: int
     device: str
+    tensorboard: bool
 
     def cells(self) -> list[Cell]:
         """Return the runs that are asked for; see :func:`ddfp_lib.matrix.plan`."""
@@ -67,7 +69,7 @@ def reproduce(request: Request) -> dict[Path, str]:
     """
     out = Path(request.out).resolve()
     cells = request.cells()
-    check_data(cells)
+    check_inputs(cells)
     print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
     report = out / "report.ipynb"
     html = execute("experiment", {**asdict(request), "out": str(out)}, report)
@@ -99,7 +101,7 @@ def run_study(
     """
     study, out = find_study(name), Path(out).resolve()
     cells = study.cells(out, root)
-    check_data(cells)
+    check_inputs(cells)
     print(f"{len(cells)} runs of the study {study.name} on {device}, in {out}", flush=True)
     report = out / f"{study.name}.ipynb"
     parameters = {"study": name, "out": str(out), "jobs": jobs, "device": device}
@@ -182,12 +184,14 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         )
 
 
-def check_data(cells: list[Cell]) -> None:
-    """Open the data of a matrix once, and draw its splits, before a run does.
+def check_inputs(cells: list[Cell]) -> None:
+    """Open the data of a matrix, draw its splits and build its network before a run does.
 
     Raises:
-        UserError: a folder, file or list is missing or not right.
+        UserError: a folder, file or list is missing or not right, or the starting weights are of
+            another network.
     """
+    from ddfp_lib.models.network import SegmentationNetwork
     from ddfp_lib.training.loop import data_of, split_of
 
     config = cells[0].config
@@ -196,6 +200,8 @@ def check_data(cells: list[Cell]) -> None:
         split_of(data, train)
     for subset in {"val", config.data.test}:
         data_of(config, subset)
+    if any(cell.steps_done() == 0 for cell in cells):  # others go on from their checkpoints
+        SegmentationNetwork(config.network, len(train.classes))
 
 
 def to_html(notebook: Path) -> str:

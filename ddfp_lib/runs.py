@@ -6,6 +6,7 @@ file                content
 ``config.yaml``     the resolved configuration
 ``environment.json``  versions, threads, GPU, commit, and the classes with their colours
 ``metrics.jsonl``   one line per logged step and per validation
+``tensorboard/``    the numbers of ``metrics.jsonl`` again, where they were asked for
 ``checkpoints/``    the last two, see :mod:`ddfp_lib.training.checkpoint`
 ``result.json``     written at the end: a folder that has it is finished
 ==================  ===========================================================================
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +32,9 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.files import told_as_user_error, write_text
 from ddfp_lib.training.checkpoint import Checkpoints
 from ddfp_lib.training.objective import Learner
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,13 @@ class MetricsLog:
         path: of the file.
         start: lines of later steps are dropped: they are of a try that was interrupted, and the
             resumed run writes them again.
+        tensorboard: write all numbers for TensorBoard too, into ``tensorboard`` beside the file.
+
+    Raises:
+        UserError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, *, tensorboard: bool = False) -> None:
         self.path = path
         # A step is logged after it is taken, an evaluation before: at `start` only the latter
         # was done when the checkpoint was written.
@@ -120,6 +128,10 @@ class MetricsLog:
             if line["step"] < start or (line["step"] == start and "loss" not in line)
         ]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.board = _board(path.with_name("tensorboard"), start) if tensorboard else None
+        for line in kept:
+            if line["step"] == start:  # TensorBoard drops all that it has from here on
+                self._show(line)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return all whole lines; a last one that was cut short is left out."""
@@ -133,6 +145,26 @@ class MetricsLog:
         """
         with told_as_user_error(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+        self._show({"step": step, **values})
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self.board is None:
+            return
+        for name, value in line.items():
+            if name != "step":
+                self.board.add_scalar(name, value, line["step"])
+        self.board.flush()
+
+
+def _board(folder: Path, start: int) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed; pip install 'ddfp[tensorboard]', or "
+            "leave the flag out"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=start)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

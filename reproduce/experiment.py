@@ -29,6 +29,7 @@ quick = False
 jobs = 0
 gpus = 1
 device = "cpu"
+tensorboard = False
 
 # %% tags=["imports"]
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ results = run_matrix(
     device=torch.device(device),
     jobs=jobs,
     gpus=gpus,
+    tensorboard=tensorboard,
     say=lambda line: print(line, flush=True),
 )
 write_ledger(results, Path(out) / "results.csv")

@@ -194,6 +194,22 @@ def test_weights_count_by_their_content(benchmark_file, tmp_path):
     assert config.bare().network.weights is config.bare().network.weights_sha256 is None
 
 
+def test_a_benchmark_finds_its_weights_wherever_it_is_read_from(
+    benchmark_file, tmp_path, monkeypatch
+):
+    values = yaml.safe_load(benchmark_file.read_text())
+    values["network"]["weights"] = "../start.pth"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "start.pth").write_bytes(b"1")
+    monkeypatch.chdir(tmp_path / "configs")
+    here = load_config(Path("tiny.yaml"), "ddfp")
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "configs" / "tiny.yaml", "ddfp") == here
+    assert here.network.weights == str(tmp_path / "start.pth")
+    assert here.network.weights_sha256
+
+
 def test_two_sets_of_starting_weights_are_refused(benchmark_file):
     overrides = ["network.weights=some.pth", "network.pretrained=true"]
     with pytest.raises(UserError, match=r"network\.pretrained and network\.weights"):

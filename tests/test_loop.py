@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing import event_accumulator
 from torch.utils.data import get_worker_info
 
 import ddfp_lib.training.checkpoint as checkpoint
@@ -474,3 +475,35 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_text('{"step": 0, "loss": 1.0}\n{"step": 25, "lo\n{"step": 50, "loss": 1.0}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(path)
+
+
+# TensorBoard -------------------------------------------------------------------------------------
+
+
+def test_tensorboard_shows_the_metrics_once_each(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    config = tiny_config("ddfp", training={"evaluate_every": 2})
+    assert train(config, tmp_path, device=CPU, tensorboard=True, stop_at=5) is None
+    train(config, tmp_path, device=CPU, tensorboard=True)  # from the checkpoint of step 4
+    board = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = [
+        (name, event.step, event.value)
+        for name in board.Tags()["scalars"]
+        for event in board.Scalars(name)
+    ]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    logged = [(k, line["step"], v) for line in lines for k, v in line.items() if k != "step"]
+    assert len(shown) == len(logged)
+    for (*place, value), (*wanted, told) in zip(sorted(shown), sorted(logged), strict=True):
+        assert place == wanted
+        assert value == pytest.approx(told, rel=1e-5, nan_ok=True)
+
+
+def test_without_tensorboard_the_flag_is_an_error_and_nothing_else_is(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"--tensorboard: .*pip install 'ddfp\[tensorboard\]'"):
+        MetricsLog(tmp_path / "metrics.jsonl", 0, tensorboard=True)
+    MetricsLog(tmp_path / "metrics.jsonl", 0)

@@ -14,7 +14,7 @@ from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, write_text
 from ddfp_lib.published import published_scores
-from ddfp_lib.reproduction import Request, check_data, check_parameters, reproduce
+from ddfp_lib.reproduction import Request, check_inputs, check_parameters, reproduce
 from ddfp_lib.results import record, results_page
 from ddfp_lib.runs import data_digest
 from ddfp_lib.training.loop import data_of, split_of, train
@@ -44,6 +44,7 @@ def request_for(benchmark, out, /, **changes) -> Request:
         "jobs": 2,
         "gpus": 1,
         "device": "cpu",
+        "tensorboard": False,
     }
     return Request(**(values | changes))
 
@@ -100,6 +101,7 @@ def test_executed_notebook_keeps_its_code_and_has_no_error(reproduced):
         {"methods": ["best"]},
         {"settings": ["epss=1"]},
         {"splits": ["732"]},
+        {"settings": ["network.weights=nowhere.pth"]},
     ],
 )
 def test_a_wrong_request_is_found_before_anything_is_written(changes, tiny, tmp_path):
@@ -153,7 +155,7 @@ def test_from_a_voc_tree_by_two_splits_to_the_page(tmp_path, monkeypatch):
         settings=[f"data.root={root}"],
     )
     cells = request.cells()
-    check_data(cells)
+    check_inputs(cells)
     assert train(cells[1].config, cells[1].folder, device=CPU, stop_at=4) is None
     for cell in cells:
         train(cell.config, cell.folder, device=CPU)

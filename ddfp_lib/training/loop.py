@@ -65,6 +65,7 @@ def train(
     device: torch.device,
     stop_at: int | None = None,
     keep: int = Checkpoints.KEEP,
+    tensorboard: bool = False,
     progress: Callable[[int, int, str], object] = lambda done, steps, text: None,
 ) -> RunResult | None:
     """Train until the end, from the newest checkpoint in ``out`` or from the start.
@@ -79,6 +80,7 @@ def train(
         out: its folder.
         device: to train on.
         keep: checkpoints that stay, the last ones.
+        tensorboard: write the log for TensorBoard too.
         stop_at: leave after the checkpoint of this step, as if interrupted.
         progress: called as (steps done, steps in all, text) now and then.
 
@@ -107,7 +109,7 @@ def train(
         if state:
             learner.load_state_dict(state["learner"])
         start, before = (state["step"], state["seconds"]) if state else (0, 0.0)
-        log = MetricsLog(out / "metrics.jsonl", start)
+        log = MetricsLog(out / "metrics.jsonl", start, tensorboard=tensorboard)
         began = time.perf_counter()
         workers = config.data.workers
         drawn = {
