@@ -74,12 +74,20 @@ def train(
     device: Device = "auto",
     keep: Annotated[int, typer.Option(min=2, help="Checkpoints that stay, the last ones.")] = 2,
     tensorboard: TensorBoard = False,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs of this machine that train this run together.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="The same on a CPU: processes that train together.")
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a step's images on each GPU: more need less memory.")
+    ] = 1,
 ) -> None:
     """Train one run; start it again to go on after an interruption."""
-    from tqdm import tqdm
-
     from ddfp_lib.config import find_benchmark, load_config, read_config
-    from ddfp_lib.training.loop import train as run_training
+    from ddfp_lib.training.distributed import launch
+    from ddfp_lib.training.loop import train_rank
 
     if (benchmark is None) == (config is None):
         raise UserError("train: give a benchmark (as: ddfp train digits) or --config FILE")
@@ -90,21 +98,13 @@ def train(
         chosen = load_config(find_benchmark(benchmark), method, seed, overrides, split=split)
     if chosen.network.weights:
         print(f"weights {chosen.network.weights}, SHA-256 {chosen.network.weights_sha256}")
-    with tqdm(total=chosen.training.steps, unit="step", disable=None) as bar:
-
-        def progress(done: int, steps: int, text: str) -> None:
-            bar.update(done - bar.n)
-            if text:
-                bar.write(f"step {done}/{steps}  {text}")
-
-        result = run_training(
-            chosen,
-            out,
-            device=_device(device),
-            keep=keep,
-            tensorboard=tensorboard,
-            progress=progress,
-        )
+    where, ranks = _ranks(device, gpus, processes)
+    if ranks == 1:
+        result = train_rank(chosen, out, where, accumulate, keep, tensorboard)
+    else:
+        result = launch(train_rank, ranks, chosen, out, where, accumulate, keep, tensorboard)
+    if result is None:  # this is a rank that torchrun started, and not the first
+        return
     print(
         f"{out}: teacher {result.teacher_miou_last:.1f} mIoU on validation images "
         f"(best {result.teacher_miou_best:.1f}), {result.test_miou:.1f} on test images, "
@@ -118,6 +118,9 @@ def evaluate(
     subset: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     network: Network = "teacher",
     data: Data = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="whole, slideN or cropN, as slide801 [the run's own].")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Print mIoU and each class's IoU of a run's newest checkpoint."""
@@ -128,8 +131,15 @@ def evaluate(
     opened, where = Run.open(run), _device(device)
     chosen = _network(opened.learner(where), network)
     dataset = data_of(opened.config.at(data), subset)
-    found = count(chosen, dataset, device=where, confidence=opened.config.training.confidence)
-    print(f"{subset}: {len(dataset)} images, {network}, whole image, single scale")
+    protocol = protocol or opened.config.data.protocol
+    found = count(
+        chosen,
+        dataset,
+        device=where,
+        protocol=protocol,
+        confidence=opened.config.training.confidence,
+    )
+    print(f"{subset}: {len(dataset)} images, {network}, protocol {protocol}, single scale")
     for name, iou in zip(opened.classes, found.iou.tolist(), strict=True):
         print(f"  {name:<12} {iou:6.2f}")
     print(f"  {'mIoU':<12} {found.miou:6.2f}")
@@ -317,6 +327,32 @@ def _device(name: str) -> "torch.device":
     return device
 
 
+def _ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str, int]:
+    """Return the device and the number of processes that a training asks for."""
+    import os
+
+    import torch
+
+    if gpus is None and processes is None:
+        return str(_device(device)), 1
+    option, count = ("--gpus", gpus) if processes is None else ("--processes", processes)
+    if gpus is not None and processes is not None:
+        raise UserError("--gpus and --processes: give one of them, for GPUs or for a CPU")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(f"{option}: torchrun has started the processes already; leave it out")
+    if count < 1:
+        raise UserError(f"{option} {count}: give at least 1")
+    if processes is not None:
+        if device not in ("auto", "cpu"):
+            raise UserError(f"--processes {count}: are of a CPU; use --gpus for --device {device}")
+        return "cpu", count
+    if count > torch.cuda.device_count():
+        raise UserError(f"--gpus {count}: this machine has {torch.cuda.device_count()}")
+    if device not in ("auto", "cuda"):
+        raise UserError(f"--gpus {count}: leave --device {device} out")
+    return "cuda", count
+
+
 def _network(learner: object, name: str) -> "torch.nn.Module":
     if name not in ("teacher", "student"):
         raise UserError(f"--network {name}: is neither teacher nor student")
@@ -326,14 +362,15 @@ def _network(learner: object, name: str) -> "torch.nn.Module":
 def run(command: Callable[[], object]) -> int:
     """Call ``command``; return its exit status.
 
-    Bad input is one line and status 2, a loss that is no longer a number one line and status 1.
+    Bad input is one line and status 2; a loss that is no longer a number, or a lost process, one
+    line and status 1.
     """
     try:
         command()
     except UserError as error:
         print(f"ddfp: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, ConnectionError) as error:
         print(f"ddfp: {error}", file=sys.stderr)
         return 1
     return 0

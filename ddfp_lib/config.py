@@ -31,6 +31,7 @@ from ddfp_lib.data.digits import DigitScenesConfig
 from ddfp_lib.density import DensityConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, sha256
+from ddfp_lib.protocol import Protocol
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -103,6 +104,8 @@ class DataConfig:
         split_seed: draws the labeled images where ``labeled`` is no list.
         test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
         size: (height, width) to which images are brought when read; ``None`` leaves them.
+        protocol: how images are segmented for scores: ``whole``, ``slideN`` or ``cropN`` with a
+            size in pixels, see :class:`~ddfp_lib.protocol.Protocol`.
         workers: processes that read images ahead of training, in each training process; ``None``:
             as many as there are cores for beside a GPU, none beside training on the CPU. Batches
             are the same with any number.
@@ -117,6 +120,7 @@ class DataConfig:
     split_seed: int = 0
     test: Literal["test", "val"] = "test"
     size: tuple[int, int] | None = None
+    protocol: str = "whole"
     workers: int | None = None
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -180,6 +184,9 @@ class TrainingConfig:
         ema_decay: the teacher keeps this part of itself each step, once it has history.
         evaluate_every: steps between two validations.
         checkpoint_every: steps between two checkpoints.
+        precision: what the networks compute in: ``float32``, or autocast to ``bfloat16`` or
+            ``float16`` (its gradients scaled). The density is always float32.
+        compile: let torch.compile make the networks' parts faster; their first steps take minutes.
     """
 
     steps: int
@@ -197,6 +204,8 @@ class TrainingConfig:
     ema_decay: float = 0.999
     evaluate_every: int = 500
     checkpoint_every: int = 500
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,6 +252,7 @@ class Config:
                 value = operator.attrgetter(key)(self)
                 if not good(value):
                     raise UserError(f"{key}: {value} makes no sense here; {mend}")
+        Protocol.parse(self.data.protocol)
         if self.network.pretrained and self.network.weights:
             raise UserError(
                 "network.pretrained and network.weights: are two sets of starting weights; take one"
@@ -254,10 +264,15 @@ class Config:
                 "method.density_of: features have no gradient in an embedding that is moved; "
                 "choose perturb_at: features"
             )
-        if method.density_vote and method.perturbation != "density":
+        votes = method.perturbation == "density" and self.density.kind == "flow"
+        if method.density_vote and not votes:
             raise UserError(
-                f"method.density_vote: {method.perturbation!r} learns no density that could vote; "
-                "choose 0 or perturbation: density"
+                "method.density_vote: there is no flow whose classes could vote; choose 0, or "
+                "perturbation: density and density.kind: flow"
+            )
+        if method.descend == "conditional" and self.density.kind != "flow":
+            raise UserError(
+                f"method.descend: {self.density.kind!r} knows no classes; choose marginal"
             )
 
     def at(self, root: Path | None) -> "Config":

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ddfp_lib.constants import UNLABELED
 from ddfp_lib.errors import UserError
 from ddfp_lib.flow import Flow
 from ddfp_lib.mixture import GaussianMixture
+from ddfp_lib.training.distributed import sum_gradients, total
 
 Method = TypeVar("Method", bound=Callable)
 
@@ -34,6 +35,8 @@ class DensityConfig:
     """Shape and training of the estimator; the defaults are the released values.
 
     Attributes:
+        kind: ``flow``, learned online; or as controls ``gmm`` and ``kde``, fitted once when
+            perturbation starts, see :mod:`ddfp_lib.frozen`; all below is of the flow.
         blocks: coupling blocks of the flow; 0 leaves the mixture alone.
         hidden: width of the subnets' hidden layers.
         clamp: bound of a coupling's absolute log-scale.
@@ -46,6 +49,7 @@ class DensityConfig:
         use_labels: train with class labels where they are given; otherwise on the marginal alone.
     """
 
+    kind: Literal["flow", "gmm", "kde"] = "flow"
     blocks: int = 2
     hidden: int = 256
     clamp: float = 2.0
@@ -220,9 +224,13 @@ class DensityEstimator(nn.Module):
         and the learning rate falling geometrically over ``total_steps``, flat afterwards
         (train_ddfp_pascal.py:455). Nothing flows back into the network that made the features.
 
+        Where several processes train together, N counts the rows of all of them. Each draws its
+        part of ``config.samples`` from its own rows, in proportion to their number, with its own
+        generator; gradients are summed, so parameters stay the same on every rank.
+
         Args:
             features: (N, D), any float dtype. With N = 0 nothing happens: no step is counted,
-                and the result is NaN.
+                and the result is NaN. A rank alone may have no rows.
             labels: (N,), class 0..K-1 or UNLABELED (-1); None: no labels. Not used if
                 ``config.use_labels`` is false.
             generator: of the row choice and the noise; fastest on the features' device.
@@ -236,16 +244,19 @@ class DensityEstimator(nn.Module):
         """
         v, labels = self._draw(features, labels, generator)
         nll = torch.zeros((), dtype=v.dtype, device=v.device)
-        if len(v) == 0:
+        rows = _rows_of_all(v)
+        if rows == 0:
             nan = torch.full_like(nll, math.nan)
             return FitResult(nan, nan, nan)
 
         self.optimizer.zero_grad()
         with torch.enable_grad():
             for chunk in _chunks(v):
-                loss = -self._log_prob(v[chunk], labels[chunk]).sum() / len(v)
+                loss = -self._log_prob(v[chunk], labels[chunk]).sum() / rows
                 loss.backward()
                 nll += loss.detach()
+        nll = total(nll)
+        sum_gradients(self.parameters())
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
         if not torch.isfinite(nll + norm):  # the step's only wait for the device
             self.optimizer.zero_grad()
@@ -320,23 +331,32 @@ class DensityEstimator(nn.Module):
     def _draw(
         self, features: Tensor, labels: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return at most ``config.samples`` random rows, noise added, and their labels."""
+        """Return this rank's part of ``config.samples`` random rows, noise added, and labels."""
         source, target = generator.device, features.device
         v = self._rows(features.detach())
         if labels is None or not self.config.use_labels:
             labels = torch.full((len(v),), UNLABELED, device=target)
-        if len(v) > self.config.samples:
+        rows = _rows_of_all(v)
+        if rows > self.config.samples:
             order = torch.randperm(len(v), generator=generator, device=source)
-            chosen = order[: self.config.samples].to(target)
+            chosen = order[: self.config.samples * len(v) // rows].to(target)
             v, labels = v[chosen], labels[chosen]
         noise = torch.randn(v.shape, generator=generator, device=source, dtype=v.dtype)
         return v + self.config.noise * noise.to(target), labels
 
 
 def _chunks(v: Tensor) -> Iterator[slice]:
-    """Cut the rows of v into slices whose graphs fit the memory of its device."""
+    """Cut the rows of v into slices whose graphs fit the memory of its device.
+
+    Without rows there is one slice, an empty one: a rank without any still has gradients, zeros.
+    """
     size = CPU_CHUNK_ROWS if v.device.type == "cpu" else CHUNK_ROWS
-    return (slice(start, start + size) for start in range(0, len(v), size))
+    return (slice(start, start + size) for start in range(0, max(1, len(v)), size))
+
+
+def _rows_of_all(v: Tensor) -> int:
+    """Return the number of rows of v over all ranks."""
+    return int(total(torch.tensor(len(v))))
 
 
 class _LogProb(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """How good a segmentation is: confusion matrix, IoU, and how far pseudo-labels can be trusted."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,11 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import evaluation_batches
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
+from ddfp_lib.protocol import Protocol
+from ddfp_lib.training.distributed import rank, total, world_size
+
+PIXELS = 2**20
+"""Most pixels that are segmented at a time, but for a single image that has more."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +66,47 @@ def evaluate(
     dataset: SegmentationDataset,
     *,
     device: torch.device,
+    protocol: str = "whole",
     confidence: float = 0.95,
     batch_size: int = 16,
 ) -> Evaluation:
-    """Segment every image of a data set, whole and at single scale, and count.
+    """Segment every image of a data set at single scale, and count.
+
+    Where several processes train together, all of them call this: each segments every so manieth
+    image, and the counts are added. No image is there twice to make the shares equal.
 
     Args:
         network: put into evaluation mode for the time being.
         dataset: images with masks; each image counts once.
         device: where ``network`` is.
+        protocol: see :class:`~ddfp_lib.protocol.Protocol`.
         confidence: threshold of a pseudo-label, in [0, 1].
         batch_size: images at a time, where they are of one size.
+
+    Raises:
+        UserError: the protocol is unknown, or an image or mask cannot be read.
     """
-    classes = len(dataset.classes)
+    rule, classes = Protocol.parse(protocol), len(dataset.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    confident = right = 0
+    sure_and_right = torch.zeros(2, dtype=torch.int64)
+    mine = range(rank(), len(dataset), world_size())
     with evaluating(network):
-        for images, masks in evaluation_batches(dataset, batch_size):
+        for images, masks in _small(evaluation_batches(dataset, batch_size, mine)):
+            images, masks = rule.prepare(images, masks)
             masks = masks.to(device)
-            probability, labels = network(images.to(device) / 255).softmax(dim=1).max(dim=1)
+            scores = rule.probabilities(network, images.to(device) / 255)
+            probability, labels = scores.max(dim=1)
             confusion += multiclass_confusion_matrix(
                 labels, masks, classes, ignore_index=IGNORE_INDEX
             ).cpu()
             sure = (probability > confidence) & (masks != IGNORE_INDEX)
-            confident += int(sure.sum())
-            right += int((sure & (labels == masks)).sum())
-    return Evaluation(confusion, confident, right)
+            sure_and_right += torch.stack([sure.sum(), (sure & (labels == masks)).sum()]).cpu()
+    confident, right = total(sure_and_right).tolist()
+    return Evaluation(total(confusion), confident, right)
+
+
+def _small(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut batches of large images into smaller ones, of at most ``PIXELS`` where possible."""
+    for images, masks in batches:
+        count = max(1, PIXELS // masks[0].numel())
+        yield from zip(images.split(count), masks.split(count), strict=True)

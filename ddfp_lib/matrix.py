@@ -147,6 +147,8 @@ def run_matrix(
         UserError: a run failed; the others were stopped and can go on later.
     """
     jobs = jobs or default_jobs(device)
+    if gpus > 1 and jobs > 1 and device.type == "cuda":
+        raise UserError(f"--jobs {jobs}: runs on {gpus} GPUs each go one after the other; use 1")
     waiting = [cell for cell in cells if not cell.finished()]
     already = {cell.name: cell.steps_done() for cell in waiting}
     running: list[Cell] = []
@@ -182,7 +184,7 @@ def _start(
     cell.folder.mkdir(parents=True, exist_ok=True)
     planned = cell.folder / "planned.yaml"
     write_text(planned, to_yaml(cell.config))
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // (jobs * gpus))
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
     command += ["--out", str(cell.folder), "--device", str(device)]
     command += ["--keep", str(cell.keep)]

@@ -4,7 +4,7 @@
 file                content
 ==================  ===========================================================================
 ``config.yaml``     the resolved configuration
-``environment.json``  versions, threads, GPU, commit, and the classes with their colours
+``environment.json``  versions, threads, GPUs, commit, and the classes with their colours
 ``metrics.jsonl``   one line per logged step and per validation
 ``tensorboard/``    the numbers of ``metrics.jsonl`` again, where they were asked for
 ``checkpoints/``    the last two, see :mod:`ddfp_lib.training.checkpoint`
@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import resource
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed import ReduceOp
 
 from ddfp_lib.config import Config, from_dict, read_yaml, to_yaml
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import told_as_user_error, write_text
 from ddfp_lib.training.checkpoint import Checkpoints
+from ddfp_lib.training.distributed import total, world_size
 from ddfp_lib.training.objective import Learner
 
 if TYPE_CHECKING:
@@ -44,9 +47,10 @@ class RunResult:
     Validation images chose the ``best`` values (the evaluation with the highest mIoU), so they are
     optimistic; ``last`` values chose nothing. ``test_miou`` is of the teacher after the last step.
 
-    ``protocol`` is how images were segmented to be scored. ``gpu`` and ``gpus`` are the name and
-    number of those that the run ended on, none on a CPU; ``peak_memory`` what PyTorch had to
-    allocate on the first of them, GiB. ``data`` names the images, see :func:`data_digest`.
+    ``protocol`` is how images were segmented to be scored. ``processes`` trained together, on as
+    many ``gpus`` of the name ``gpu``, none on a CPU. ``peak_memory`` is of the process that needed
+    most since it last started, GiB: on a GPU what PyTorch allocated, else all that is resident.
+    ``data`` names the images, see :func:`data_digest`.
     """
 
     benchmark: str
@@ -64,9 +68,10 @@ class RunResult:
     commit: str
     config_hash: str
     protocol: str
+    processes: int
     gpu: str | None
     gpus: int
-    peak_memory: float | None
+    peak_memory: float
     data: str
 
 
@@ -207,7 +212,7 @@ def exclusive(out: Path) -> Iterator[None]:
         yield
 
 
-def describe(out: Path, config: Config, dataset: SegmentationDataset) -> None:
+def describe(out: Path, config: Config, dataset: SegmentationDataset, device: torch.device) -> None:
     """Write ``config.yaml`` and ``environment.json`` of a run that is about to train."""
     write_text(out / "config.yaml", to_yaml(config))
     packages = ("torch", "torchvision", "timm", "torchmetrics", "numpy", "scikit-learn")
@@ -217,7 +222,10 @@ def describe(out: Path, config: Config, dataset: SegmentationDataset) -> None:
         "platform": platform.platform(terse=True),
         "threads": torch.get_num_threads(),
         "weights": config.network.weights_sha256,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processes": world_size(),
+        "gpu": gpu_name(device),
+        "precision": config.training.precision,
+        "protocol": config.data.protocol,
         "packages": {name: version(name) for name in packages},
         "classes": list(dataset.classes),
         "palette": [list(colour) for colour in dataset.palette],
@@ -243,6 +251,23 @@ def data_digest(
         "validation": [(name, validation.file_size(i)) for i, name in enumerate(validation.names)],
     }
     return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:8]
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """Return what the GPU that trains is called, ``None`` on a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory, in GiB, that one of the processes has held since its start.
+
+    On a GPU what PyTorch allocated; on a CPU all that is resident, Python and libraries included.
+    """
+    if device.type == "cuda":
+        held = torch.cuda.max_memory_allocated(device)
+    else:
+        held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(float(total(torch.tensor(held / 2**30), ReduceOp.MAX)), 2)
 
 
 def commit() -> str:

@@ -441,8 +441,8 @@ assert rank_correlation < -0.2
 # |---|---|---|
 # | the step | `perturb.py:86` `DensityDescent` | `model/model/attack.py` |
 # | one length for all | `perturb.py:55` `scale_to_length` | `model/model/attack.py` |
-# | what it may ask | `training/objective.py:296` `Learner.query` | `model/model/attack.py` |
-# | the density | `density.py:143` `log_prob` | `model/flow/loss.py:25-33` |
+# | what it may ask | `training/objective.py:388` `Learner.query` | `model/model/attack.py` |
+# | the density | `density.py:144` `log_prob` | `model/flow/loss.py:25-33` |
 # | steps, measured | `analysis.py:101` `measure_descent` | |
 #
 # The release takes one straight step, of length 4 in 304 dimensions, for confident pixels and

@@ -438,7 +438,7 @@ temporary.cleanup()
 # | the layout | `data/voc.py:29` `Voc` | VOC alone; opens masks of unlabeled images too |
 # | lists of names | `data/splits.py:57` `read_split` | lists; Cityscapes lists do not parse |
 # | masks are checked | `data/base.py:124` `read_mask` | - |
-# | settings are checked | `config.py:271` `load_config` | its logs show keys that no code reads |
+# | settings are checked | `config.py:281` `load_config` | its logs show keys that no code reads |
 # | overlays | `prediction.py:44` `predict_files` | - |
 #
 # ## Next

@@ -137,7 +137,7 @@ def candidates(kind, value):
         return [0.5, 0.25] if math.isinf(value) else [value / 2 or 0.25, value + 0.125]
     if isinstance(value, str):
         choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
-        return [choice for choice in choices if choice != value] or [value + "x"]
+        return [choice for choice in choices if choice != value] or [value + "x", "slide8"]
     if isinstance(value, list):
         return [
             [*value[:place], other, *value[place + 1 :]]

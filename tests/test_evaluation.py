@@ -4,11 +4,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation import Evaluation, evaluate
+from ddfp_lib.protocol import Protocol
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -155,3 +159,102 @@ def test_a_real_network_takes_odd_sizes(tiny_config):
     network = SegmentationNetwork(tiny_config("supervised").network, CLASSES)
     scores = evaluate(network, Painted([(33, 47), (1, 5), (64, 31)]), device=CPU, batch_size=2)
     assert 0 <= scores.miou <= 100
+
+
+# Protocols ---------------------------------------------------------------------------------------
+
+
+def logits(images):
+    """A network that looks at its whole window: the mean colour sways every pixel."""
+    return torch.cat([images, images.mean((2, 3), keepdim=True) - images], dim=1)
+
+
+SIDES = st.integers(1, 30)
+
+
+@given(SIDES, SIDES, st.integers(2, 40))
+def test_a_window_that_covers_the_image_is_the_whole_image(height, width, size):
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(size))
+    whole = Protocol("whole").probabilities(logits, images)
+    slid = Protocol("slide", size).probabilities(logits, images)
+    assert slid.shape == whole.shape
+    torch.testing.assert_close(slid.sum(dim=1), torch.ones(2, height, width))
+    if size >= max(height, width):
+        assert slid.equal(whole)
+
+
+@given(SIDES, SIDES, st.integers(2, 20))
+def test_windows_cover_every_pixel_and_what_does_not_look_around_sees_no_difference(
+    height, width, size
+):
+    """A network of single pixels gives the same in any windows, if each was weighed right."""
+    images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(size))
+    windows = []
+
+    def pixelwise(part):
+        windows.append(part.shape[2:])
+        return part
+
+    slid = Protocol("slide", size).probabilities(pixelwise, images)
+    torch.testing.assert_close(slid, images.softmax(dim=1))
+    assert all(max(window) <= size for window in windows)
+
+
+def test_cityscapes_is_seen_through_the_windows_of_the_release():
+    """Two rows of four, cut off at the border: 1024 x 2048 by 801 with stride 534."""
+    slide = Protocol.parse("slide801")
+    assert list(slide._windows(1024)) == [(0, 801), (534, 1024)]
+    assert list(slide._windows(2048)) == [(0, 801), (534, 1335), (1068, 1869), (1602, 2048)]
+
+
+@given(SIDES, SIDES, st.integers(2, 40))
+def test_a_crop_is_the_middle_padded_with_what_counts_nowhere(height, width, size):
+    rng = torch.Generator().manual_seed(size)
+    images = torch.randint(1, 256, (2, 3, height, width), generator=rng).to(torch.uint8)
+    masks = torch.randint(0, 5, (2, height, width), generator=rng)
+    cropped, counted = Protocol("crop", size).prepare(images, masks)
+    assert cropped.shape == (2, 3, size, size)
+    assert counted.shape == (2, size, size)
+    inside = counted != IGNORE_INDEX
+    assert inside.sum() == 2 * min(height, size) * min(width, size)
+    assert (cropped.amin(dim=1) > 0).equal(inside)  # no pixel of the image is black
+    # what is seen lies in the middle, image and mask alike
+    top, left = max(0, height - size) // 2, max(0, width - size) // 2
+    down, right = max(0, size - height) // 2, max(0, size - width) // 2
+    h, w = min(height, size), min(width, size)
+    window = (..., slice(down, down + h), slice(right, right + w))
+    assert cropped[window].equal(images[..., top : top + h, left : left + w])
+    assert counted[window].equal(masks[..., top : top + h, left : left + w])
+
+
+@pytest.mark.parametrize("name", ["whole", "slide801", "crop513", "slide2"])
+def test_protocols_are_what_their_names_say(name):
+    assert Protocol.parse(name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "slide", "crop0", "slide1", "slide-5", "crop5x5", "Whole"])
+def test_an_unknown_protocol_is_refused(name, tiny_config):
+    with pytest.raises(UserError, match=r"data\.protocol"):
+        Protocol.parse(name)
+    with pytest.raises(UserError, match="slide801 or crop513"):
+        evaluate(Reader(), Painted(), device=CPU, protocol=name)
+
+
+def test_protocols_count_what_they_see(counted):
+    """Pixelwise predictions: windows change nothing, a crop leaves out what it does not see."""
+    confusion, confident, right = counted
+    slid = evaluate(Reader(), Painted(), device=CPU, protocol="slide4", confidence=CONFIDENCE)
+    assert slid.confusion.tolist() == confusion
+    assert (slid.confident, slid.confident_right) == (confident, right)
+    large = evaluate(Reader(), Painted(), device=CPU, protocol="crop13")
+    assert large.confusion.tolist() == confusion
+    small = evaluate(Reader(), Painted(), device=CPU, protocol="crop5")
+    assert 0 < small.pixels < large.pixels
+
+
+def test_large_images_go_one_at_a_time(monkeypatch, counted):
+    monkeypatch.setattr("ddfp_lib.evaluation.PIXELS", 2 * 7 * 9)
+    network = Reader()
+    scores = evaluate(network, Painted(), device=CPU)
+    assert network.batches == [2, 1, 1, 2, 1]
+    assert scores.confusion.tolist() == counted[0]

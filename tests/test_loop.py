@@ -89,7 +89,8 @@ def metrics_of(folder):
 
 def result_of(folder):
     result = json.loads((folder / "result.json").read_text())
-    return json.dumps({k: v for k, v in result.items() if k not in ("seconds", "commit")})
+    machine = ("seconds", "commit", "peak_memory")
+    return json.dumps({k: v for k, v in result.items() if k not in machine})
 
 
 def assert_same_run(folder, other):

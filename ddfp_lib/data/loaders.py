@@ -254,20 +254,21 @@ def default_workers(device: torch.device, world: int = 1) -> int:
 
 
 def evaluation_batches(
-    dataset: SegmentationDataset, batch_size: int
+    dataset: SegmentationDataset, batch_size: int, indices: Sequence[int] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images with their masks, in order: consecutive ones of one size share a batch.
+    """Yield images with their masks, in order: consecutive ones of one size share a batch.
 
     Args:
-        dataset: every mask is read.
+        dataset: masks are read with the images.
         batch_size: greatest number of images in a batch.
+        indices: of the images; ``None``: all.
 
     Yields:
         Images uint8 (B, 3, H, W) and masks int64 (B, H, W), 1 <= B <= ``batch_size``.
     """
     images: list[Tensor] = []
     masks: list[Tensor] = []
-    for index in range(len(dataset)):
+    for index in range(len(dataset)) if indices is None else indices:
         image = dataset.image(index)
         if images and (len(images) == batch_size or image.shape != images[0].shape):
             yield torch.stack(images), torch.stack(masks).long()

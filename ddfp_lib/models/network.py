@@ -1,7 +1,9 @@
 """The segmentation network and its two seams: ``encode``, ``embed``, ``classify``."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _in_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute one of the network's calls under autocast, and give its result as float32."""
+
+    @functools.wraps(method)
+    def run(self: "SegmentationNetwork", x: Tensor, **options: Any) -> Tensor:
+        if self.precision == torch.float32:
+            return method(self, x, **options)
+        with torch.autocast(x.device.type, self.precision):
+            return method(self, x, **options).float()
+
+    return run
+
+
 class SegmentationNetwork(nn.Module):
     """DeepLabv3+ on a timm backbone, as three calls.
 
@@ -28,19 +43,26 @@ class SegmentationNetwork(nn.Module):
     ======================  =====================================  ===============================
 
     with h = H/4, w = W/4 (the stride of the backbone's low-level features; with DINOv2 the stride
-    is 3.5). Everything that training does is a composition of these three.
+    is 3.5). Everything that training does is a composition of these three. At the seams values are
+    float32, whatever precision they were computed in: densities, perturbations and losses never
+    see another.
 
     Args:
         config: widths, backbone, output stride.
         classes: number of classes K.
         seed: of the starting weights.
+        precision: ``float32``, or what autocast computes convolutions in: ``bfloat16``,
+            ``float16``. Weights are float32 always.
 
     Raises:
         UserError: the backbone is unknown or cannot be built so.
     """
 
-    def __init__(self, config: NetworkConfig, classes: int, seed: int = 0) -> None:
+    def __init__(
+        self, config: NetworkConfig, classes: int, seed: int = 0, precision: str = "float32"
+    ) -> None:
         super().__init__()
+        self.precision: torch.dtype = getattr(torch, precision)
         # PyTorch's layers draw their weights from the global generator: it is set for them here
         # and handed back as it was. The CPU's alone: torch.manual_seed would seed every GPU's too.
         with torch.random.fork_rng(devices=[]):
@@ -67,10 +89,12 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), False)
 
+    @_in_precision
     def encode(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W), float in [0, 1], to features F (B, C, h, w)."""
         return self.fusion(*self.encoder((images - self.mean) / self.std))
 
+    @_in_precision
     def embed(
         self,
         features: Tensor,
@@ -89,6 +113,7 @@ class SegmentationNetwork(nn.Module):
         """
         return self.embedding(features, auxiliary=auxiliary, frozen=frozen, generator=generator)
 
+    @_in_precision
     def classify(self, embeddings: Tensor) -> Tensor:
         """Map embeddings v (B, D, h, w) to logits (B, K, h, w)."""
         return self.classifier(embeddings)

@@ -1,7 +1,11 @@
-"""BatchNorm with a second set of statistics, for features that were perturbed."""
+"""BatchNorm with a second set of statistics, and BatchNorm over several processes."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ddfp_lib.errors import UserError
+from ddfp_lib.training.distributed import differentiable_total, world_size
 
 
 class DualBatchNorm2d(nn.Module):
@@ -40,3 +44,61 @@ class DualBatchNorm2d(nn.Module):
         return F.batch_norm(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
         )
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose training statistics are of all ranks' batches together, on a CPU.
+
+    ``torch.nn.SyncBatchNorm`` does this on GPUs and nowhere else. Every rank's batch has the same
+    shape. Two passes, mean and then variance, as exact as BatchNorm in one process.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (B, C, H, W) float."""
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        count = world_size() * values.numel() / values.shape[1]
+        mean = differentiable_total(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = differentiable_total(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+    """Let every BatchNorm of a network take its training statistics over all ranks.
+
+    Parameters, buffers and their names stay as they are, so that checkpoints fit any number of
+    processes. With one process nothing is changed.
+
+    Args:
+        network: changed in place.
+        device: that it lives on: ``torch.nn.SyncBatchNorm`` on GPUs, :class:`SharedBatchNorm2d`
+            on CPUs.
+
+    Raises:
+        UserError: on a CPU, the network has BatchNorms of another kind.
+    """
+    if world_size() == 1:
+        return network
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # torch's own misses timm's norms
+
+        return convert_sync_batchnorm(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+                shared.load_state_dict(child.state_dict())
+                setattr(module, name, shared.to(device).train(child.training))
+            elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+                raise UserError(
+                    f"network.encoder: its {type(child).__name__} cannot share statistics between "
+                    "CPU processes; use one process, GPUs, or another backbone"
+                )
+    return network

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ddfp_lib.config import Config
 from ddfp_lib.data import open_dataset
@@ -20,6 +21,7 @@ from ddfp_lib.data.loaders import (
     training_batches,
 )
 from ddfp_lib.data.splits import make_split, read_split
+from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation import evaluate
 from ddfp_lib.files import write_text
 from ddfp_lib.runs import (
@@ -30,8 +32,17 @@ from ddfp_lib.runs import (
     describe,
     exclusive,
     finished_result,
+    gpu_name,
+    peak_memory,
 )
 from ddfp_lib.training.checkpoint import Checkpoints
+from ddfp_lib.training.distributed import (
+    process_group,
+    rank,
+    ranks_here,
+    together,
+    world_size,
+)
 from ddfp_lib.training.objective import Learner, training_step
 from ddfp_lib.training.watch import NotFiniteError
 
@@ -63,6 +74,7 @@ def train(
     out: Path,
     *,
     device: torch.device,
+    accumulate: int = 1,
     stop_at: int | None = None,
     keep: int = Checkpoints.KEEP,
     tensorboard: bool = False,
@@ -73,91 +85,196 @@ def train(
     A run folder holds ``config.yaml``, ``environment.json``, ``metrics.jsonl`` (one line per
     logged step or evaluation), ``checkpoints/`` and at the end ``result.json``. A finished run is
     not repeated. An interrupted one goes on where it was and, on a CPU with the same number of
-    threads, ends with the same bits as one that was never interrupted.
+    threads and processes, ends with the same bits as one that was never interrupted.
+
+    Within :func:`~ddfp_lib.training.distributed.process_group` all ranks call this, on a folder
+    that all of them see. Each takes its share of every batch, the first alone writes.
 
     Args:
         config: of the run.
         out: its folder.
         device: to train on.
+        accumulate: parts in which a process takes its share, where all of it is too much for the
+            memory; see :class:`~ddfp_lib.training.objective.Learner`.
         keep: checkpoints that stay, the last ones.
         tensorboard: write the log for TensorBoard too.
         stop_at: leave after the checkpoint of this step, as if interrupted.
-        progress: called as (steps done, steps in all, text) now and then.
+        progress: called on the first rank as (steps done, steps in all, text) now and then.
 
     Returns:
-        The result, or ``None`` where ``stop_at`` came first.
+        The result, or ``None`` where ``stop_at`` came first or this is not the first rank.
 
     Raises:
-        UserError: bad input, or ``out`` is in use or belongs to another configuration.
+        UserError: bad input, or ``out`` is in use or belongs to another configuration, or the
+            memory is too small.
         FloatingPointError: a loss or gradient is no longer a finite number; the message names the
             step, its values and its images. The last checkpoint is of before.
+        ConnectionError: another rank was lost.
     """
     out = Path(out)
     training = config.training
-    with exclusive(out), lost_worker_named(), ExitStack() as held:
-        finished = finished_result(out, config)
-        if finished:
-            return finished
-        checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
-        state, passed_over = checkpoints.load(device)  # or refuse, before anything is written
-        dataset, validation = data_of(config, "train"), data_of(config, "val")
-        describe(out, config, dataset)
-        labeled, unlabeled = split_of(config, dataset)
-        learner = Learner(config.bare() if state else config, len(dataset.classes), device)
-        for line in passed_over:
-            progress(0, training.steps, line)
-        if state:
-            learner.load_state_dict(state["learner"])
-        start, before = (state["step"], state["seconds"]) if state else (0, 0.0)
-        log = MetricsLog(out / "metrics.jsonl", start, tensorboard=tensorboard)
-        began = time.perf_counter()
-        workers = config.data.workers
-        drawn = {
-            "batch_labeled": training.batch_labeled,
-            "batch_unlabeled": training.batch_unlabeled if config.method.consistency else 0,
-            "seed": config.seed,
-        }
-        batches = training_batches(
-            dataset,
-            labeled,
-            unlabeled,
-            config.data.augment,
-            **drawn,
-            start_step=start,
-            stop_step=training.steps,
-            workers=default_workers(device) if workers is None else workers,
-        )
+    first = rank() == 0
+    with lost_worker_named(), ExitStack() as held:
+        with together():
+            shares = shares_of(config, accumulate, device)
+            if first:
+                held.enter_context(exclusive(out))
+        with together():
+            finished = finished_result(out, config)
+            if finished:
+                return finished
+            checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
+            state, passed_over = checkpoints.load(device)  # or refuse, before anything is written
+            dataset, validation = data_of(config, "train"), data_of(config, "val")
+            if first:
+                describe(out, config, dataset, device)
+            labeled, unlabeled = split_of(config, dataset)
+            start_from = config.bare() if state else config
+            learner = Learner(start_from, len(dataset.classes), device, accumulate)
+            if state:
+                learner.load_state_dict(state["learner"])
+            start, before = (state["step"], state["seconds"]) if state else (0, 0.0)
+            log = None
+            if first:
+                log = MetricsLog(out / "metrics.jsonl", start, tensorboard=tensorboard)
+            workers = config.data.workers
+            drawn = {
+                "batch_labeled": training.batch_labeled,
+                "batch_unlabeled": training.batch_unlabeled if config.method.consistency else 0,
+                "seed": config.seed,
+            }
+            batches = training_batches(
+                dataset,
+                labeled,
+                unlabeled,
+                config.data.augment,
+                **drawn,
+                start_step=start,
+                stop_step=training.steps,
+                rank=rank(),
+                world=world_size(),
+                workers=default_workers(device, ranks_here()) if workers is None else workers,
+            )
         held.enter_context(
             _images_named(lambda step: batch_names(dataset, labeled, unlabeled, **drawn, step=step))
         )
+        began = time.perf_counter()
 
         def seconds() -> float:
             return before + time.perf_counter() - began
 
+        def note(step: int, values: dict[str, Any], text: str = "") -> None:
+            if log is not None:
+                log.write(step, {"seconds": round(seconds(), 2), **values})
+                progress(step, training.steps, text)
+
+        if first:
+            for line in (*passed_over, shares):
+                progress(start, training.steps, line)
         for step in range(start, training.steps + 1):
             due = step % training.evaluate_every == 0 or step == training.steps
             if due and step > start:
                 scores = _evaluate_both(learner, validation, config)
-                log.write(step, {"seconds": round(seconds(), 2), **scores})
-                progress(step, training.steps, f"val mIoU {scores['teacher_miou']:.1f}")
+                note(step, scores, f"val mIoU {scores['teacher_miou']:.1f}")
             due = step % training.checkpoint_every == 0 or step == training.steps
             if due and step > start:
-                checkpoints.save(
-                    step, {"step": step, "seconds": seconds(), "learner": learner.state_dict()}
-                )
+                learner.watch.check()
+                with together():
+                    if first:
+                        state = {"step": step, "seconds": seconds()}
+                        checkpoints.save(step, {**state, "learner": learner.state_dict()})
             if step == training.steps:
                 break
             if stop_at is not None and step >= stop_at:
                 return None
-            losses = training_step(learner, next(batches).to(device), step)
+            batch = next(batches).to(device)
+            with _enough_memory(accumulate):
+                losses = training_step(learner, batch, step)
             if step % LOG_EVERY == 0:
                 learner.watch.check()
                 values = {name: float(value) for name, value in losses.items()}
-                log.write(step, {"seconds": round(seconds(), 2), **values})
-                progress(step, training.steps, "")
+                note(step, values)
         data = data_digest(dataset, labeled, unlabeled, validation)
-        result = _finish(out, config, learner, log, seconds(), data)
-    return result
+        return _finish(out, config, learner, log, seconds(), data)
+
+
+def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
+    """Tell how a step's images are shared out, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
+
+    The global batch is the configuration's, whatever it is trained on, and so is the learning
+    rate, which belongs to it.
+
+    Args:
+        config: of the run.
+        accumulate: parts in which each process takes its share.
+        device: of the processes.
+
+    Raises:
+        UserError: the images cannot be shared out evenly.
+    """
+    training, processes = config.training, world_size()
+    sizes = {"labeled": training.batch_labeled}
+    if config.method.consistency:
+        sizes["unlabeled"] = training.batch_unlabeled
+    if accumulate < 1:
+        raise UserError(f"--accumulate {accumulate}: give at least 1")
+    kind = "GPU" if device.type == "cuda" else "process"
+    many = f"{processes} {kind}" + ("" if processes == 1 else "s" if kind == "GPU" else "es")
+    for name, size in sizes.items():
+        if size % (processes * accumulate):
+            raise UserError(
+                f"training.batch_{name}: {size} images cannot be shared by {many} in {accumulate} "
+                "part(s) each; choose their number or --accumulate so that the product divides it"
+            )
+    whole = "+".join(str(size) for size in sizes.values())
+    part = "+".join(str(size // (processes * accumulate)) for size in sizes.values())
+    return f"global batch {whole} = {many} x {accumulate} x {part}"
+
+
+@contextmanager
+def _enough_memory(accumulate: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory; take a step's images in more parts with --accumulate "
+            f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
+        ) from error
+
+
+def train_rank(
+    config: Config,
+    out: Path,
+    device: str,
+    accumulate: int = 1,
+    keep: int = Checkpoints.KEEP,
+    tensorboard: bool = False,
+) -> RunResult | None:
+    """Join the process group of the environment and :func:`train`, with a bar on a terminal.
+
+    What :func:`~ddfp_lib.training.distributed.launch` and torchrun start; see :func:`train`.
+    """
+    with (
+        process_group(torch.device(device)) as mine,
+        tqdm(
+            total=config.training.steps, unit="step", disable=None if rank() == 0 else True
+        ) as bar,
+    ):
+
+        def progress(done: int, steps: int, text: str) -> None:
+            bar.update(done - bar.n)
+            if text:
+                bar.write(f"step {done}/{steps}  {text}")
+
+        return train(
+            config,
+            out,
+            device=mine,
+            accumulate=accumulate,
+            keep=keep,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
 
 
 @contextmanager
@@ -177,7 +294,11 @@ def _evaluate_both(
 ) -> dict[str, Any]:
     """Validate student and teacher, and the pseudo-labels that the teacher would make."""
     learner.watch.check()
-    options = {"device": learner.device, "confidence": config.training.confidence}
+    options = {
+        "device": learner.device,
+        "protocol": config.data.protocol,
+        "confidence": config.training.confidence,
+    }
     student = evaluate(learner.student, dataset, **options)
     teacher = evaluate(learner.teacher, dataset, **options)
     return {
@@ -189,11 +310,23 @@ def _evaluate_both(
 
 
 def _finish(
-    out: Path, config: Config, learner: Learner, log: MetricsLog, seconds: float, data: str
-) -> RunResult:
+    out: Path,
+    config: Config,
+    learner: Learner,
+    log: MetricsLog | None,
+    seconds: float,
+    data: str,
+) -> RunResult | None:
+    test = evaluate(
+        learner.teacher,
+        data_of(config, config.data.test),
+        device=learner.device,
+        protocol=config.data.protocol,
+    )
+    memory = peak_memory(learner.device)
+    if log is None:
+        return None
     evaluations = [line for line in log.lines() if "teacher_miou" in line]
-    test = evaluate(learner.teacher, data_of(config, config.data.test), device=learner.device)
-    on_gpu = learner.device.type == "cuda"
     result = RunResult(
         benchmark=config.benchmark,
         split=config.data.split,
@@ -209,10 +342,11 @@ def _finish(
         seconds=round(seconds, 1),
         commit=commit(),
         config_hash=config.config_hash,
-        protocol="whole",
-        gpu=torch.cuda.get_device_name(learner.device) if on_gpu else None,
-        gpus=int(on_gpu),
-        peak_memory=torch.cuda.max_memory_allocated(learner.device) / 2**30 if on_gpu else None,
+        protocol=config.data.protocol,
+        processes=world_size(),
+        gpu=gpu_name(learner.device),
+        gpus=world_size() if learner.device.type == "cuda" else 0,
+        peak_memory=memory,
         data=data,
     )
     write_text(out / "result.json", json.dumps(asdict(result), indent=2))

@@ -1,5 +1,6 @@
 """One training step, in six parts, on one screen: see :func:`training_step`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,13 @@ from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.density import DensityEstimator
+from ddfp_lib.errors import UserError
+from ddfp_lib.frozen import FrozenDensity
 from ddfp_lib.models.network import SegmentationNetwork, resize
+from ddfp_lib.models.norms import share_statistics
 from ddfp_lib.perturb import FeaturePerturbation, Query, make_perturbation
 from ddfp_lib.seeds import generator
+from ddfp_lib.training.distributed import first_of_next, rank, sum_gradients, total, world_size
 from ddfp_lib.training.teacher import follow, make_teacher
 from ddfp_lib.training.watch import Watch
 
@@ -27,12 +32,14 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
 
     Args:
         learner: networks, density estimator and optimizer; changed in place.
-        batch: labeled and unlabeled images, see :class:`~ddfp_lib.data.loaders.Batch`.
+        batch: this rank's share of labeled and unlabeled images, see
+            :class:`~ddfp_lib.data.loaders.Batch`.
         step: number of this step, from 0. All randomness is a function of it and of the seed.
 
     Returns:
-        Scalars for the log, as tensors: the losses, the norm of the student's gradient, the part
-        of valid pixels with a pseudo-label (``coverage``), and of the flow its bits per dimension.
+        Scalars for the log, as tensors, of the batch of all ranks: the losses, the norm of the
+        student's gradient, the part of valid pixels with a pseudo-label (``coverage``), and of the
+        flow its bits per dimension.
 
     Raises:
         FloatingPointError: loss or gradient is not finite, and the student is as before the step.
@@ -48,8 +55,8 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
     # 1. The teacher sees weak views: pseudo-labels, and the features that the flow learns from.
     with torch.no_grad():
         looked_at = weak if density is None else torch.cat([labeled, weak])
-        encoded = teacher.encode(looked_at)
-        seen = teacher.embed(encoded, generator=device)
+        encoded = torch.cat([teacher.encode(x) for (x,) in learner.parts(looked_at)])
+        seen = torch.cat([teacher.embed(x, generator=device) for (x,) in learner.parts(encoded)])
         described = encoded if method.density_of == "features" else seen
         scores = teacher.classify(seen[-len(weak) :])
         if stage.perturb and method.density_vote:
@@ -59,34 +66,40 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
 
     # 2. The student sees labeled images and strong views, once.
     box = cutmix_boxes(*weak.shape[2:], config.data.augment, host).to(weak.device)
-    strong = mix(strong_view(weak, config.data.augment, host), box)
-    target = pseudo.mixed(box)
-    features = student.encode(torch.cat([labeled, strong]))
-    clean = student.embed(features, generator=device)
+    torch.rand(rank() * len(weak), 8, generator=host)  # the draws of the ranks before this one
+    strong = mix_over_ranks(strong_view(weak, config.data.augment, host), box)
+    pixels, losses = Pixels.of(batch.labels, pseudo), {}
+    learner.optimizer.zero_grad()
+    for images, labels, views, target in learner.parts(
+        labeled, batch.labels, strong, pseudo.mixed(box)
+    ):
+        features = student.encode(torch.cat([images, views]))
+        clean = student.embed(features, generator=device)
 
-    # 3. The perturbation looks for a direction, for confident pixels.
-    at_embedding = method.perturb_at == "embedding"
-    movable = (clean if at_embedding else features)[len(labeled) :]
-    if stage.perturb:
-        labels = target.at(movable.shape[2:])
-        moved = labels.valid if method.moved == "all" else labels.confident
-        query = learner.query(device, labels=labels)
-        shift = learner.perturbation(movable.detach(), moved, query, device)
+        # 3. The perturbation looks for a direction, for confident pixels.
+        at_embedding = method.perturb_at == "embedding"
+        movable = (clean if at_embedding else features)[len(images) :]
+        if stage.perturb:
+            small = target.at(movable.shape[2:])
+            moved = small.valid if method.moved == "all" else small.confident
+            query = learner.query(device, labels=small)
+            shift = learner.perturbation(movable.detach(), moved, query, device)
 
-    # 4. Clean and perturbed features are classified; one backward pass.
-    logits = resize(student.classify(clean), weak.shape[2:])
-    losses = {
-        "supervised": cross_entropy(logits[: len(labeled)], batch.labels),
-        "clean": target.cross_entropy(logits[len(labeled) :], method.consistency_mean),
-    }
-    if stage.perturb:
-        shifted = movable + shift
-        if not at_embedding:
-            auxiliary = method.perturbed_norm == "auxiliary"
-            shifted = student.embed(shifted, auxiliary=auxiliary, generator=device)
-        logits = resize(student.classify(shifted), weak.shape[2:])
-        losses["perturbed"] = target.cross_entropy(logits, method.consistency_mean)
-    learner.descend(losses, step)
+        # 4. Clean and perturbed features are classified; backward, then the optimizer's step.
+        logits = resize(student.classify(clean), weak.shape[2:])
+        part = {
+            "supervised": cross_entropy(logits[: len(images)], labels, pixels),
+            "clean": target.cross_entropy(logits[len(images) :], method.consistency_mean, pixels),
+        }
+        if stage.perturb:
+            shifted = movable + shift
+            if not at_embedding:
+                auxiliary = method.perturbed_norm == "auxiliary"
+                shifted = student.embed(shifted, auxiliary=auxiliary, generator=device)
+            logits = resize(student.classify(shifted), weak.shape[2:])
+            part["perturbed"] = target.cross_entropy(logits, method.consistency_mean, pixels)
+        learner.backward(part, losses)
+    losses = learner.descend(losses, step)
 
     # 5. The flow takes its own step, on features without a graph.
     if density is not None:
@@ -96,7 +109,7 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
     # 6. The teacher follows.
     if method.teacher == "ema":
         follow(teacher, student, step, config.training.ema_decay)
-    return {**losses, "coverage": pseudo.coverage()}
+    return {**losses, "coverage": pixels.confident / pixels.valid.clamp(min=1)}
 
 
 def supervised_step(
@@ -105,39 +118,75 @@ def supervised_step(
     """Take a step on labeled images alone: the supervised rival, and the others' warm-up.
 
     With ``warmup_norm: split`` every second image passes through the auxiliary BatchNorm, as
-    released.
+    released: the second, the fourth, ... of those that one process sees at a time.
     """
     method, student = learner.config.method, learner.student
     _, device = learner.generators(step)
-    features = student.encode(labeled)
-    if method.warmup_norm == "split":
-        halves = features[0::2], features[1::2]
-        embedded = [
-            student.embed(half, auxiliary=auxiliary, generator=device)
-            for auxiliary, half in enumerate(halves)
-            if len(half)
-        ]
-        order = torch.cat([torch.arange(0, len(labels), 2), torch.arange(1, len(labels), 2)])
-        labels, clean = labels[order.to(labels.device)], torch.cat(embedded)
-    else:
-        clean = student.embed(features, generator=device)
-    logits = resize(student.classify(clean), labels.shape[1:])
-    losses = {"supervised": cross_entropy(logits, labels)}
-    learner.descend(losses, step)
+    pixels, losses = Pixels.of(labels), {}
+    learner.optimizer.zero_grad()
+    for images, known in learner.parts(labeled, labels):
+        features = student.encode(images)
+        if method.warmup_norm == "split":
+            halves = features[0::2], features[1::2]
+            embedded = [
+                student.embed(half, auxiliary=auxiliary, generator=device)
+                for auxiliary, half in enumerate(halves)
+                if len(half)
+            ]
+            known, clean = torch.cat([known[0::2], known[1::2]]), torch.cat(embedded)
+        else:
+            clean = student.embed(features, generator=device)
+        logits = resize(student.classify(clean), known.shape[1:])
+        learner.backward({"supervised": cross_entropy(logits, known, pixels)}, losses)
+    losses = learner.descend(losses, step)
     if method.teacher == "ema":
         follow(learner.teacher, student, step, learner.config.training.ema_decay)
     return losses
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, pixels: "Pixels | None" = None) -> Tensor:
     """Mean cross-entropy over pixels that have a label, in nats; 0 where none has.
 
     Args:
         logits: (B, K, H, W) float.
         labels: (B, H, W) int64, ``IGNORE_INDEX`` where there is none.
+        pixels: of the whole batch, of which these are a part; without it these are all.
     """
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    summed = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    count = (labels != IGNORE_INDEX).sum() if pixels is None else pixels.labeled
+    return summed / count.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How many pixels of the whole batch, of all ranks, the losses are means over.
+
+    A rank that divides its sums by these counts has its share of the losses: the shares of all
+    ranks and of all their parts add up to what one process would have computed.
+
+    Attributes:
+        labeled: pixels of labeled images that have a label; 0-d int64, as the others.
+        valid: pixels of unlabeled images that are no padding.
+        confident: those of them that have a pseudo-label. CutMix changes neither number: in the
+            batch as a whole it only moves pixels.
+    """
+
+    labeled: Tensor
+    valid: Tensor
+    confident: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, pseudo: "PseudoLabels | None" = None) -> "Pixels":
+        """Count this rank's pixels and add those of the others.
+
+        Args:
+            labels: (B, H, W) int64, of the labeled images.
+            pseudo: of the unlabeled images; none in a supervised step.
+        """
+        counts = [(labels != IGNORE_INDEX).sum()] * 3
+        if pseudo is not None:
+            counts[1:] = pseudo.valid.sum(), pseudo.confident.sum()
+        return cls(*total(torch.stack(counts)))
 
 
 @dataclass(frozen=True)
@@ -166,7 +215,12 @@ class PseudoLabels:
 
     def mixed(self, box: Tensor) -> "PseudoLabels":
         """Apply CutMix's box (H, W) to labels and valid area alike."""
-        return PseudoLabels(mix(self.labels, box), mix(self.valid, box))
+        return PseudoLabels(mix_over_ranks(self.labels, box), mix_over_ranks(self.valid, box))
+
+    def chunk(self, count: int) -> list["PseudoLabels"]:
+        """Cut into ``count`` parts of B / ``count`` images, as ``Tensor.chunk``."""
+        parts = zip(self.labels.chunk(count), self.valid.chunk(count), strict=True)
+        return [PseudoLabels(*part) for part in parts]
 
     def at(self, size: torch.Size) -> "PseudoLabels":
         """Return the same at a feature map's size (h, w)."""
@@ -178,17 +232,21 @@ class PseudoLabels:
         """Which pixels have a pseudo-label: (B, H, W) bool."""
         return self.labels != IGNORE_INDEX
 
-    def cross_entropy(self, logits: Tensor, mean: str) -> Tensor:
+    def cross_entropy(self, logits: Tensor, mean: str, pixels: Pixels | None = None) -> Tensor:
         """Cross-entropy against the pseudo-labels, in nats; 0 where there are none.
 
         Args:
             logits: (B, K, H, W) float, the student's.
             mean: divide the sum over confident pixels by the number of ``valid`` pixels (as
                 UniMatch) or of ``confident`` ones (as the release).
+            pixels: of the whole batch, of which these are a part; without it these are all.
         """
-        counted = self.valid if mean == "valid" else self.confident
-        total = F.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        return total / counted.sum().clamp(min=1)
+        summed = F.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        if pixels is None:
+            count = (self.valid if mean == "valid" else self.confident).sum()
+        else:
+            count = pixels.valid if mean == "valid" else pixels.confident
+        return summed / count.clamp(min=1)
 
     def coverage(self) -> Tensor:
         """Return the part of valid pixels that have a pseudo-label."""
@@ -216,6 +274,16 @@ def density_vote(
     vote = density.class_log_prob(to_rows(features)).log_softmax(dim=1)
     maps = vote.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
     return logits.float().log_softmax(dim=1) + weight * maps
+
+
+def mix_over_ranks(batch: Tensor, box: Tensor) -> Tensor:
+    """Apply CutMix's box (H, W) to the batch of all ranks: the last image meets the next rank's.
+
+    Args:
+        batch: this rank's share, (B, ..., H, W), images, labels or masks alike.
+        box: bool (H, W), the same on every rank.
+    """
+    return mix(torch.cat([batch, first_of_next(batch)]), box)[:-1]
 
 
 def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
@@ -265,15 +333,25 @@ class Learner:
         config: of the run.
         classes: number of classes K.
         device: where everything lives.
+        accumulate: parts in which a step's images go through the networks, one after another;
+            the gradients of all parts make one step. Memory falls with their size. BatchNorm's
+            training statistics are of one part.
     """
 
-    def __init__(self, config: Config, classes: int, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, classes: int, device: torch.device, accumulate: int = 1
+    ) -> None:
         method, training = config.method, config.training
-        self.config, self.device = config, device
+        self.config, self.device, self.accumulate = config, device, accumulate
         # channels_last: convolutions run 1.4 to 2 times faster on CPUs, and on GPUs' tensor cores
-        self.student = SegmentationNetwork(config.network, classes, config.seed)
-        self.student.to(device, memory_format=torch.channels_last).train()
+        student = SegmentationNetwork(config.network, classes, config.seed, training.precision)
+        student.to(device, memory_format=torch.channels_last).train()
+        self.student = share_statistics(student, device)
         self.teacher = make_teacher(self.student, method.teacher, method.teacher_mode)
+        if training.compile:
+            for network in (self.student, self.teacher):
+                for part in network.children():
+                    part.compile()
         self.perturbation: FeaturePerturbation = make_perturbation(
             method.perturbation,
             config.eps,
@@ -281,19 +359,38 @@ class Learner:
             steps=method.descent_steps,
             max_fall=method.max_fall,
         )
-        self.density: DensityEstimator | None = None
-        if method.perturbation == "density":
-            steps = training.steps - round(training.consistency_from * training.steps)
-            embedding = method.density_of == "embedding"
-            self.density = DensityEstimator(
-                config.network.embedding if embedding else self.student.fusion.channels,
-                classes,
-                config.density,
-                total_steps=max(1, steps),
-                seed=config.seed,
-            ).to(device)
+        self.density = self._make_density(classes)
         self.optimizer = self._make_optimizer()
+        # half precision's gradients would underflow; bfloat16 has float32's range
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
         self.watch = Watch(device)
+
+    def _make_density(self, classes: int) -> DensityEstimator | FrozenDensity | None:
+        config, method, training = self.config, self.config.method, self.config.training
+        if method.perturbation != "density":
+            return None
+        of_features = method.density_of == "features"
+        width = self.student.fusion.channels if of_features else config.network.embedding
+        begin = round(training.consistency_from * training.steps)
+        if config.density.kind != "flow":
+            if world_size() > 1:  # each rank would remember features of its own
+                raise UserError(
+                    f"density.kind: {config.density.kind} learns in one process; leave --gpus out"
+                )
+            return FrozenDensity(
+                config.density.kind,
+                width,
+                classes,
+                freeze_after=round(training.perturb_from * training.steps) - begin,
+                seed=config.seed,
+            ).to(self.device)
+        return DensityEstimator(
+            width,
+            classes,
+            config.density,
+            total_steps=max(1, training.steps - begin),
+            seed=config.seed,
+        ).to(self.device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         training = self.config.training
@@ -326,7 +423,11 @@ class Learner:
 
     def _parts(self) -> dict[str, Any]:
         parts = {"student": self.student, "teacher": self.teacher, "optimizer": self.optimizer}
-        return parts if self.density is None else {**parts, "density": self.density}
+        if self.density is not None:
+            parts["density"] = self.density
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        return parts
 
     def stage(self, step: int) -> Stage:
         """Return what is switched on at this step, of the method's own parts."""
@@ -339,9 +440,21 @@ class Learner:
         )
 
     def generators(self, step: int) -> tuple[torch.Generator, torch.Generator]:
-        """Return a step's randomness: on the host for views, on the device for features."""
-        seed = self.config.seed
-        return generator(seed, 1, step), generator(seed, 2, step, device=self.device)
+        """Return a step's randomness: on the host for views, on the device for features.
+
+        Views are drawn for the whole batch, the same on every rank. Features belong to one rank:
+        the first has the stream that a process alone has, each other one its own.
+        """
+        seed, others = self.config.seed, [rank()] if rank() else []
+        return generator(seed, 1, step), generator(seed, 2, step, *others, device=self.device)
+
+    def parts(self, *batches: Any) -> Iterator[tuple[Any, ...]]:
+        """Cut this rank's share of a batch into ``accumulate`` parts, all of it alike.
+
+        Args:
+            batches: tensors (B, ...) or :class:`PseudoLabels`, B a multiple of ``accumulate``.
+        """
+        return zip(*(batch.chunk(self.accumulate) for batch in batches), strict=True)
 
     def query(
         self,
@@ -380,35 +493,57 @@ class Learner:
 
         return Query(log_density, lambda features: network.classify(embed(features)))
 
-    def descend(self, losses: dict[str, Tensor], step: int) -> None:
-        """Take the optimizer's step on the weighted sum of the losses.
+    def backward(self, part: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
+        """Add the gradients of a part of the batch, and its losses to those of other parts.
 
-        Before features are perturbed, clean strong views carry the weight of both.
+        The loss is the losses' weighted sum. Before features are perturbed, clean strong views
+        carry the weight of both.
 
-        Raises:
-            FloatingPointError: on a CPU, where loss or gradient is not finite; nothing has moved.
+        Args:
+            part: losses of this part, with their graphs.
+            losses: sums over the parts before, detached; changed in place, ``loss`` included.
         """
-        method, training = self.config.method, self.config.training
+        method = self.config.method
         weights = {
             "supervised": 1.0,
             "clean": method.clean_weight,
             "perturbed": method.perturbed_weight,
         }
-        if "perturbed" not in losses:
+        if "perturbed" not in part:
             weights["clean"] += method.perturbed_weight
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        loss = torch.stack([weights[name] * value for name, value in part.items()]).sum()
+        self.scaler.scale(loss).backward()
+        for name, value in {**part, "loss": loss}.items():
+            losses[name] = losses[name] + value.detach() if name in losses else value.detach()
+
+    def descend(self, losses: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Take the optimizer's step, on the gradients of all parts and ranks.
+
+        Args:
+            losses: this rank's share of them.
+            step: number of this step, from 0, for the learning rate.
+
+        Returns:
+            The losses of the whole batch, and the norm of its gradient.
+
+        Raises:
+            FloatingPointError: on a CPU, where loss or gradient is not finite; nothing has moved.
+        """
+        training = self.config.training
         factor = (1 - step / training.steps) ** training.poly
         for group, base in zip(
             self.optimizer.param_groups, (training.lr_encoder, training.lr_head), strict=True
         ):
             group["lr"] = base * factor
-        self.optimizer.zero_grad()
-        loss.backward()
-        for name, value in losses.items():
-            losses[name] = value.detach()
-        losses["loss"] = loss.detach()
-        losses["grad_norm"] = torch.nn.utils.get_total_norm(
+        sum_gradients(self.student.parameters())
+        self.scaler.unscale_(self.optimizer)
+        losses = dict(zip(losses, total(torch.stack(list(losses.values()))), strict=True))
+        norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.student.parameters() if p.grad is not None]
         )
-        self.watch.note(step, losses)
-        self.optimizer.step()
+        # the scaler looks for gradients that are too large by having some that are not finite
+        watched = losses if self.scaler.is_enabled() else {**losses, "grad_norm": norm}
+        self.watch.note(step, watched)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {**losses, "grad_norm": norm}

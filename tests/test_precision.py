@@ -1,0 +1,131 @@
+"""Half precision: the networks compute in it, and nothing else does."""
+
+import pytest
+import torch
+
+import ddfp_lib.training.objective as objective
+from ddfp_lib.errors import UserError
+from ddfp_lib.training.loop import train
+from ddfp_lib.training.objective import training_step
+from tests.test_loop import assert_same_run, newest_state
+from tests.test_training import make_batches, make_learner
+
+CPU = torch.device("cpu")
+WHOLE = {"consistency_from": 0.0, "perturb_from": 0.0}
+
+
+def take_one(config):
+    learner = make_learner(config)
+    return learner, training_step(learner, make_batches(config, 1)[0], 0)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["ddfp", "vat"])
+def test_a_step_in_half_precision_is_nearly_that_in_single(tiny_config, precision, method):
+    _, whole = take_one(tiny_config(method, training=WHOLE))
+    learner, half = take_one(tiny_config(method, training={**WHOLE, "precision": precision}))
+    assert half["supervised"] == pytest.approx(float(whole["supervised"]), rel=0.02)
+    assert half["supervised"] != whole["supervised"]
+    assert all(value.dtype == torch.float32 for value in half.values())
+    parameters = list(learner.student.parameters()) + list(learner.teacher.parameters())
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in parameters)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_convolutions_compute_in_it_and_seams_are_single(tiny_config, precision):
+    learner = make_learner(tiny_config("ddfp", training={"precision": precision}))
+    network, seen = learner.student, []
+    for name in ("conv1", "conv2"):
+        layer = getattr(network.embedding, name)
+        layer.register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = network.encode(images)
+    embedded = network.embed(features)
+    logits = network.classify(embedded)
+    assert seen == [getattr(torch, precision)] * 2
+    assert {features.dtype, embedded.dtype, logits.dtype} == {torch.float32}
+
+
+def test_the_flow_and_the_shift_stay_single(tiny_config, monkeypatch):
+    config = tiny_config("ddfp", training={**WHOLE, "precision": "bfloat16"})
+    learner = make_learner(config)
+    perturbation, shifts = learner.perturbation, []
+
+    def spy(*args):
+        shifts.append(perturbation(*args))
+        return shifts[-1]
+
+    monkeypatch.setattr(learner, "perturbation", spy)
+    fit_step, rows = learner.density.fit_step, []
+    monkeypatch.setattr(
+        learner.density,
+        "fit_step",
+        lambda seen, labels, generator: (
+            rows.append(seen.dtype) or fit_step(seen, labels, generator=generator)
+        ),
+    )
+    training_step(learner, make_batches(config, 1)[0], 0)
+    lengths = shifts[0].norm(dim=1)
+    torch.testing.assert_close(lengths[lengths > 0], torch.ones_like(lengths[lengths > 0]))
+    assert (lengths > 0).any()
+    assert rows == [torch.float32]
+
+
+def test_a_resumed_run_in_half_precision_is_one_that_never_stopped(tiny_config, tmp_path):
+    """The scaler of float16's gradients is in the checkpoint."""
+    config = tiny_config("supervised", training={"precision": "float16"})
+    train(config, tmp_path / "whole", device=CPU)
+    train(config, tmp_path / "cut", device=CPU, stop_at=3)
+    train(config, tmp_path / "cut", device=CPU)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert newest_state(tmp_path / "cut")["learner"]["scaler"]["scale"] > 1
+
+
+def test_gradients_that_overflow_are_skipped_and_the_scale_falls(tiny_config, monkeypatch):
+    config = tiny_config("supervised", training={"precision": "float16"})
+    learner = make_learner(config)
+    before = {name: p.clone() for name, p in learner.student.named_parameters()}
+    scale = learner.scaler.get_scale()
+    summed = objective.sum_gradients
+
+    def overflowing(parameters):
+        parameters = list(parameters)
+        summed(parameters)
+        parameters[0].grad.fill_(torch.inf)
+
+    monkeypatch.setattr(objective, "sum_gradients", overflowing)
+    training_step(learner, make_batches(config, 1)[0], 0)
+    assert learner.scaler.get_scale() == scale / 2
+    assert all(p.equal(before[name]) for name, p in learner.student.named_parameters())
+
+
+def test_an_unknown_precision_is_refused(tiny_config):
+    with pytest.raises(UserError, match="precision"):
+        tiny_config("ddfp", training={"precision": "float8"})
+
+
+def test_compile_reaches_every_part_of_both_networks(tiny_config, monkeypatch):
+    """Wired, not compiled: a compiler takes minutes for a network of any size."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    learner = make_learner(tiny_config("ddfp", training={"compile": True}))
+    for network in (learner.student, learner.teacher):
+        called = {network.encoder, network.fusion, network.embedding, network.classifier}
+        assert called <= set(compiled)
+    compiled.clear()
+    make_learner(tiny_config("ddfp"))
+    assert not compiled
+
+
+def test_a_compiled_network_takes_the_same_step(tiny_config, monkeypatch):
+    """By the back end that captures graphs and generates no code: seconds instead of minutes."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager")
+    )
+    _, plain = take_one(tiny_config("ddfp", training=WHOLE))
+    learner, compiled = take_one(tiny_config("ddfp", training={**WHOLE, "compile": True}))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+    names = make_learner(tiny_config("ddfp")).student.state_dict().keys()
+    assert learner.student.state_dict().keys() == names  # checkpoints fit either way
