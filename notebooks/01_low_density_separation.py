@@ -630,7 +630,7 @@ gains({name: descent(name, eps, clouds[name].log_density) for name in ("moons", 
 #
 # ```python
 # # ddfp_lib/training/objective.py
-#         shift = learner.perturbation(movable.detach(), confident, query, device)
+#         shift = learner.perturbation(movable.detach(), moved, query, device)
 # ```
 #
 # Whether descent beats noise there is measured, not assumed: [the results](../reproduce/RESULTS.md)

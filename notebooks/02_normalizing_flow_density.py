@@ -580,8 +580,8 @@ pd.DataFrame(rows).map(lambda gap: f"{gap:.1f}" if gap < 10 else "more than 10")
 #
 # ```python
 # # ddfp_lib/training/objective.py
-#         rows, labels = density_rows(seen, batch.labels, batch.valid)
-#         losses["bits_per_dim"] = density.fit_step(rows, labels, generator=device).bits_per_dim
+#         rows, known = density_rows(described, batch.labels, batch.valid)
+#         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 # ```
 #
 # and the block's ten lines:

@@ -597,13 +597,13 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the six parts | `training/objective.py:24` `training_step` | `train_ddfp_pascal.py:372-524` |
-# | pseudo-labels | `training/objective.py:179` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
-# | the step down | `perturb.py:86` `DensityDescent` | `model/model/attack.py` |
-# | the sum of losses | `training/objective.py:415` `backward` | `train_ddfp_pascal.py:426` |
-# | the flow's step | `density.py:210` `fit_step` | `train_ddfp_pascal.py:455-500` |
-# | the teacher | `training/teacher.py:40` `follow` | `train_ddfp_pascal.py:505-524` |
-# | the loop | `training/loop.py:60` `train` | |
+# | the six parts | `training/objective.py:25` `training_step` | `train_ddfp_pascal.py:372-524` |
+# | pseudo-labels | `training/objective.py:191` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
+# | the step down | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
+# | the sum of losses | `training/objective.py:477` `backward` | `train_ddfp_pascal.py:426` |
+# | the flow's step | `density.py:212` `fit_step` | `train_ddfp_pascal.py:455-500` |
+# | the teacher | `training/teacher.py:43` `follow` | `train_ddfp_pascal.py:505-524` |
+# | the loop | `training/loop.py:72` `train` | |
 #
 # The paper's setting has a ResNet-101, crops of 513 pixels, 16 + 16 images a step, a threshold of
 # 0.95, an average of 0.999 and steps of length 4.

@@ -435,10 +435,10 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py:29` `Voc` | VOC alone; opens masks of unlabeled images too |
-# | lists of names | `data/splits.py:57` `read_split` | lists; Cityscapes lists do not parse |
-# | masks are checked | `data/base.py:124` `read_mask` | - |
-# | settings are checked | `config.py:281` `load_config` | its logs show keys that no code reads |
+# | the layout | `data/voc.py:39` `Voc` | VOC alone; opens masks of unlabeled images too |
+# | lists of names | `data/splits.py:58` `read_split` | lists; Cityscapes lists do not parse |
+# | masks are checked | `data/base.py:136` `read_mask` | - |
+# | settings are checked | `config.py:340` `load_config` | its logs show keys that no code reads |
 # | overlays | `prediction.py:44` `predict_files` | - |
 #
 # ## Next
