@@ -73,6 +73,9 @@ def test_evaluate_prints_what_the_run_recorded(trained, capsys):
     assert ddfp("evaluate", trained, "--network", "student") == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1].split() == ["mIoU", f"{result['miou_last']:.2f}"]
+    assert "protocol whole" in printed[0]
+    assert ddfp("evaluate", trained, "--protocol", "slide16") == 0
+    assert "protocol slide16" in capsys.readouterr().out
 
 
 def test_predict_writes_indices_and_overlays(trained, tmp_path, capsys):
@@ -160,6 +163,21 @@ BAD_WORDS = {
     "missing data folder": (["train", "TINY", "--data", "no/such"], ["--data no/such"]),
     "unknown device": (["train", "TINY", "--device", "gpuu"], ["--device gpuu"]),
     "no such GPU": (["train", "TINY", "--device", "cuda:97"], ["--device cuda:97"]),
+    "more GPUs than there are": (["train", "TINY", "--gpus", "97"], ["--gpus 97"]),
+    "no processes": (["train", "TINY", "--processes", "0"], ["--processes 0"]),
+    "GPUs and processes": (
+        ["train", "TINY", "--gpus", "1", "--processes", "2"],
+        ["--gpus and --processes"],
+    ),
+    "processes on a GPU": (
+        ["train", "TINY", "--processes", "2", "--device", "cuda"],
+        ["--processes 2", "--gpus"],
+    ),
+    "parts that do not divide the batch": (
+        ["train", "TINY", "--accumulate", "3"],
+        ["training.batch_labeled: 4 images", "--accumulate"],
+    ),
+    "unknown protocol": (["train", "TINY", "--set", "data.protocol=slide"], ["'slide'", "crop513"]),
     "too many labels": (["train", "TINY", "--labeled", "4000"], ["4000", "40"]),
     "labels that are no count": (["train", "TINY", "--labeled", "some"], ["'some'"]),
     "neither benchmark nor config": (["train"], ["ddfp train digits"]),

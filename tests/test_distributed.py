@@ -1,5 +1,6 @@
 """Several processes train as one would: the same losses, gradients, parameters and scores."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import time
 
 import pytest
 import torch
+import yaml
 
 import ddfp_lib.training.distributed as distributed
 import ddfp_lib.training.loop as loop
@@ -30,7 +32,9 @@ from ddfp_lib.training.distributed import (
 )
 from ddfp_lib.training.loop import data_of, shares_of, train
 from ddfp_lib.training.objective import Learner, Pixels, PseudoLabels, training_step
+from tests.conftest import TINY
 from tests.fixtures.ranks import run_ranks
+from tests.test_cli import ddfp
 from tests.test_evaluation import Painted, Reader
 from tests.test_loop import assert_same_run
 from tests.test_training import dataset_of, make_learner, snapshot
@@ -409,6 +413,23 @@ def test_the_launcher_says_what_was_wrong(how, kind, named, monkeypatch):
         launch(fail, 2, how)
 
 
+@pytest.mark.usefixtures("handlers")
+def test_the_command_line_starts_processes_and_speaks_once(tmp_path, capfd):
+    benchmark = tmp_path / "tiny.yaml"
+    benchmark.write_text(yaml.safe_dump(TINY))
+    words = ["train", benchmark, "--processes", 2, "--accumulate", 2, "--out", tmp_path / "run"]
+    assert ddfp(*words) == 0
+    told = capfd.readouterr().out
+    assert told.count("global batch 4+4 = 2 processes x 2 x 1+1") == 1
+    assert told.count("on test images") == 1
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (environment["processes"], environment["protocol"]) == (2, "whole")
+    assert (environment["gpu"], environment["precision"]) == (None, "float32")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["processes"], result["gpus"], result["protocol"]) == (2, 0, "whole")
+    assert result["peak_memory"] > 0.1
+
+
 # Whole runs ---------------------------------------------------------------------------------------
 
 
@@ -471,6 +492,15 @@ def test_three_processes_cannot_share_four_images(tiny_config, tmp_path):
         assert isinstance(error, UserError)
         assert "4 images cannot be shared by 3 processes" in str(error)
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_too_small_is_told_with_the_option(tiny_config, tmp_path, monkeypatch):
+    def too_much(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "training_step", too_much)
+    with pytest.raises(UserError, match=r"out of GPU memory.* --accumulate 4"):
+        train(tiny_config("ddfp"), tmp_path, device=CPU, accumulate=2)
 
 
 def test_shares_are_told(tiny_config):
