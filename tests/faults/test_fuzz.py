@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -239,6 +239,7 @@ def test_masks(mode, values, size, known):
     scale=st.tuples(st.floats(0.01, 3), st.floats(0.01, 3)),
     seed=st.integers(0, 99),
 )
+@example(size=(2, 1), crop=7, scale=(0.5, 1.0), seed=0)  # becomes a single pixel
 def test_views_of_images_of_any_size(size, crop, scale, seed):
     rng = torch.Generator().manual_seed(seed)
     with ends_well():
