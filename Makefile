@@ -3,10 +3,11 @@
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (about 10 minutes)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak       faults again and again, and thousands of random inputs       (half an hour)
+#   make soak        faults again and again, and thousands of random inputs       (half an hour)
 #   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
-#   make bench       speed and memory of the density estimator against two others (minutes)
+#   make bench       speed and memory, against others and in growth: bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
+#   make audit       look the locked versions up among known vulnerabilities
 #   make lock        renew requirements.lock
 #   make clean       remove .venv and caches; runs stay
 
@@ -18,7 +19,7 @@ READY := .venv/ready
 # uv of the machine, or one of our own
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
-.PHONY: help reproduce test notebooks study-report soak bench lint lock clean
+.PHONY: help reproduce test notebooks study-report soak bench lint audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,7 +46,11 @@ study-report: $(READY)
 	$(BIN)/ddfp report
 
 bench: $(READY)
-	$(BIN)/python bench/density.py
+	$(BIN)/python -m bench
+
+# strict: a package that could not be looked up is a failure too
+audit: | $(UV)
+	$(UV) tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 lock: $(UV)
 	$(UV) pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.lock

@@ -1,7 +1,7 @@
 """How fast and how lean the density estimator is, against the released design and against zuko.
 
-    .venv/bin/python bench/density.py               # the table, a few minutes
-    .venv/bin/python bench/density.py --repeats 9
+    .venv/bin/python -m bench.density               # the table, a few minutes
+    .venv/bin/python -m bench.density --repeats 9
 
 Three estimators of the same size, float32, on the CPU:
 
@@ -16,6 +16,9 @@ one thread, the best of the repeats: other processes disturb it less than wall t
 peak of the process beyond what stood before the first call. Each number comes from a fresh process,
 in which ddfp and reference have to agree before they are timed. ddfp multiplies by oneDNN and the
 others by torch's default, MKL: on AMD that is a factor of 1.6, elsewhere it may be none.
+
+``of the machine`` is the rate of ddfp's matrix products over its whole time, as a part of the rate
+at which the same process multiplies two 2048 x 2048 matrices right afterwards.
 """
 
 import argparse
@@ -152,7 +155,28 @@ def measure(name: str, case: dict, repeats: int) -> dict[str, float]:
         start = time.process_time()
         run()
         times.append(time.process_time() - start)
-    return {"seconds": min(times), "megabytes": peak_megabytes() - before}
+    megabytes = peak_megabytes() - before
+    rate = flops(case) / min(times) / matmul_rate(repeats)
+    return {"seconds": min(times), "megabytes": megabytes, "rate": rate}
+
+
+def flops(case: dict) -> float:
+    """Return what the matrix products of a case need: those of subnets and of the mixture."""
+    half, hidden = case["features"] / 2, CONFIG.hidden
+    subnet = half * hidden + hidden * hidden + hidden * case["features"]
+    forward = 2 * CONFIG.blocks * subnet + case["features"] * case["classes"]
+    return 2 * case["rows"] * forward * (2 if case["gradient"] else 3)
+
+
+def matmul_rate(repeats: int) -> float:
+    """Return the float32 operations a second of a plain matrix product."""
+    side = 2048
+    matrix, times = torch.ones(side, side), []
+    for _ in range(repeats):
+        start = time.process_time()
+        matrix @ matrix
+        times.append(time.process_time() - start)
+    return 2 * side**3 / min(times)
 
 
 def peak_megabytes() -> float:
@@ -161,8 +185,29 @@ def peak_megabytes() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def table(repeats: int) -> str:
+    """Measure every case for every estimator; return the table, in Markdown."""
+    lines = [
+        "| case | estimator | CPU ms | extra MB | time / ddfp | memory / ddfp | of the machine |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for case in CASES:
+        ours = None
+        for name in ("ddfp", "reference", "zuko"):
+            command = [sys.executable, "-m", "bench.density", "--repeats", str(repeats)]
+            got = json.loads(subprocess.check_output([*command, "--one", name, case]))
+            ours = ours or got
+            rate = f"{100 * got['rate']:.0f} %" if name == "ddfp" else ""
+            lines.append(
+                f"| {case} | {name} | {1000 * got['seconds']:.1f} | {got['megabytes']:.0f} | "
+                f"{got['seconds'] / ours['seconds']:.1f} | "
+                f"{got['megabytes'] / max(ours['megabytes'], 1):.1f} | {rate} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run every case for every estimator and print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description="Time the density estimator.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -173,20 +218,7 @@ def main() -> None:
         print(json.dumps(measure(name, CASES[case], arguments.repeats)))
         return
     print(f"torch {torch.__version__}, one thread, best of {arguments.repeats}\n")
-    print("| case | estimator | CPU ms | extra MB | time / ddfp | memory / ddfp |")
-    print("|---|---|---:|---:|---:|---:|")
-    for case in CASES:
-        ours = None
-        for name in ("ddfp", "reference", "zuko"):
-            command = [sys.executable, __file__, "--repeats", str(arguments.repeats)]
-            got = json.loads(subprocess.check_output([*command, "--one", name, case]))
-            ours = ours or got
-            print(
-                f"| {case} | {name} | {1000 * got['seconds']:.1f} | {got['megabytes']:.0f} | "
-                f"{got['seconds'] / ours['seconds']:.1f} | "
-                f"{got['megabytes'] / max(ours['megabytes'], 1):.1f} |",
-                flush=True,
-            )
+    print(table(arguments.repeats))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a whole training step costs, method by method, on digit scenes.
 
-    .venv/bin/python bench/step.py                  # the table, about a minute
-    .venv/bin/python bench/step.py --repeats 100
+    .venv/bin/python -m bench.step                  # the table, about a minute
+    .venv/bin/python -m bench.step --repeats 100
 
 Steps of the last stage (everything a method has is switched on), batches made beforehand, one
 thread. The methods take turns, step by step, so that whatever else the machine does hits all of

@@ -247,6 +247,7 @@ class Config:
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
             (["network.dropout"], lambda value: 0 <= value < 1, "give a part, less than 1"),
             (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
+            (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
         ):
             for key in keys:
                 value = operator.attrgetter(key)(self)

@@ -62,11 +62,17 @@ def test_text_under_an_image_name_is_refused(tmp_path):
     refuses(lambda: read_image(path), path, "not a whole image")
 
 
-def test_image_bomb_is_refused(tmp_path):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("side", "words"), [(9500, "9500 x 9500"), (13500, "more pixels than twice")]
+)
+def test_image_bomb_is_refused(tmp_path, side, words):
+    """Undecoded, in one line: without Pillow's warning at the first size and its own words."""
     path = tmp_path / "bomb.png"
-    Image.new("1", (8000, 8000)).save(path)
-    assert path.stat().st_size < 50_000
-    refuses(lambda: read_image(path), path, "8000 x 8000", "limit")
+    Image.new("1", (side, side)).save(path)
+    assert path.stat().st_size < 100_000
+    refuses(lambda: read_image(path), path, words, "limit", "tiles")
+    refuses(lambda: read_mask(path, 2), path, words)
 
 
 def test_sixteen_bit_image_is_refused(tmp_path):

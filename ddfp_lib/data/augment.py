@@ -95,7 +95,8 @@ def weak_view(
     height, width = image.shape[-2:]
     crop_height, crop_width = config.size
     long = max(height, width)
-    least, greatest = (int(long * factor) for factor in config.scale)
+    # at least 2: PyTorch fails on antialiasing a whole image into one pixel
+    least, greatest = (max(2, int(long * factor)) for factor in config.scale)
     factor = (least + int(amount * (greatest - least + 1))) / long
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     if mask is None:

@@ -1,5 +1,6 @@
 """What a data set is, and how image and mask files become tensors."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,12 @@ from torchvision.transforms import InterpolationMode
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.errors import UserError
 
-MAX_PIXELS = 50_000_000
-"""Larger files are refused undecoded: a small PNG can unpack to more memory than there is."""
+MAX_PIXELS = 89_478_485
+"""Larger files are refused undecoded: a small PNG can unpack to more memory than there is.
+
+Here Pillow begins to warn: 256 MiB of RGB, 9,459 pixels square. Street scenes have 2 million, tiles
+of aerial images 25 to 60 million.
+"""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -199,16 +204,24 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what Pillow fails on, here or in the block, becomes a UserError."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error, see below
+            opened = Image.open(path)
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels are more than the limit of "
-                    f"{MAX_PIXELS}; scale it down"
+                    f"{MAX_PIXELS}; cut it into tiles or scale it down"
                 )
             yield image
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the root and the list of names") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path}: has more pixels than twice the limit of {MAX_PIXELS}; cut it into tiles or "
+            "scale it down"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a whole image ({error}); fetch or export it again") from error

@@ -36,7 +36,7 @@ def start(config: Config, folder: Path, fault: Callable[[Path], None] | None = N
 
 def end_of(child: BaseProcess) -> int:
     """Wait for a child and return its exit status, the negative signal where it was killed."""
-    child.join(120)
+    child.join(900)
     assert child.exitcode is not None, "the training hangs"
     return child.exitcode
 

@@ -1,0 +1,214 @@
+"""Images a second and memory of a training step at the paper's size, on a GPU.
+
+    .venv/bin/python -m bench.gpu --set training.precision=bfloat16    # fills bench/GPU.md
+    .venv/bin/python -m bench.gpu --toy --device cpu                   # does it run at all?
+
+ResNet-101 with the deep stem, crops of 513, 16 labeled and 16 unlabeled random images, 21 classes,
+each method with all that it has switched on. ``released step`` is written for this bench: the same
+network, with the order of work of the released code (train_ddfp_pascal.py) in its float16, its
+density (a mixture that repeats every pixel for every class, pixels drawn by NumPy on the host, a
+loop over classes), its three forward passes of the decoder and its average of the teacher
+parameter by parameter. Its barriers are left out: one process has nobody to wait for.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.density import Reference
+from ddfp_lib.config import Config, from_dict, load_method, to_dict
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
+from ddfp_lib.data.loaders import Batch
+from ddfp_lib.files import write_text
+from ddfp_lib.models.network import resize
+from ddfp_lib.seeds import generator
+from ddfp_lib.training.objective import Learner, cross_entropy, to_rows, training_step
+
+PAGE = Path(__file__).parent / "GPU.md"
+METHODS = ("supervised", "consistency", "noise", "ddfp")
+CLASSES = 21
+STEPS = 1000  # of the schedule; the bench takes a few in its middle
+PAPER = {
+    "crop": 513,
+    "batch": 16,
+    "network": {
+        "encoder": "resnet101",
+        "encoder_options": {"stem_type": "deep", "stem_width": 64},
+    },
+    "density": {},
+}
+TOY = {
+    "crop": 33,
+    "batch": 2,
+    "network": {
+        "encoder": "test_resnet",
+        "low_width": 4,
+        "aspp_width": 8,
+        "dilations": [1, 2],
+        "embedding": 8,
+    },
+    "density": {"hidden": 256, "samples": 64},
+}
+
+
+def configuration(method: str, size: dict, settings: Sequence[str] = ()) -> Config:
+    """Return a run of this size; ``settings`` are ``training.key=value``."""
+    training = {"steps": STEPS, "batch_labeled": size["batch"], "batch_unlabeled": size["batch"]}
+    training |= dict(one.removeprefix("training.").split("=", 1) for one in settings)
+    values = {
+        "benchmark": "speed",
+        "eps": 4.0,
+        "data": {"dataset": "voc", "labeled": 1, "augment": {"crop": size["crop"]}},
+        "network": size["network"],
+        "density": size["density"],
+        "training": training,
+        "method": to_dict(load_method(method)),
+    }
+    return from_dict(values)
+
+
+def random_batch(size: dict, device: torch.device) -> Batch:
+    """Return images and labels of noise, on the device."""
+    rng = generator(0, "speed")
+    shape = (size["batch"], size["crop"], size["crop"])
+    images = torch.randint(256, (2, size["batch"], 3, *shape[1:]), generator=rng).byte()
+    labels = torch.randint(CLASSES, shape, generator=rng)
+    valid = torch.ones(shape, dtype=torch.bool)
+    return Batch(images[0], labels, images[1], valid).to(device)
+
+
+def ours(config: Config, batch: Batch, device: torch.device) -> Callable[[int], object]:
+    """Return a step of this project's training."""
+    learner = Learner(config, CLASSES, device)
+    return lambda n: training_step(learner, batch, STEPS // 2 + n)
+
+
+def released(config: Config, batch: Batch, device: torch.device) -> Callable[[int], object]:
+    """Return a step as the released code takes it: a reference for speed, not for results."""
+    learner = Learner(config, CLASSES, device)
+    student, teacher = learner.student, learner.teacher.train()
+    flow = Reference(learner.density).to(device)
+    flow.precisions = flow.precisions.to(device)
+    flow_optimizer = torch.optim.Adam(flow.parameters(), 1e-3, (0.5, 0.9))
+    half = device.type == "cuda"
+    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    draw = np.random.default_rng(0)
+
+    def step(n: int) -> None:
+        host, rng = learner.generators(n)
+        labeled, weak = batch.labeled_images / 255, batch.weak_images / 255
+        size, count = weak.shape[2:], len(labeled)
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            # the teacher, in training mode, on weak images
+            with torch.no_grad():
+                seen = teacher.embed(teacher.encode(torch.cat([labeled, weak])), generator=rng)
+                belief = resize(teacher.classify(seen[count:]), size).float().softmax(1)
+                probability, pseudo = belief.max(1)
+                pseudo = pseudo.where(probability > config.training.confidence, IGNORE_INDEX)
+            box = cutmix_boxes(*size, config.data.augment, host).to(device)
+            strong = mix(strong_view(weak, config.data.augment, host), box)
+            pseudo = mix(pseudo, box)
+
+            # the student; then its strong features once more, for the gradient of their density
+            features = student.encode(torch.cat([labeled, strong]))
+            logits = resize(student.classify(student.embed(features, generator=rng)), size)
+            at = features[count:].detach().requires_grad_()
+            embedded = student.embed(at, auxiliary=True, generator=rng)
+            confident = resize(pseudo[:, None].float(), embedded.shape[2:])[:, 0] != IGNORE_INDEX
+            with torch.autocast(device.type, enabled=False):
+                surprise = -flow.log_prob(to_rows(embedded).float())
+            weight = confident.flatten().float()
+            surprise = (surprise * weight).sum() / weight.sum().clamp(min=1)
+            (gradient,) = torch.autograd.grad(surprise, at)
+            shift = config.eps * nn.functional.normalize(gradient.float(), dim=1)
+            moved = student.embed(features[count:] + shift, auxiliary=True, generator=rng)
+            perturbed = resize(student.classify(moved), size)
+            loss = cross_entropy(logits[:count], batch.labels)
+            loss = loss + 0.5 * cross_entropy(logits[count:], pseudo)
+            loss = loss + 0.5 * cross_entropy(perturbed, pseudo)
+        learner.optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(learner.optimizer)
+        scaler.update()
+
+        # the flow, on pixels that NumPy draws
+        rows = to_rows(seen).float()
+        small = nn.functional.interpolate(batch.labels[:, None].float(), size=seen.shape[2:])
+        labels = torch.full((len(rows),), -1, device=device)
+        labels[: small.numel()] = small.flatten().long()
+        chosen = draw.permutation(len(rows))[: config.density.samples]
+        chosen = torch.from_numpy(chosen).to(device)
+        v = rows[chosen] + 0.05 * torch.randn_like(rows[chosen])
+        nll = -flow.log_prob(v, labels[chosen]).mean()
+        flow_optimizer.zero_grad()
+        nll.backward()
+        nn.utils.clip_grad_norm_(flow.parameters(), 50)
+        flow_optimizer.step()
+
+        with torch.no_grad():
+            for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+                slow.copy_(0.999 * slow + 0.001 * fast)
+
+    return step
+
+
+def measure(step: Callable[[int], object], device: torch.device, repeats: int) -> tuple[float, int]:
+    """Return the median seconds of a step, and the peak of memory in bytes (0 on a CPU)."""
+    on_gpu = device.type == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    times = []
+    for n in range(3 + repeats):
+        if on_gpu and n == 3:
+            torch.cuda.reset_peak_memory_stats()
+        wait()
+        begin = time.perf_counter()
+        step(n)
+        wait()
+        times.append(time.perf_counter() - begin)
+    memory = torch.cuda.max_memory_allocated() if on_gpu else 0
+    return statistics.median(times[3:]), memory
+
+
+def table(size: dict, device: torch.device, settings: Sequence[str], repeats: int) -> str:
+    """Measure everything; return the table, in Markdown."""
+    batch, measured = random_batch(size, device), {}
+    for name in (*METHODS, "released step"):
+        make = released if name == "released step" else ours
+        method = "ddfp" if name == "released step" else name
+        config = configuration(method, size, [] if name == "released step" else settings)
+        measured[name] = measure(make(config, batch, device), device, repeats)
+    lines = ["| step | images a second | peak GB | time / noise |", "|---|---:|---:|---:|"]
+    for name, (seconds, memory) in measured.items():
+        images = size["batch"] * (1 if name == "supervised" else 2)
+        ratio = seconds / measured["noise"][0]
+        lines.append(f"| {name} | {images / seconds:.1f} | {memory / 2**30:.1f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and keep the table of a GPU."""
+    parser = argparse.ArgumentParser(description="Time training steps at the paper's size.")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--toy", action="store_true", help="a size for CPUs; nothing is kept")
+    parser.add_argument("--set", action="append", default=[], help="training.KEY=VALUE, of ours")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    text = table(TOY if arguments.toy else PAPER, device, arguments.set, arguments.repeats)
+    settings = " ".join(arguments.set) or "float32"
+    text = f"{where}, torch {torch.__version__}, ours with {settings}\n\n{text}\n"
+    print(text)
+    if not arguments.toy:
+        write_text(PAGE, text)
+
+
+if __name__ == "__main__":
+    main()
