@@ -39,7 +39,7 @@ class Estimate:
     memory: float
 
 
-def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1) -> Estimate:
+def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> Estimate:
     """Estimate the cost of a run.
 
     Hours come from earlier runs of the same benchmark and method where the ledger has some, on as
@@ -50,8 +50,9 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1) -> Estimate:
         config: of the run.
         ledger: ``reproduce/results.csv``.
         gpus: processes of the run.
+        accumulate: parts in which each of them takes its share of a step's images.
     """
-    memory = training_memory(config, gpus) / GIB
+    memory = training_memory(config, gpus * accumulate) / GIB
     known = ledger[
         (ledger["benchmark"] == config.benchmark)
         & (ledger["method"] == config.method.name)
@@ -85,7 +86,7 @@ def pixels(config: Config) -> int:
     return height * width * (training.batch_labeled + training.batch_unlabeled)
 
 
-def training_memory(config: Config, gpus: int = 1) -> int:
+def training_memory(config: Config, parts: int = 1) -> int:
     """Count the bytes that a training step keeps on each GPU, without computing anything.
 
     Weights of student and teacher, gradients, the optimizer's moments, and what autograd keeps for
@@ -95,13 +96,13 @@ def training_memory(config: Config, gpus: int = 1) -> int:
 
     Args:
         config: of the run; backbones of any kind.
-        gpus: processes that share the batch.
+        parts: that a step's images are taken in, side by side on GPUs or one after another.
     """
     method, training = config.method, config.training
     classes = _classes(config)
     with torch.device("meta"):  # shapes alone: no memory, no arithmetic
         network = SegmentationNetwork(config.bare().network, classes)
-        shares = [-(-n // gpus) for n in (training.batch_labeled, training.batch_unlabeled)]
+        shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
         labeled, unlabeled = shares if method.consistency else (shares[0], 0)
         images = torch.empty(labeled + unlabeled, 3, *config.data.augment.size)
         labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64)
@@ -138,7 +139,7 @@ def _classes(config: Config) -> int:
     return config.data.digits.classes + 1 if dataset == "digits" else len(names[dataset])
 
 
-def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1) -> str:
+def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> str:
     """Return the plan of a matrix as text: a line a method and split, a sum, and its grounds."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -148,7 +149,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1) -> str:
     for (split, method), runs in groups.items():
         config = runs[0].config
         training = config.training
-        cost = estimate(config, ledger, gpus)
+        cost = estimate(config, ledger, gpus, accumulate)
         batch = training.batch_labeled
         batch += training.batch_unlabeled if config.method.consistency else 0
         each = "?" if cost.hours is None else f"{cost.hours:.2f}"

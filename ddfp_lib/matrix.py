@@ -128,6 +128,7 @@ def run_matrix(
     device: torch.device,
     jobs: int = 0,
     gpus: int = 1,
+    accumulate: int = 1,
     tensorboard: bool = False,
     say: Callable[[str], object] = print,
     every: float = 15.0,
@@ -139,6 +140,7 @@ def run_matrix(
         device: of every run.
         jobs: runs side by side; 0 for :func:`default_jobs`. On a CPU the cores are shared out.
         gpus: processes of each run, one a GPU.
+        accumulate: parts in which each of them takes its share of a step's images.
         tensorboard: let each run write its log for TensorBoard too.
         say: told of progress, a line at a time.
         every: seconds between two lines.
@@ -149,6 +151,11 @@ def run_matrix(
     jobs = jobs or default_jobs(device)
     if gpus > 1 and jobs > 1 and device.type == "cuda":
         raise UserError(f"--jobs {jobs}: runs on {gpus} GPUs each go one after the other; use 1")
+    options = ["--device", str(device)]
+    options += ["--gpus", str(gpus)] if gpus > 1 else []
+    options += ["--accumulate", str(accumulate)] if accumulate > 1 else []
+    options += ["--tensorboard"] if tensorboard else []
+    threads = max(1, len(os.sched_getaffinity(0)) // (jobs * gpus))
     waiting = [cell for cell in cells if not cell.finished()]
     already = {cell.name: cell.steps_done() for cell in waiting}
     running: list[Cell] = []
@@ -159,7 +166,7 @@ def run_matrix(
     try:
         while queue or running:
             while queue and len(running) < jobs:
-                running.append(_start(queue.pop(0), device, jobs, gpus, tensorboard))
+                running.append(_start(queue.pop(0), options, threads))
             time.sleep(0.5)
             for cell in [c for c in running if c.process.poll() is not None]:
                 running.remove(cell)
@@ -177,21 +184,13 @@ def run_matrix(
     return [finished_result(cell.folder, cell.config) for cell in cells]
 
 
-def _start(
-    cell: Cell, device: torch.device, jobs: int, gpus: int = 1, tensorboard: bool = False
-) -> Cell:
+def _start(cell: Cell, options: Sequence[str], threads: int) -> Cell:
     """Start a run as ``ddfp train --config FILE``, its output in ``train.log``."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     planned = cell.folder / "planned.yaml"
     write_text(planned, to_yaml(cell.config))
-    threads = max(1, len(os.sched_getaffinity(0)) // (jobs * gpus))
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
-    command += ["--out", str(cell.folder), "--device", str(device)]
-    command += ["--keep", str(cell.keep)]
-    if gpus > 1:
-        command += ["--gpus", str(gpus)]
-    if tensorboard:
-        command.append("--tensorboard")
+    command += ["--out", str(cell.folder), "--keep", str(cell.keep), *options]
     with (cell.folder / "train.log").open("w") as log:
         cell.process = subprocess.Popen(
             command,

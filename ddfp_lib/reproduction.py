@@ -27,6 +27,7 @@ class Request:
         quick: the benchmark's quick settings.
         jobs: runs side by side; 0: one a core, or one on a GPU.
         gpus: processes of each run, one a GPU.
+        accumulate: parts in which each of them takes its share of a step's images.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         tensorboard: write each run's log for TensorBoard too.
     """
@@ -40,6 +41,7 @@ class Request:
     quick: bool
     jobs: int
     gpus: int
+    accumulate: int
     device: str
     tensorboard: bool
 
@@ -157,7 +159,7 @@ def print_plan(request: Request) -> None:
     from ddfp_lib.results import read_ledger
 
     ledger = read_ledger(repository() / "reproduce" / "results.csv")
-    print(table(request.cells(), ledger, request.gpus))
+    print(table(request.cells(), ledger, request.gpus, request.accumulate))
 
 
 def _prepared(report: Path) -> str:

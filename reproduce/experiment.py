@@ -28,6 +28,7 @@ settings = []
 quick = False
 jobs = 0
 gpus = 1
+accumulate = 1
 device = "cpu"
 tensorboard = False
 
@@ -58,6 +59,7 @@ results = run_matrix(
     device=torch.device(device),
     jobs=jobs,
     gpus=gpus,
+    accumulate=accumulate,
     tensorboard=tensorboard,
     say=lambda line: print(line, flush=True),
 )

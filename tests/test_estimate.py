@@ -43,7 +43,7 @@ def test_memory_follows_images_methods_and_gpus(tiny_config):
     assert supervised < consistency < ddfp
     larger = tiny_config("ddfp", training={"batch_labeled": 8, "batch_unlabeled": 8})
     assert ddfp < training_memory(larger) < 2 * ddfp
-    assert training_memory(larger, gpus=2) == ddfp
+    assert training_memory(larger, parts=2) == ddfp
 
 
 def test_hours_without_a_measurement_are_the_releases():

@@ -51,7 +51,7 @@ def test_splits_make_runs_of_their_own(tmp_path):
         plan(path, ["ddfp"], [0], tmp_path, splits=["732"])
 
 
-def test_gpus_and_tensorboard_are_handed_to_the_runs(tiny, tmp_path, monkeypatch):
+def test_how_to_run_is_handed_to_the_runs(tiny, tmp_path, monkeypatch):
     commands = []
 
     def start(command, **_):
@@ -59,11 +59,11 @@ def test_gpus_and_tensorboard_are_handed_to_the_runs(tiny, tmp_path, monkeypatch
         raise OSError("not started")
 
     monkeypatch.setattr(matrix.subprocess, "Popen", start)
-    for options in ({}, {"gpus": 4, "tensorboard": True}):
+    for options in ({}, {"gpus": 4, "accumulate": 2, "tensorboard": True}):
         with pytest.raises(OSError, match="not started"):
             run_matrix(plan(tiny, ["ddfp"], [0], tmp_path), device=CPU, **options)
-    assert not {"--gpus", "--tensorboard"} & set(commands[0])
-    assert commands[1][-3:] == ["--gpus", "4", "--tensorboard"]
+    assert not {"--gpus", "--accumulate", "--tensorboard"} & set(commands[0])
+    assert commands[1][-5:] == ["--gpus", "4", "--accumulate", "2", "--tensorboard"]
 
 
 def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):

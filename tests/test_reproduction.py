@@ -43,6 +43,7 @@ def request_for(benchmark, out, /, **changes) -> Request:
         "quick": False,
         "jobs": 2,
         "gpus": 1,
+        "accumulate": 1,
         "device": "cpu",
         "tensorboard": False,
     }
