@@ -8,6 +8,7 @@ functions here give back what they are given.
 
 import multiprocessing
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ TIMEOUT = timedelta(minutes=10)
 
 RESTARTS = 3
 """How often the launcher starts the ranks anew after one was lost."""
+
+GRACE = 5.0
+"""Seconds that a rank which lost another leaves it to tell the launcher what it died of."""
 
 
 def rank() -> int:
@@ -252,3 +256,7 @@ def _work(work: Callable[..., Result], *arguments: Any) -> Result | Exception:
         return work(*arguments)
     except (SharedError, FloatingPointError) as error:
         return error
+    except ConnectionError:
+        # The launcher reports whoever ends first: that shall be the rank that knows why.
+        time.sleep(GRACE)
+        raise
