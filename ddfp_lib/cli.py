@@ -51,7 +51,7 @@ Settings = Annotated[
     typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
 ]
 Accumulate = Annotated[
-    int, typer.Option(help="Parts of a step's images on each GPU: more need less memory.")
+    int, typer.Option(help="Parts of a step's images on each GPU; 0: as its memory asks for.")
 ]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")
@@ -83,7 +83,7 @@ def train(
     processes: Annotated[
         int | None, typer.Option(help="The same on a CPU: processes that train together.")
     ] = None,
-    accumulate: Accumulate = 1,
+    accumulate: Accumulate = 0,
 ) -> None:
     """Train one run; start it again to go on after an interruption."""
     from ddfp_lib.config import find_benchmark, load_config, read_config
@@ -190,7 +190,7 @@ def reproduce(
     ] = False,
     jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
     gpus: Annotated[int, typer.Option(help="GPUs of each run, a process each.")] = 1,
-    accumulate: Accumulate = 1,
+    accumulate: Accumulate = 0,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
     dry_run: Annotated[

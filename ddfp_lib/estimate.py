@@ -131,6 +131,29 @@ def training_memory(config: Config, parts: int = 1) -> int:
     return activations + copies * sum(p.numel() * p.element_size() for p in weights.values())
 
 
+def fitting_parts(config: Config, processes: int, memory: int) -> int:
+    """Return the fewest parts of each process's share with which a step should fit its GPU.
+
+    Counted by :func:`training_memory`, and so in float32: with half precision there is room left.
+
+    Args:
+        config: of the run.
+        processes: that share the batch.
+        memory: of each GPU, bytes; a fifth of it is left for what is not counted.
+
+    Returns:
+        A number that divides the shares of labeled and unlabeled images; as many parts as there are
+        images where nothing fits.
+    """
+    training = config.training
+    sizes = [training.batch_labeled]
+    sizes += [training.batch_unlabeled] if config.method.consistency else []
+    shares = [max(1, size // processes) for size in sizes]
+    choices = [n for n in range(1, min(shares) + 1) if all(share % n == 0 for share in shares)]
+    fitting = (n for n in choices if training_memory(config, processes * n) <= 0.8 * memory)
+    return next(fitting, choices[-1])
+
+
 def _classes(config: Config) -> int:
     from ddfp_lib.data import camvid, cityscapes, voc
 

@@ -128,7 +128,7 @@ def run_matrix(
     device: torch.device,
     jobs: int = 0,
     gpus: int = 1,
-    accumulate: int = 1,
+    accumulate: int = 0,
     tensorboard: bool = False,
     say: Callable[[str], object] = print,
     every: float = 15.0,
@@ -140,7 +140,8 @@ def run_matrix(
         device: of every run.
         jobs: runs side by side; 0 for :func:`default_jobs`. On a CPU the cores are shared out.
         gpus: processes of each run, one a GPU.
-        accumulate: parts in which each of them takes its share of a step's images.
+        accumulate: parts in which each of them takes its share of a step's images; 0: as its
+            memory asks for.
         tensorboard: let each run write its log for TensorBoard too.
         say: told of progress, a line at a time.
         every: seconds between two lines.
@@ -153,7 +154,7 @@ def run_matrix(
         raise UserError(f"--jobs {jobs}: runs on {gpus} GPUs each go one after the other; use 1")
     options = ["--device", str(device)]
     options += ["--gpus", str(gpus)] if gpus > 1 else []
-    options += ["--accumulate", str(accumulate)] if accumulate > 1 else []
+    options += ["--accumulate", str(accumulate)] if accumulate else []
     options += ["--tensorboard"] if tensorboard else []
     threads = max(1, len(os.sched_getaffinity(0)) // (jobs * gpus))
     waiting = [cell for cell in cells if not cell.finished()]

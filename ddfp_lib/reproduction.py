@@ -27,7 +27,8 @@ class Request:
         quick: the benchmark's quick settings.
         jobs: runs side by side; 0: one a core, or one on a GPU.
         gpus: processes of each run, one a GPU.
-        accumulate: parts in which each of them takes its share of a step's images.
+        accumulate: parts in which each of them takes its share of a step's images; 0: as its
+            memory asks for.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         tensorboard: write each run's log for TensorBoard too.
     """
@@ -159,7 +160,7 @@ def print_plan(request: Request) -> None:
     from ddfp_lib.results import read_ledger
 
     ledger = read_ledger(repository() / "reproduce" / "results.csv")
-    print(table(request.cells(), ledger, request.gpus, request.accumulate))
+    print(table(request.cells(), ledger, request.gpus, max(1, request.accumulate)))
 
 
 def _prepared(report: Path) -> str:

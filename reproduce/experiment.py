@@ -28,7 +28,7 @@ settings = []
 quick = False
 jobs = 0
 gpus = 1
-accumulate = 1
+accumulate = 0
 device = "cpu"
 tensorboard = False
 

@@ -479,7 +479,7 @@ def test_what_one_rank_finds_wrong_stops_both(tiny_config, tmp_path):
     [
         (3, {}, "training.batch_labeled: 4 images .* 1 process in 3 part"),
         (4, {"batch_unlabeled": 6}, "training.batch_unlabeled: 6 images"),
-        (0, {}, "--accumulate 0"),
+        (-1, {}, "--accumulate -1"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, accumulate, sizes, named):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ddfp_lib.config import find_benchmark, load_config
-from ddfp_lib.estimate import estimate, training_memory
+from ddfp_lib.estimate import estimate, fitting_parts, training_memory
 from ddfp_lib.matrix import LEDGER
 from ddfp_lib.models.network import SegmentationNetwork, resize
 
@@ -44,6 +44,17 @@ def test_memory_follows_images_methods_and_gpus(tiny_config):
     larger = tiny_config("ddfp", training={"batch_labeled": 8, "batch_unlabeled": 8})
     assert ddfp < training_memory(larger) < 2 * ddfp
     assert training_memory(larger, parts=2) == ddfp
+
+
+def test_parts_are_as_few_as_the_memory_allows():
+    config = voc("ddfp")
+    needs = {parts: training_memory(config, 2 * parts) for parts in (1, 2, 4, 8)}
+    for parts, need in needs.items():
+        assert fitting_parts(config, processes=2, memory=int(need / 0.8) + 1) == parts
+    assert fitting_parts(config, processes=2, memory=10 * max(needs.values())) == 1
+    assert fitting_parts(config, processes=2, memory=1) == 8  # an image at a time: tried, at least
+    odd = voc("ddfp", "training.batch_labeled=6", "training.batch_unlabeled=9")
+    assert fitting_parts(odd, processes=1, memory=1) == 3
 
 
 def test_hours_without_a_measurement_are_the_releases():

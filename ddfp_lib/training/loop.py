@@ -74,7 +74,7 @@ def train(
     out: Path,
     *,
     device: torch.device,
-    accumulate: int = 1,
+    accumulate: int = 0,
     stop_at: int | None = None,
     keep: int = Checkpoints.KEEP,
     tensorboard: bool = False,
@@ -95,7 +95,8 @@ def train(
         out: its folder.
         device: to train on.
         accumulate: parts in which a process takes its share, where all of it is too much for the
-            memory; see :class:`~ddfp_lib.training.objective.Learner`.
+            memory; see :class:`~ddfp_lib.training.objective.Learner`. 0: on a GPU as many as its
+            memory asks for, else one.
         keep: checkpoints that stay, the last ones.
         tensorboard: write the log for TensorBoard too.
         stop_at: leave after the checkpoint of this step, as if interrupted.
@@ -116,6 +117,7 @@ def train(
     first = rank() == 0
     with lost_worker_named(), ExitStack() as held:
         with together():
+            accumulate = accumulate or _parts_for(config, device)
             shares = shares_of(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))
@@ -198,6 +200,15 @@ def train(
         return _finish(out, config, learner, log, seconds(), data)
 
 
+def _parts_for(config: Config, device: torch.device) -> int:
+    from ddfp_lib.estimate import fitting_parts
+
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return fitting_parts(config, world_size(), memory)
+
+
 def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
     """Tell how a step's images are shared out, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
 
@@ -246,7 +257,7 @@ def train_rank(
     config: Config,
     out: Path,
     device: str,
-    accumulate: int = 1,
+    accumulate: int = 0,
     keep: int = Checkpoints.KEEP,
     tensorboard: bool = False,
 ) -> RunResult | None:
