@@ -77,7 +77,7 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
             child.kill()
             killed = end_of(child) == -signal.SIGKILL
             kills += killed
-            whole *= 1.0 if killed else 0.8  # too late: aim earlier
+            whole *= 1.2 if killed else 0.8  # aim later, so that it gets on, or earlier
         assert_same_run(folder, undisturbed)
         assert not list(folder.rglob("*.partial"))
     print(f"\n{kills} random kills over {runs} runs: survived {kills}")
