@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,7 +36,6 @@ from ddfp_lib.training.loop import data_of, shares_of, train
 from ddfp_lib.training.objective import Learner, Pixels, PseudoLabels, training_step
 from tests.conftest import TINY
 from tests.fixtures.ranks import run_ranks
-from tests.test_cli import ddfp
 from tests.test_evaluation import Painted, Reader
 from tests.test_loop import assert_same_run
 from tests.test_training import dataset_of, make_learner, snapshot
@@ -413,13 +414,13 @@ def test_the_launcher_says_what_was_wrong(how, kind, named, monkeypatch):
         launch(fail, 2, how)
 
 
-@pytest.mark.usefixtures("handlers")
-def test_the_command_line_starts_processes_and_speaks_once(tmp_path, capfd):
+def test_the_command_line_starts_processes_and_speaks_once(tmp_path):
     benchmark = tmp_path / "tiny.yaml"
     benchmark.write_text(yaml.safe_dump(TINY))
-    words = ["train", benchmark, "--processes", 2, "--accumulate", 2, "--out", tmp_path / "run"]
-    assert ddfp(*words) == 0
-    told = capfd.readouterr().out
+    words = ["train", benchmark, "--processes", "2", "--accumulate", "2", "--out", tmp_path / "run"]
+    # a process of its own: ranks write to where the first launcher of a process wrote
+    command = [sys.executable, "-m", "ddfp_lib.cli", *words]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert told.count("global batch 4+4 = 2 processes x 2 x 1+1") == 1
     assert told.count("on test images") == 1
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
