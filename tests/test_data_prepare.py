@@ -2,7 +2,12 @@
 
 import copy
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ import yaml
 from PIL import Image
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.config import load_config
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.cityscapes import CLASSES, Cityscapes, to_train_ids
 from ddfp_lib.data.prepare import prepare_camvid, prepare_cityscapes, prepare_voc
@@ -19,6 +25,9 @@ from ddfp_lib.data.splits import read_names, read_split
 from ddfp_lib.data.verify import verify
 from ddfp_lib.data.voc import Voc
 from ddfp_lib.errors import UserError
+from ddfp_lib.matrix import ledger
+from ddfp_lib.results import results_page
+from ddfp_lib.runs import finished_result
 from tests.conftest import TINY
 from tests.fixtures.trees import (
     add_member,
@@ -450,6 +459,41 @@ def test_prepare_verify_split_train(name, archives, tmp_path, tiny_counts, capsy
     assert ddfp(*words) == 2
     told = capsys.readouterr().err
     assert "splits/777/labeled.txt: there is no such list; make it with 'ddfp data splits'" in told
+
+
+@pytest.mark.parametrize(("name", "processes"), [("voc", 2), ("cityscapes", 1), ("camvid", 2)])
+def test_killed_resumed_evaluated_told(name, processes, archives, tmp_path, tiny_counts, capsys):
+    """From a prepared tree to a row of the ledger, with a kill -9 on the way."""
+    root, out = prepared(name, archives, tmp_path / "data"), tmp_path / "run"
+    values = copy.deepcopy(TINY) | {"benchmark": name}
+    values["data"] = {"dataset": name, "labeled": 2, "test": "val", "augment": {"crop": 32}}
+    values["training"] |= {"steps": 60, "batch_labeled": 2, "batch_unlabeled": 2}
+    benchmark = tmp_path / "b.yaml"
+    benchmark.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "ddfp_lib.cli", "train", benchmark, "--data", root]
+    command += ["--device", "cpu", "--processes", str(processes), "--out", out]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not (out / "checkpoints" / "index.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "result.json").exists()
+
+    config = load_config(benchmark, "ddfp").at(root)
+    resumed = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "on validation images" in resumed.stdout
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()]
+    assert steps == sorted(steps)
+    assert steps[-1] == 60
+
+    assert ddfp("evaluate", out, "--data", root, "--device", "cpu") == 0
+    result = finished_result(out, config)
+    assert f"mIoU{result.teacher_miou_last:15.2f}" in capsys.readouterr().out
+    assert result.processes == processes
+    row = ledger([result])
+    assert len(row) == 1
+    assert f"| `ddfp` | **{result.test_miou:.1f}**" in results_page(row)
 
 
 def test_unimatchs_lists_are_read(tmp_path, archives):
