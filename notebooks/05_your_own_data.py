@@ -415,7 +415,7 @@ assert abs(parts["shrunk"] - parts["predictions"]) < 0.15
 # %% tags=["solution"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
 alone = Run.open(Path("alone")).result()
-assert alone.method == "supervised" and alone.labeled == "labeled.txt"
+assert alone.method == "supervised" and alone.split == "labeled"
 # One seed and 240 steps say little: lesson 4 compares full runs over three seeds, as
 # `ddfp reproduce my-pictures.yaml --data pictures` does for yours.
 
