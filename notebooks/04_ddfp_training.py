@@ -299,7 +299,8 @@ logits_moved = resize(student.classify(moved), weak.shape[2:])
 losses["perturbed"] = target.cross_entropy(logits_moved, mean)
 summed: dict[str, torch.Tensor] = {}
 learner.backward(losses, summed)
-learner.descend(summed, step)
+told = learner.descend(summed, step)
+print("told of the step:", ", ".join(told))
 
 # %% [markdown]
 # ### Part 5. The flow takes its own step
