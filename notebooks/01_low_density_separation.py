@@ -458,7 +458,7 @@ def changes(name):
         gain = scores[name][method] - scores[name]["supervised"]
         sunk = under_boundary(name, trained[name][method][steps]) - under_boundary(name, before)
         rows[method] = {
-            "accuracy (points)": f"{gain.mean():+.1f} ± {gain.std():.1f}",
+            "accuracy (points)": f"{gain.mean():+.0f} ± {gain.std():.0f}",
             "seeds that lost": f"{int((gain < -0.5).sum())} of {seeds}",
             "under the boundary": f"{sunk.mean():+.2f} ± {sunk.std():.2f}",
         }
@@ -506,7 +506,7 @@ curves(
 )
 
 # %%
-pd.DataFrame(by_length, index=lengths).map(lambda g: f"{g.mean():+.1f} ± {g.std():.1f}")
+pd.DataFrame(by_length, index=lengths).map(lambda g: f"{g.mean():+.0f} ± {g.std():.0f}")
 
 # %% [markdown]
 # **Finding.** The gap between the moons is about 0.5 wide. Steps of up to 0.4 help on average, the
