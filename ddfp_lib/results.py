@@ -75,7 +75,12 @@ def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
         if method != rival:
             gap = paired_difference(runs, method, rival)
             difference = f"{gap['difference']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
-        cells = [f"`{method}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
+            if gap["seeds"] < 2:
+                difference = f"{gap['difference']:+.1f} (one seed)"
+        cells = [
+            f"`{method}`",
+            f"**{row['mean']:.1f}**" + (f" ± {row['std']:.1f}" if len(seeds) > 1 else ""),
+        ]
         cells += [f"{row[seed]:.1f}" for seed in seeds]
         cells += [difference]
         cells += [f"{means.loc[method, name]:.1f}" for name in means.columns[:2]]
@@ -200,6 +205,7 @@ def results_page(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         command = f"ddfp reproduce {benchmark} {option} {split}"
         command += f" --methods {','.join(runs['method'].unique())}"
         command += f" --seeds {','.join(map(str, sorted(runs['seed'].unique())))}"
+        command += "" if benchmark == "digits" else " --data DIR"
         rival = "consistency" if "consistency" in set(runs["method"]) else runs["method"].iloc[0]
         parts += [
             f"## {benchmark}, {split} labeled",

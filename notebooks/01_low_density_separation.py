@@ -449,7 +449,7 @@ seed_dots(scores, "accuracy on fresh points (%)", colours)
 # asked seed by seed: *with the same labels and starting weights*, what did the rule change?
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def changes(name):
     """Return what each rule changed: mean ± standard deviation over seeds of the difference."""
     before = trained[name]["supervised"][steps]
@@ -505,7 +505,7 @@ curves(
     colours,
 )
 
-# %%
+# %% tags=["nbval-ignore-output"]
 pd.DataFrame(by_length, index=lengths).map(lambda g: f"{g.mean():+.0f} ± {g.std():.0f}")
 
 # %% [markdown]
