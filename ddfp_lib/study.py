@@ -93,7 +93,8 @@ class Study:
     def cells(self, out: Path, root: Path | str | None = None) -> list[Cell]:
         """Return the runs, seed by seed, in folders that studies of one benchmark share.
 
-        A variant that another study has under the same name is not trained twice.
+        A variant that another study has under the same name is not trained twice; so it keeps its
+        checkpoints where any study of this benchmark measures inside its networks.
 
         Args:
             out: folder of all studies; runs lie in ``out/<benchmark>/runs``.
@@ -103,6 +104,10 @@ class Study:
             UserError: a preset, key or value is not right, or a folder holds another run.
         """
         benchmark = find_benchmark(self.benchmark)
+        measured = {*self.mechanism}
+        for other in studies():
+            if other.benchmark == self.benchmark:
+                measured |= {*other.mechanism}
         cells = []
         for split in self.splits or [None]:
             for seed in self.seeds:
@@ -112,7 +117,7 @@ class Study:
                     config = config.at(None if root is None else Path(root))
                     words = " ".join([split or "", name, str(seed)])
                     folder = re.sub(r"[^\w.]+", "-", words).strip("-")
-                    kept = EVERY if name in self.mechanism else Checkpoints.KEEP
+                    kept = EVERY if name in measured else Checkpoints.KEEP
                     path = Path(out) / Path(self.benchmark).stem / "runs" / folder
                     cells.append(Cell(config, path, keep=kept))
         for cell in cells:
