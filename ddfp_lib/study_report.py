@@ -140,12 +140,12 @@ def write_study_page(root: Path) -> list[Path]:
     written = [root / "reproduce" / "STUDY.md"]
     write_text(written[0], page())
     for study in studies():
-        runs, inside = study.stored(), study.stored_mechanism()
+        runs, measured = study.stored(), study.stored_mechanism()
         pictures = {}
         if runs is not None:
             pictures[study.name] = scores(runs, study.rival, study.score, SCORES[study.score])
-        if inside is not None:
-            pictures[f"{study.name}-mechanism"] = boundary(inside)
+        if measured is not None:
+            pictures[f"{study.name}-mechanism"] = boundary(measured)
         for name, picture in pictures.items():
             path = study.folder / f"{name}.png"
             _write(path, picture.png())

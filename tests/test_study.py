@@ -22,8 +22,8 @@ from ddfp_lib.mechanism import (
 )
 from ddfp_lib.models.network import SegmentationNetwork
 from ddfp_lib.reproduction import run_study
-from ddfp_lib.study import find_study, read_study, record, studies
 from ddfp_lib.runs import Run
+from ddfp_lib.study import find_study, read_study, record, studies
 from ddfp_lib.study_report import inside, page, section
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
