@@ -46,7 +46,8 @@ class DensityConfig:
         noise: standard deviation of the Gaussian noise added to training features.
         samples: rows that one training step uses at most.
         clip: largest gradient norm.
-        use_labels: train with class labels where they are given; otherwise on the marginal alone.
+        labels: which features have a class in training: those of labeled ``masks`` (the method),
+            in addition those that the ``teacher`` is confident of (ours), or ``none``.
     """
 
     kind: Literal["flow", "gmm", "kde"] = "flow"
@@ -59,7 +60,7 @@ class DensityConfig:
     noise: float = 0.05
     samples: int = 20480
     clip: float = 50.0
-    use_labels: bool = True
+    labels: Literal["masks", "teacher", "none"] = "masks"
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class DensityEstimator(nn.Module):
             features: (N, D), any float dtype. With N = 0 nothing happens: no step is counted,
                 and the result is NaN. A rank alone may have no rows.
             labels: (N,), class 0..K-1 or UNLABELED (-1); None: no labels. Not used if
-                ``config.use_labels`` is false.
+                ``config.labels`` is ``none``.
             generator: of the row choice and the noise; fastest on the features' device.
 
         Returns:
@@ -334,7 +335,7 @@ class DensityEstimator(nn.Module):
         """Return this rank's part of ``config.samples`` random rows, noise added, and labels."""
         source, target = generator.device, features.device
         v = self._rows(features.detach())
-        if labels is None or not self.config.use_labels:
+        if labels is None or self.config.labels == "none":
             labels = torch.full((len(v),), UNLABELED, device=target)
         rows = _rows_of_all(v)
         if rows > self.config.samples:

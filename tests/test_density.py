@@ -306,7 +306,7 @@ def test_noise_has_the_asked_deviation():
 
 def test_labels_can_be_switched_off():
     v, labels = points(30, 5), torch.arange(30) % 3
-    deaf = estimator(config=replace(SMALL, use_labels=False))
+    deaf = estimator(config=replace(SMALL, labels="none"))
     alone = estimator()
     deaf.fit_step(v, labels, generator=seeded())
     alone.fit_step(v, generator=seeded())

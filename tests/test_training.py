@@ -417,6 +417,28 @@ def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
     assert known.tolist() == [4, 0, UNLABELED, 2] + [UNLABELED] * 4
 
 
+def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
+    """Confident pixels only, at feature resolution, and still without padding."""
+    seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)  # one labeled and one weak image
+    labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
+    valid = torch.tensor([[[True, False], [True, True]]])
+    believed = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
+    pseudo = PseudoLabels(believed.repeat_interleave(4, 1).repeat_interleave(4, 2), valid)
+    rows, known = density_rows(seen, labels, valid, pseudo)
+    assert len(rows) == len(known) == 4 + 3
+    assert known.tolist() == [4, 0, UNLABELED, 2, 3, UNLABELED, 1]
+
+
+def test_only_a_flow_that_asks_for_it_learns_pseudo_labels(tiny_config):
+    """With ``labels: teacher`` the flow's likelihood is another as soon as pseudo-labels exist."""
+    told, untold = (
+        take_steps(tiny_config("ddfp", density={"labels": labels}, training={"confidence": 0.0}))
+        for labels in ("teacher", "masks")
+    )
+    first = 2  # consistency begins
+    assert told[1][first]["bits_per_dim"] > untold[1][first]["bits_per_dim"]
+
+
 def test_to_rows_reads_pixels_in_order():
     features = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
     rows = to_rows(features)

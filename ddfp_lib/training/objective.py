@@ -103,7 +103,8 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
 
     # 5. The flow takes its own step, on features without a graph.
     if density is not None:
-        rows, known = density_rows(described, batch.labels, batch.valid)
+        told = pseudo if config.density.labels == "teacher" else None
+        rows, known = density_rows(described, batch.labels, batch.valid, told)
         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 
     # 6. The teacher follows.
@@ -292,13 +293,16 @@ def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
 
 
-def density_rows(seen: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def density_rows(
+    seen: Tensor, labels: Tensor, valid: Tensor, pseudo: PseudoLabels | None = None
+) -> tuple[Tensor, Tensor]:
     """Turn the teacher's embeddings into the rows that the density estimator learns from.
 
     Args:
         seen: (B + U, D, h, w) float, of the labeled and then the weak images.
         labels: (B, H, W) int64, of the labeled images; a void pixel counts as unlabeled.
         valid: (U, H, W) bool, of the weak images; padding is left out.
+        pseudo: of the weak images, where they too shall teach classes; ``density.labels: teacher``.
 
     Returns:
         (N, D) float and (N,) int64: class, or ``UNLABELED``.
@@ -309,8 +313,11 @@ def density_rows(seen: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, T
     inside = resize_nearest(valid, size).flatten() == 1
     rows = to_rows(seen)
     unlabeled = rows[len(known) :][inside]
-    unknown = known.new_full((len(unlabeled),), UNLABELED)
-    return torch.cat([rows[: len(known)], unlabeled]), torch.cat([known, unknown])
+    believed = known.new_full((len(unlabeled),), UNLABELED)
+    if pseudo is not None:
+        small = pseudo.at(size)
+        believed = small.labels.where(small.confident, UNLABELED).flatten()[inside]
+    return torch.cat([rows[: len(known)], unlabeled]), torch.cat([known, believed])
 
 
 def to_rows(features: Tensor) -> Tensor:
