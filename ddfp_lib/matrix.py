@@ -18,7 +18,7 @@ import torch
 from ddfp_lib.config import Config, load_config, to_yaml
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
-from ddfp_lib.published import paper_score
+from ddfp_lib.literature import paper_score
 from ddfp_lib.runs import Run, RunResult, finished_result, read_metrics
 from ddfp_lib.training.checkpoint import Checkpoints
 

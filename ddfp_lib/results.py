@@ -8,8 +8,8 @@ from ddfp_lib.analysis import paired_difference, score_table
 from ddfp_lib.config import find_benchmark, splits_of
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
+from ddfp_lib.literature import PAPER, published_scores
 from ddfp_lib.matrix import LEDGER
-from ddfp_lib.published import PAPER, published_scores
 
 KEY = ["benchmark", "split", "method", "seed"]
 """What names a run in the ledger; a later run of the same name replaces the earlier one."""
@@ -125,7 +125,7 @@ def paper_table(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
 
     Args:
         ledger: the kept results.
-        scores: see :func:`ddfp_lib.published.published_scores`.
+        scores: see :func:`ddfp_lib.literature.published_scores`.
     """
     lines = [
         "| benchmark | labeled | paper | `ddfp` here | difference | `ddfp_released` here | "
@@ -164,7 +164,7 @@ def published_table(scores: pd.DataFrame, benchmark: str) -> str:
     """Return what others published for a benchmark, in Markdown: a row a method, a column a split.
 
     Args:
-        scores: see :func:`ddfp_lib.published.published_scores`.
+        scores: see :func:`ddfp_lib.literature.published_scores`.
         benchmark: one of theirs.
     """
     found = scores[scores["benchmark"] == benchmark]
@@ -184,7 +184,7 @@ def results_page(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
 
     Args:
         ledger: the kept results.
-        scores: see :func:`ddfp_lib.published.published_scores`.
+        scores: see :func:`ddfp_lib.literature.published_scores`.
     """
     parts = [
         "# Results",

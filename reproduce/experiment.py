@@ -42,10 +42,10 @@ from IPython.display import Markdown, display
 
 from ddfp_lib import analysis
 from ddfp_lib.config import find_benchmark
+from ddfp_lib.literature import released_curve
 from ddfp_lib.matrix import Cell, ledger, plan, run_matrix, write_ledger
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.prediction import segment
-from ddfp_lib.published import released_curve
 from ddfp_lib.runs import Run
 from ddfp_lib.training.loop import data_of
 

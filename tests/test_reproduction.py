@@ -13,7 +13,7 @@ import yaml
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, write_text
-from ddfp_lib.published import published_scores
+from ddfp_lib.literature import published_scores
 from ddfp_lib.reproduction import Request, check_inputs, check_parameters, reproduce
 from ddfp_lib.results import record, results_page
 from ddfp_lib.runs import data_digest

@@ -5,8 +5,8 @@ import pytest
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository
+from ddfp_lib.literature import published_scores
 from ddfp_lib.matrix import LEDGER
-from ddfp_lib.published import published_scores
 from ddfp_lib.results import (
     BEGIN,
     END,

@@ -83,7 +83,7 @@ def curves(
         logs: for each method the ``metrics.jsonl`` of each seed.
         marks: steps at which something begins, by what begins; drawn as vertical lines.
         released: (step, mIoU) of the release's log, drawn beside ours; see
-            :func:`ddfp_lib.published.released_curve`.
+            :func:`ddfp_lib.literature.released_curve`.
     """
     panels = {
         "teacher_miou": "teacher's validation mIoU (%)",

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from ddfp_lib.config import find_benchmark, load_config
+from ddfp_lib.literature import paper_score, published_scores, released_curve
 from ddfp_lib.plots import runs as figures
-from ddfp_lib.published import paper_score, published_scores, released_curve
 
 
 def test_scores_are_percent_and_told_once():
