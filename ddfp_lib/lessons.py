@@ -66,6 +66,7 @@ MACHINE_PATH = re.compile(
     r"|[A-Z]:\\\\?Users|ipykernel_\d+"
 )
 
+PLACE = re.compile(r"`([\w/]+\.py):(\d+)` `(?:\w+\.)?(\w+)`")
 QUOTATION = re.compile(r"```python\n# (ddfp_lib/\S+\.py)\n(.*?)```", re.DOTALL)
 
 
@@ -342,6 +343,19 @@ def misquoted(script: Path) -> Iterator[str]:
                     yield f"{name} does not say {part.strip()!r}"
 
 
+def mislocated(script: Path) -> Iterator[str]:
+    """Yield places in the library, told as "`flow.py:10` `Flow`", where no such name begins."""
+    library = Path(__file__).parent
+    for cell in _stored(script).cells:
+        for name, number, called in PLACE.findall(cell.source):
+            lines = (library / name).read_text(encoding="utf-8").splitlines()
+            begins = re.compile(rf"\s*(?:def|class) {called}\b")
+            found = [at for at, line in enumerate(lines, start=1) if begins.match(line)]
+            if int(number) not in found:
+                where = " or ".join(map(str, found)) or "nowhere"
+                yield f"{name}:{number} is not where {called} begins, that is {where}"
+
+
 GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
     unlike_source,
     not_one_clean_run,
@@ -351,6 +365,7 @@ GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
     bad_parameters,
     out_of_form,
     misquoted,
+    mislocated,
 )
 """All that a stored lesson must be; each yields the ways in which it is not."""
 

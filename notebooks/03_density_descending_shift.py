@@ -441,9 +441,9 @@ assert rank_correlation < -0.2
 # |---|---|---|
 # | the step | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
 # | one length for all | `perturb.py:56` `scale_to_length` | `model/model/attack.py` |
-# | what it may ask | `training/objective.py:459` `Learner.query` | `model/model/attack.py` |
-# | the density | `density.py:149` `log_prob` | `model/flow/loss.py:25-33` |
-# | steps, measured | `analysis.py:103` `measure_descent` | |
+# | what it may ask | `training/objective.py:466` `Learner.query` | `model/model/attack.py` |
+# | the density | `density.py:150` `log_prob` | `model/flow/loss.py:25-33` |
+# | steps, measured | `analysis.py:114` `measure_descent` | |
 #
 # The release takes one straight step, of length 4 in 304 dimensions, for confident pixels and
 # those neighbours that the gradient reaches; here neighbours stay.

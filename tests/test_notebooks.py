@@ -131,6 +131,10 @@ def spoil_quotation(notebook):
     notebook.cells[-1].source += "\n```python\n# ddfp_lib/flow.py\ndef nobody(): ...\n```"
 
 
+def spoil_place(notebook):
+    notebook.cells[-1].source += "\n| the flow | `flow.py:1` `Flow` |"
+
+
 SPOILERS = [
     (lessons.unlike_source, spoil_cell_text),
     (lessons.unlike_source, spoil_cell_count),
@@ -149,6 +153,7 @@ SPOILERS = [
     (lessons.out_of_form, spoil_fold),
     (lessons.out_of_form, spoil_section),
     (lessons.misquoted, spoil_quotation),
+    (lessons.mislocated, spoil_place),
 ]
 
 
