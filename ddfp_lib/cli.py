@@ -281,10 +281,9 @@ def record(
 def report() -> None:
     """Renew README.md's table, RESULTS.md and STUDY.md from what is kept in reproduce/."""
     from ddfp_lib.files import repository
-    from ddfp_lib.results import write_pages
-    from ddfp_lib.study_report import write_study_page
+    from ddfp_lib.pages import write_pages
 
-    for path in [*write_pages(repository()), *write_study_page(repository())]:
+    for path in write_pages(repository()):
         print(path)
 
 

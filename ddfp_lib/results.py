@@ -8,14 +8,11 @@ from ddfp_lib.analysis import paired_difference, score_table
 from ddfp_lib.config import find_benchmark, splits_of
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
-from ddfp_lib.literature import PAPER, published_scores
+from ddfp_lib.literature import PAPER
 from ddfp_lib.matrix import LEDGER
 
 KEY = ["benchmark", "split", "method", "seed"]
 """What names a run in the ledger; a later run of the same name replaces the earlier one."""
-
-BEGIN = "<!-- generated from reproduce/results.csv by `ddfp report`: begin {name} -->"
-END = "<!-- end {name} -->"
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
@@ -87,34 +84,6 @@ def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
         cells += [f"{means.loc[method, 'seconds']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def replace_block(text: str, name: str, content: str) -> str:
-    """Return ``text`` with the generated block of this name holding ``content``.
-
-    Raises:
-        UserError: the text has no such block.
-    """
-    begin, end = BEGIN.format(name=name), END.format(name=name)
-    if begin not in text or end not in text:
-        raise UserError(f"there is no block {name!r}; add the lines\n{begin}\n{end}")
-    before, rest = text.split(begin, 1)
-    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end, 1)[1]}"
-
-
-def headline(ledger: pd.DataFrame) -> str:
-    """Return the README's table: the embedded benchmark."""
-    runs = ledger[ledger["benchmark"] == "digits"]
-    splits = runs["split"].unique()
-    few = runs[runs["split"] != "all"]
-    if len(splits) == 0 or few.empty:
-        return "Not run yet: `make reproduce`, then `ddfp record runs/digits`."
-    commits = ", ".join(f"`{name}`" for name in few["commit"].unique())
-    told = (
-        f"{few['split'].iloc[0]} labeled scenes, {few['seed'].nunique()} seeds, mIoU in percent of "
-        f"the teacher after the last step; measured at {commits}."
-    )
-    return f"{markdown_table(few)}\n\n{told}"
 
 
 NOT_RUN = "not run yet"
@@ -233,20 +202,3 @@ def _splits(benchmark: str) -> list[str]:
         return splits_of(find_benchmark(benchmark))
     except UserError:  # somebody's own benchmark, that lies elsewhere
         return []
-
-
-def write_pages(root: Path) -> list[Path]:
-    """Regenerate ``reproduce/RESULTS.md`` and the README's table; return what was written."""
-    ledger = read_ledger(root / "reproduce" / "results.csv")
-    scores = published_scores()
-    page, readme = root / "reproduce" / "RESULTS.md", root / "README.md"
-    write_text(page, results_page(ledger, scores))
-    write_text(readme, readme_page(readme.read_text(encoding="utf-8"), ledger, scores))
-    return [page, readme]
-
-
-def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
-    """Return the README with its generated tables renewed."""
-    classic = scores[scores["benchmark"] == "voc"]
-    text = replace_block(text, "digits", headline(ledger))
-    return replace_block(text, "voc", paper_table(ledger, classic))

@@ -1,11 +1,11 @@
-"""``reproduce/STUDY.md``: every study's question, figure, table, answer, cost and command."""
+"""``reproduce/STUDY.md``: every study's question, figure, table, answer, cost and command.
 
-from pathlib import Path
+Written by :mod:`ddfp_lib.pages`.
+"""
 
 import pandas as pd
 
 from ddfp_lib.analysis import AT_REST, difference_table, score_table, verdict
-from ddfp_lib.files import write_atomically, write_text
 from ddfp_lib.mechanism import CHANGE, RANK, RIGHT
 from ddfp_lib.study import SCORES, Study, studies
 
@@ -106,6 +106,13 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def measured(runs: pd.DataFrame) -> str:
+    """Say what runs cost, and which commits they were."""
+    hours = runs["seconds"].sum() / 3600
+    commits = ", ".join(f"`{name}`" for name in runs["commit"].unique())
+    return f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}."
+
+
 def page() -> str:
     """Return ``STUDY.md``; a study that was not run yet says so."""
     parts = [
@@ -125,33 +132,6 @@ def page() -> str:
             if study.mechanism:
                 parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
             parts.append(section(study, runs, study.stored_mechanism()))
-            hours = runs["seconds"].sum() / 3600
-            commits = ", ".join(f"`{name}`" for name in runs["commit"].unique())
-            parts.append(f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}.")
+            parts.append(measured(runs))
         parts.append(f"Command: `ddfp study {study.name} --record`")
     return "\n\n".join(parts) + "\n"
-
-
-def write_study_page(root: Path) -> list[Path]:
-    """Regenerate ``reproduce/STUDY.md`` and its figures; return what was written."""
-    from ddfp_lib.plots.runs import scores
-    from ddfp_lib.plots.study import boundary
-
-    written = [root / "reproduce" / "STUDY.md"]
-    write_text(written[0], page())
-    for study in studies():
-        runs, measured = study.stored(), study.stored_mechanism()
-        pictures = {}
-        if runs is not None:
-            pictures[study.name] = scores(runs, study.rival, study.score, SCORES[study.score])
-        if measured is not None:
-            pictures[f"{study.name}-mechanism"] = boundary(measured)
-        for name, picture in pictures.items():
-            path = study.folder / f"{name}.png"
-            _write(path, picture.png())
-            written.append(path)
-    return written
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda partial: partial.write_bytes(content))

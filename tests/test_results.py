@@ -1,23 +1,17 @@
-"""The kept ledger, the pages made of it, and that the committed pages are in step with it."""
+"""The kept ledger, and the tables made of it."""
 
 import pandas as pd
 import pytest
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.files import repository
-from ddfp_lib.literature import published_scores
 from ddfp_lib.matrix import LEDGER
 from ddfp_lib.results import (
-    BEGIN,
-    END,
     NOT_RUN,
     markdown_table,
     paper_table,
     published_table,
     read_ledger,
-    readme_page,
     record,
-    replace_block,
     results_page,
 )
 
@@ -77,17 +71,6 @@ def test_markdown_table_shows_mean_spread_seeds_and_difference():
     assert len(widths) == 1
 
 
-def test_replace_block_changes_the_block_alone():
-    text = f"above\n{BEGIN.format(name='x')}\nold\n{END.format(name='x')}\nbelow\n"
-    new = replace_block(text, "x", "new")
-    assert "old" not in new
-    assert new.startswith("above\n")
-    assert new.endswith("\nbelow\n")
-    assert replace_block(new, "x", "new") == new
-    with pytest.raises(UserError, match="no block 'y'"):
-        replace_block(text, "y", "new")
-
-
 def test_rows_from_before_there_were_later_columns_stay_valid(files):
     new, kept = files
     old = [name for name in LEDGER if LEDGER.index(name) < LEDGER.index("protocol")]
@@ -136,14 +119,3 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
     assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each." in page
-
-
-def test_committed_pages_are_in_step_with_ledger_and_paper():
-    root = repository()
-    kept, scores = read_ledger(root / "reproduce" / "results.csv"), published_scores()
-    page = (root / "reproduce" / "RESULTS.md").read_text(encoding="utf-8")
-    assert page == results_page(kept, scores)
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert readme_page(readme, kept, scores) == readme
-    for cell in scores[scores["source"] == "DDFP"].itertuples():
-        assert f"| {cell.benchmark} | {cell.split} |" in page

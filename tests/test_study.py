@@ -1,4 +1,4 @@
-"""Studies: files that parse, folders that are shared, a page that is in step with what is kept."""
+"""Studies: files that parse, folders that are shared, and what is said of them."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ddfp_lib.models.network import SegmentationNetwork
 from ddfp_lib.reproduction import run_study
 from ddfp_lib.runs import Run
 from ddfp_lib.study import find_study, read_study, record, studies
-from ddfp_lib.study_report import inside, page, section
+from ddfp_lib.study_report import inside, section
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 
@@ -119,11 +119,6 @@ def test_a_wrong_study_is_refused(change, named, tmp_path):
 def test_an_unknown_study_is_refused():
     with pytest.raises(UserError, match=r"study: 'nothing' is unknown; choose one of eps"):
         find_study("nothing")
-
-
-def test_the_page_is_in_step_with_what_is_kept():
-    kept = Path(__file__).parents[1] / "reproduce" / "STUDY.md"
-    assert kept.read_text() == page()
 
 
 def test_recording_keeps_tables_beside_the_study(minimal, tmp_path, monkeypatch):

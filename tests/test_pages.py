@@ -1,0 +1,57 @@
+"""The committed pages are those that the kept results make."""
+
+import pytest
+
+from ddfp_lib import pages
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import repository
+from ddfp_lib.literature import published_scores
+from ddfp_lib.pages import BEGIN, END, headline, readme_page, replace_block
+from ddfp_lib.results import read_ledger, results_page
+from ddfp_lib.study import find_study, studies
+from ddfp_lib.study_report import page
+
+
+def test_replace_block_changes_the_block_alone():
+    text = f"above\n{BEGIN.format(name='x')}\nold\n{END.format(name='x')}\nbelow\n"
+    new = replace_block(text, "x", "new")
+    assert "old" not in new
+    assert new.startswith("above\n")
+    assert new.endswith("\nbelow\n")
+    assert replace_block(new, "x", "new") == new
+    with pytest.raises(UserError, match="no block 'y'"):
+        replace_block(text, "y", "new")
+
+
+def test_results_are_in_step_with_ledger_and_paper():
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    scores = published_scores()
+    kept = (repository() / "reproduce" / "RESULTS.md").read_text(encoding="utf-8")
+    assert kept == results_page(ledger, scores)
+    for cell in scores[scores["source"] == "DDFP"].itertuples():
+        assert f"| {cell.benchmark} | {cell.split} |" in kept
+
+
+def test_studies_are_in_step_with_their_tables():
+    kept = (repository() / "reproduce" / "STUDY.md").read_text(encoding="utf-8")
+    assert kept == page()
+    for study in studies():
+        if study.stored() is not None:
+            assert (study.folder / f"{study.name}.png").is_file()
+
+
+def test_the_readme_is_in_step_with_both():
+    kept = (repository() / "README.md").read_text(encoding="utf-8")
+    assert kept == readme_page(kept, repository())
+
+
+def test_the_headline_is_the_study_s_own_table():
+    """Every score of the study's ledger stands in the README, or the README says: not run yet."""
+    study = find_study(pages.HEADLINE)
+    told = headline()
+    if study.stored() is None:
+        assert told.startswith("Not run yet")
+        return
+    for variant, rows in study.stored().groupby("method"):
+        line = next(line for line in told.splitlines() if line.startswith(f"| `{variant}` |"))
+        assert f"**{rows[study.score].mean():.1f}**" in line
