@@ -59,6 +59,8 @@ class MethodConfig:
         density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
         density_vote: exponent w of the flow's vote on pseudo-labels, whose probabilities become
             proportional to p(y | image) p(v | y)^w; 0 leaves the teacher alone.
+        density_void: pixels of labeled images that have no class are learned as ``unlabeled``
+            ones, since the same things fill unlabeled images, or ``dropped``.
         density_query: the embedding in which the density is asked for directions is normalised by
             running statistics, without dropout and without a trace (``frozen``), or by the
             auxiliary BatchNorm in training mode (``auxiliary``), which it then updates.
@@ -84,6 +86,7 @@ class MethodConfig:
     descend: Literal["marginal", "conditional"]
     density_of: Literal["embedding", "features"]
     density_vote: float
+    density_void: Literal["unlabeled", "dropped"]
     density_query: Literal["frozen", "auxiliary"]
     perturbed_norm: Literal["auxiliary", "shared"]
     warmup_norm: Literal["main", "split"]

@@ -417,6 +417,14 @@ def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
     assert known.tolist() == [4, 0, UNLABELED, 2] + [UNLABELED] * 4
 
 
+def test_void_pixels_may_be_dropped_as_released():
+    seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)
+    labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
+    rows, known = density_rows(seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void=False)
+    assert known.tolist() == [4, 0, 2] + [UNLABELED] * 4
+    assert rows[2].tolist() == seen[0, :, 1, 1].tolist()
+
+
 def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
     """Confident pixels only, at feature resolution, and still without padding."""
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)  # one labeled and one weak image

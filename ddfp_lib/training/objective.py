@@ -104,7 +104,8 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
     # 5. The flow takes its own step, on features without a graph.
     if density is not None:
         told = pseudo if config.density.labels == "teacher" else None
-        rows, known = density_rows(described, batch.labels, batch.valid, told)
+        void = method.density_void == "unlabeled"
+        rows, known = density_rows(described, batch.labels, batch.valid, told, void)
         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 
     # 6. The teacher follows.
@@ -294,30 +295,35 @@ def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
 
 
 def density_rows(
-    seen: Tensor, labels: Tensor, valid: Tensor, pseudo: PseudoLabels | None = None
+    seen: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    pseudo: PseudoLabels | None = None,
+    void: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Turn the teacher's embeddings into the rows that the density estimator learns from.
 
     Args:
         seen: (B + U, D, h, w) float, of the labeled and then the weak images.
-        labels: (B, H, W) int64, of the labeled images; a void pixel counts as unlabeled.
+        labels: (B, H, W) int64, of the labeled images.
         valid: (U, H, W) bool, of the weak images; padding is left out.
         pseudo: of the weak images, where they too shall teach classes; ``density.labels: teacher``.
+        void: keep pixels of labeled images that have no class, as unlabeled ones. The release
+            drops them (train_ddfp_pascal.py:455-500).
 
     Returns:
         (N, D) float and (N,) int64: class, or ``UNLABELED``.
     """
     size = seen.shape[2:]
-    known = resize_nearest(labels, size)
-    known = known.where(known != IGNORE_INDEX, UNLABELED).flatten()
-    inside = resize_nearest(valid, size).flatten() == 1
-    rows = to_rows(seen)
-    unlabeled = rows[len(known) :][inside]
-    believed = known.new_full((len(unlabeled),), UNLABELED)
+    masks = resize_nearest(labels, size)
+    inside = torch.cat([void | (masks != IGNORE_INDEX), resize_nearest(valid, size) == 1])
+    believed = torch.full_like(inside[len(masks) :], UNLABELED, dtype=masks.dtype)
     if pseudo is not None:
-        small = pseudo.at(size)
-        believed = small.labels.where(small.confident, UNLABELED).flatten()[inside]
-    return torch.cat([rows[: len(known)], unlabeled]), torch.cat([known, believed])
+        believed = pseudo.at(size).labels
+    known = torch.cat([masks, believed]).flatten()
+    known = known.where(known != IGNORE_INDEX, UNLABELED)
+    inside = inside.flatten()
+    return to_rows(seen)[inside], known[inside]
 
 
 def to_rows(features: Tensor) -> Tensor:
