@@ -1,5 +1,6 @@
 """What runs say: means, paired differences with their uncertainty, and where features go."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from ddfp_lib.data.loaders import evaluation_batches
 from ddfp_lib.models.network import evaluating
 from ddfp_lib.perturb import AdversarialVAT, DensityDescent, FeaturePerturbation, UniformNoise
 from ddfp_lib.seeds import generator
-from ddfp_lib.training.objective import Learner, resize_nearest
+from ddfp_lib.training.objective import Learner, resize_nearest, to_rows
 
 
 def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
@@ -83,6 +84,10 @@ def verdict(difference: dict[str, float]) -> str:
     return "not told apart from the noise of these seeds"
 
 
+AT_REST = "at rest"
+"""How :class:`Descent` calls features that were not moved."""
+
+
 @dataclass(frozen=True)
 class Descent:
     """Log-densities of confidently predicted features, at rest and after a step, in nats.
@@ -92,11 +97,17 @@ class Descent:
         after: for each kind of step its (N,) float, same features in the same order.
         kept: for each kind of step the part of features that the classifier still gives the
             class it gave before.
+        right: ``at rest`` and for each kind of step the part of features that the classifier
+            gives their true class.
+        judged: ``at rest`` and for each kind of step its (N,) float, what the judge says of the
+            embeddings there; empty without a judge.
     """
 
     before: Tensor
     after: dict[str, Tensor]
     kept: dict[str, float]
+    right: dict[str, float]
+    judged: dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -108,6 +119,7 @@ def measure_descent(
     images: int = 64,
     batch_size: int = 16,
     seed: int = 0,
+    judge: Callable[[Tensor], Tensor] | None = None,
 ) -> Descent:
     """Step from a trained network's features in three directions and ask the flow where it leads.
 
@@ -121,6 +133,7 @@ def measure_descent(
         images: how many images, the first ones.
         batch_size: images at a time.
         seed: of the random steps.
+        judge: asked about embeddings v, (N, D) float to (N,); see :mod:`ddfp_lib.mechanism`.
     """
     network, rng = learner.teacher, generator(seed, 3, device=learner.device)
     query = learner.query(rng, network)
@@ -132,22 +145,44 @@ def measure_descent(
     before: list[Tensor] = []
     after: dict[str, list[Tensor]] = {name: [] for name in steps}
     kept: dict[str, list[Tensor]] = {name: [] for name in steps}
+    right: dict[str, list[Tensor]] = {name: [] for name in (AT_REST, *steps)}
+    judged: dict[str, list[Tensor]] = {name: [] for name in right} if judge else {}
+
+    def look(name: str, features: Tensor, moved: Tensor, truth: Tensor) -> None:
+        embedded = features
+        if learner.config.method.perturb_at == "features":
+            embedded = network.embed(features, frozen=True)
+        prediction = network.classify(embedded).argmax(dim=1)
+        right[name].append((prediction == truth)[moved])
+        if judge is not None:
+            judged[name].append(judge(to_rows(embedded)[moved.flatten()]))
+
     with evaluating(network):
         for number, (pictures, masks) in enumerate(evaluation_batches(dataset, batch_size)):
             if number * batch_size >= images:
                 break
             features = network.encode(pictures.to(learner.device) / 255)
-            size = features.shape[2:]
+            if learner.config.method.perturb_at == "embedding":
+                features = network.embed(features)
+            truth = resize_nearest(masks.to(learner.device), features.shape[2:])
             probability, labels = query.logits(features).softmax(dim=1).max(dim=1)
-            inside = resize_nearest(masks.to(learner.device), size) != IGNORE_INDEX
-            moved = (probability > learner.config.training.confidence) & inside
+            confident = probability > learner.config.training.confidence
+            moved = confident & (truth != IGNORE_INDEX)
             before.append(query.log_density(features)[moved])
+            look(AT_REST, features, moved, truth)
             for name, step in steps.items():
                 there = features + step(features, moved, query, rng)
                 after[name].append(query.log_density(there)[moved])
                 kept[name].append((query.logits(there).argmax(dim=1) == labels)[moved])
+                look(name, there, moved, truth)
     return Descent(
         torch.cat(before).cpu(),
         {name: torch.cat(values).cpu() for name, values in after.items()},
-        {name: float(torch.cat(values).float().mean()) for name, values in kept.items()},
+        {name: _part(values) for name, values in kept.items()},
+        {name: _part(values) for name, values in right.items()},
+        {name: torch.cat(values).cpu() for name, values in judged.items()},
     )
+
+
+def _part(truths: list[Tensor]) -> float:
+    return float(torch.cat(truths).float().mean())

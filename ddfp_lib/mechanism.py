@@ -1,4 +1,4 @@
-"""Does the boundary move to lower density? Measured in trained networks, method by method alike.
+"""Does the boundary move to lower density? Where do steps lead? Measured in trained networks.
 
 A method's own flow cannot judge it: some methods have none, and one that was trained along might
 flatter the network it was trained with. So every network is judged by another kind of density, a
@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from ddfp_lib.analysis import Descent, measure_descent
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import evaluation_batches
@@ -86,47 +88,50 @@ class Judge:
         self.mixture = GaussianMixture(
             min(COMPONENTS, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
         )
-        with warnings.catch_warnings():  # a judge that is still improving is good enough
+        # Small matrices: threads would only wait for each other. And a judge that is still
+        # improving is good enough.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.mixture.fit(((rows - self.mean) / self.std).numpy())
 
+    @classmethod
+    def of(
+        cls, network: SegmentationNetwork, seen: SegmentationDataset, images: int, seed: int = 0
+    ) -> "Judge":
+        """Fit a judge to the embeddings of a data set's first images, which need masks."""
+        return cls(embeddings(network, seen, images).rows, seed)
+
     def log_prob(self, rows: Tensor) -> Tensor:
         """Return log p of features (N, D) as (N,) float64, in nats, up to a constant."""
+        if len(rows) == 0:
+            return torch.empty(0, dtype=torch.float64)
         standard = (rows.cpu() - self.mean) / self.std
-        return torch.from_numpy(self.mixture.score_samples(standard.numpy()))
+        with threadpool_limits(1):
+            return torch.from_numpy(self.mixture.score_samples(standard.numpy()))
 
 
-def percentiles(values: Tensor) -> Tensor:
-    """Return each value's percentile among all, (N,) in 0..100; ties in order of appearance."""
-    ranks = values.argsort(stable=True).argsort().float()
-    return 100 * ranks / max(1, len(values) - 1)
+def percentiles(values: Tensor, among: Tensor) -> Tensor:
+    """Return the percentile of each value (N,) among others (M,): the part of them below it.
+
+    Among themselves values reach from 0 to 100.
+    """
+    below = torch.searchsorted(among.sort().values, values)
+    return (100.0 * below / max(1, len(among) - 1)).clamp(max=100)
 
 
-def boundary_density(
-    network: SegmentationNetwork,
-    seen: SegmentationDataset,
-    unseen: SegmentationDataset,
-    *,
-    images: int = 200,
-    seed: int = 0,
-) -> dict[str, float]:
+def boundary_density(there: Embeddings, density: Tensor) -> dict[str, float]:
     """Measure how dense the features are where the decision boundary runs.
 
     Args:
-        network: to be judged.
-        seen: training images; their first ``images`` teach the judge.
-        unseen: validation images with masks.
-        images: of each data set.
-        seed: of the judge.
+        there: features of validation images, N of them.
+        density: (N,) float, their judged log-densities.
 
     Returns:
         ``boundary percentile``: mean density percentile of the features at the boundary, NaN where
         there is none; ``boundary share``: their part of all features, in percent; ``error
-        percentile``: the same of wrongly classified features.
+        percentile``: mean density percentile of wrongly classified features.
     """
-    judge = Judge(embeddings(network, seen, images).rows, seed)
-    there = embeddings(network, unseen, images)
-    rank = percentiles(judge.log_prob(there.rows))
+    rank = percentiles(density, density)
     first, second = there.probability.topk(2, dim=1).values.unbind(dim=1)
     boundary = first - second < MARGIN
     wrong = there.probability.argmax(dim=1) != there.labels
@@ -137,16 +142,67 @@ def boundary_density(
     }
 
 
-def measure_run(run: Run, *, device: torch.device) -> pd.DataFrame:
-    """Measure :func:`boundary_density` of the teacher at every kept checkpoint of a run.
+CHANGE, RANK, RIGHT = "change of log p", "percentile", "true class"
+"""What is told of each kind of step, see :func:`step_effects`."""
+
+
+def step_effects(measured: Descent, among: Tensor) -> dict[str, float]:
+    """Sum up where steps from confident features lead.
+
+    Args:
+        measured: by :func:`ddfp_lib.analysis.measure_descent`, with a judge.
+        among: (N,) float, judged log-densities of all features of the same images' data set.
 
     Returns:
-        Columns ``method``, ``seed``, ``step``, ``quantity``, ``value``.
+        For each kind of step, as ``random: percentile``: the median change of log p in nats, by
+        the flow; the mean percentile of the judged density; the part of features that get their
+        true class, in percent. The last two ``at rest`` too.
+    """
+    told = {}
+    for name, after in measured.after.items():
+        told[f"{name}: {CHANGE}"] = float((after - measured.before).median())
+    for name, judged in measured.judged.items():
+        told[f"{name}: {RANK}"] = float(percentiles(judged, among).mean())
+        told[f"{name}: {RIGHT}"] = 100 * measured.right[name]
+    return told
+
+
+PSEUDO = {
+    "pseudo_precision": "pseudo-label precision",
+    "pseudo_coverage": "pseudo-label coverage",
+}
+"""What a run's log says of pseudo-labels on validation images, and how it is called here."""
+
+
+def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.DataFrame:
+    """Look into the teacher of a run, at every kept checkpoint.
+
+    Args:
+        run: finished, its checkpoints kept.
+        device: where the networks run.
+        images: of the training images, and of the validation images, the first ones.
+
+    Returns:
+        Columns ``method``, ``seed``, ``step``, ``quantity``, ``value``. Quantities are those of
+        :func:`boundary_density`, precision and coverage of pseudo-labels in percent, and, where a
+        density was learned, those of :func:`step_effects`.
     """
     seen, unseen = data_of(run.config, "train"), data_of(run.config, "val")
+    logged = {line["step"]: line for line in run.metrics() if "pseudo_precision" in line}
     rows = []
     for step, learner in _learners(run, device):
-        for quantity, value in boundary_density(learner.teacher, seen, unseen).items():
+        judge = Judge.of(learner.teacher, seen, images)
+        there = embeddings(learner.teacher, unseen, images)
+        density = judge.log_prob(there.rows)
+        told = boundary_density(there, density)
+        for name, called in PSEUDO.items():
+            told[called] = 100 * logged.get(step, {}).get(name, float("nan"))
+        if learner.density is not None:
+            moved = measure_descent(
+                learner, unseen, eps=run.config.eps, images=images, judge=judge.log_prob
+            )
+            told |= step_effects(moved, density)
+        for quantity, value in told.items():
             rows.append((run.config.method.name, run.config.seed, step, quantity, value))
     return pd.DataFrame(rows, columns=["method", "seed", "step", "quantity", "value"])
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddfp_lib.analysis import difference_table, score_table, verdict
+from ddfp_lib.analysis import AT_REST, difference_table, score_table, verdict
 from ddfp_lib.files import write_atomically, write_text
+from ddfp_lib.mechanism import CHANGE, RANK, RIGHT
 from ddfp_lib.study import SCORES, Study, studies
 
 
@@ -23,7 +24,7 @@ def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = N
             parts.append(f"### {split} labeled")
         parts += [_table(study, some), _answer(study, some)]
     if mechanism is not None:
-        parts += [_inside(mechanism)]
+        parts += inside(mechanism)
     if study.reading:
         parts.append(study.reading.strip())
     return "\n\n".join(parts)
@@ -35,12 +36,12 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
     seconds = runs.groupby("method")["seconds"].mean()
     seeds = [name for name in scores if name.startswith("seed")]
     header = ["variant", SCORES[study.score], *seeds, f"minus `{study.rival}`", "seconds"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = [_row(header), "|---" * len(header) + "|"]
     for name, row in scores.iterrows():
         cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
         cells += ["" if name == study.rival else _interval(gaps.loc[name])]
-        lines.append("| " + " | ".join([*cells, f"{seconds[name]:.0f}"]) + " |")
+        lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
 
 
@@ -72,15 +73,37 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
     )
 
 
-def _inside(mechanism: pd.DataFrame) -> str:
-    """Tabulate each quantity at the end of training: mean over seeds, one row a variant."""
+def inside(mechanism: pd.DataFrame) -> list[str]:
+    """Tabulate what networks hold at the end of training: means over seeds."""
     last = mechanism[mechanism["step"] == mechanism["step"].max()]
-    table = last.pivot_table(index="method", columns="quantity", values="value", sort=False)
+    quantity = last["quantity"]
+    of_step = quantity.str.contains(": ")
+    table = last[~of_step].pivot_table(index="method", columns="quantity", values="value")
+    table = table.reindex(index=last["method"].unique(), columns=quantity[~of_step].unique())
     header = ["variant, at the end of training", *table.columns]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for name, row in table.iterrows():
-        lines.append("| " + " | ".join([f"`{name}`", *(f"{value:.1f}" for value in row)]) + " |")
-    return "\n".join(lines)
+    lines = [_row(header), "|---" * len(header) + "|"]
+    lines += [_row([f"`{name}`", *(f"{x:.1f}" for x in row)]) for name, row in table.iterrows()]
+    parts = ["\n".join(lines)]
+    for method, some in last[of_step].groupby("method", sort=False):
+        kind = some["quantity"].str.split(": ", expand=True)
+        effects = some.assign(step_kind=kind[0], told=kind[1]).pivot_table(
+            index="step_kind", columns="told", values="value"
+        )
+        kinds = kind[0].unique()
+        effects = effects.reindex([AT_REST, *(name for name in kinds if name != AT_REST)])
+        header = f"confident features of `{method}`, moved"
+        lines = [
+            _row([header, f"median {CHANGE} (nats)", "judged percentile", "true class (%)"]),
+            "|---" * 4 + "|",
+        ]
+        for name, row in effects.reindex(columns=[CHANGE, RANK, RIGHT]).iterrows():
+            lines.append(_row([name, *("-" if pd.isna(x) else f"{x:.1f}" for x in row)]))
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def page() -> str:
@@ -117,12 +140,12 @@ def write_study_page(root: Path) -> list[Path]:
     written = [root / "reproduce" / "STUDY.md"]
     write_text(written[0], page())
     for study in studies():
-        runs, inside = study.stored(), study.stored_mechanism()
+        runs, measured = study.stored(), study.stored_mechanism()
         pictures = {}
         if runs is not None:
             pictures[study.name] = scores(runs, study.rival, study.score, SCORES[study.score])
-        if inside is not None:
-            pictures[f"{study.name}-mechanism"] = boundary(inside)
+        if measured is not None:
+            pictures[f"{study.name}-mechanism"] = boundary(measured)
         for name, picture in pictures.items():
             path = study.folder / f"{name}.png"
             _write(path, picture.png())

@@ -1,6 +1,5 @@
 """Studies: files that parse, folders that are shared, a page that is in step with what is kept."""
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +12,20 @@ from ddfp_lib.config import load_config
 from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.matrix import LEDGER
-from ddfp_lib.mechanism import Judge, boundary_density, percentiles
+from ddfp_lib.mechanism import (
+    Embeddings,
+    Judge,
+    boundary_density,
+    embeddings,
+    measure_run,
+    percentiles,
+)
 from ddfp_lib.models.network import SegmentationNetwork
 from ddfp_lib.reproduction import run_study
+from ddfp_lib.runs import Run
 from ddfp_lib.study import find_study, read_study, record, studies
-from ddfp_lib.study_report import page, section
+from ddfp_lib.study_report import inside, page, section
+from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 
 MINIMAL = """
@@ -172,7 +180,8 @@ def test_the_notebook_answers_a_study(tmp_path):
 
 def test_percentiles_run_from_0_to_100_in_order():
     values = torch.tensor([5.0, -1.0, 2.0])
-    assert percentiles(values).tolist() == [100, 0, 50]
+    assert percentiles(values, values).tolist() == [100, 0, 50]
+    assert percentiles(torch.tensor([-9.0, 9.0]), values).tolist() == [0, 100]
 
 
 def test_the_judge_finds_the_gap_between_two_clusters():
@@ -186,18 +195,38 @@ def test_the_judge_finds_the_gap_between_two_clusters():
     assert torch.equal(Judge(rows).log_prob(gap), judge.log_prob(gap))
 
 
-def test_boundary_density_is_a_percentile_and_leaves_the_network_alone(tiny_config):
+def test_the_boundary_is_where_two_classes_are_nearly_as_probable():
+    sure, torn = [0.9, 0.05, 0.05], [0.5, 0.45, 0.05]
+    there = Embeddings(
+        torch.zeros(4, 2), torch.tensor([sure, sure, torn, sure]), torch.tensor([0, 1, 0, 0])
+    )
+    found = boundary_density(there, torch.tensor([3.0, 2.0, 0.0, 1.0]))
+    assert found["boundary share"] == 25
+    assert found["boundary percentile"] == 0  # the third feature is the sparsest
+    assert found["error percentile"] == pytest.approx(200 / 3)  # the second
+
+
+def test_looking_into_a_run_tells_of_boundary_pseudo_labels_and_steps(tiny_config, tmp_path):
+    config = tiny_config("ddfp")
+    train(config, tmp_path, device=torch.device("cpu"))
+    found = measure_run(Run.open(tmp_path), device=torch.device("cpu"), images=6)
+    last = found[found["step"] == found["step"].max()].set_index("quantity")["value"]
+    assert {"boundary share", "pseudo-label coverage"} <= set(last.index)
+    percent = last[~last.index.str.contains("log p")].dropna()
+    assert percent.between(0, 100).all()
+    assert "density descent: true class" in last and "at rest: percentile" in last
+    text = "\n".join(inside(found))
+    assert "| at rest | - |" in text and "| adversarial (VAT) |" in text
+
+
+def test_embedding_leaves_the_network_in_its_mode(tiny_config):
     config = tiny_config("consistency")
     small = DigitScenesConfig(
         size=32, classes=3, digits=(1, 2), digit_size=(12, 20), train=6, val=4
     )
     network = SegmentationNetwork(config.network, 4, seed=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = boundary_density(
-        network, DigitScenes(small, "train"), DigitScenes(small, "val"), images=6
-    )
-    assert 0 <= found["boundary share"] <= 100
-    assert math.isnan(found["boundary percentile"]) or 0 <= found["boundary percentile"] <= 100
-    assert 0 <= found["error percentile"] <= 100
+    there = embeddings(network, DigitScenes(small, "val"), images=4)
+    assert len(there.rows) == len(there.labels) == len(there.probability)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

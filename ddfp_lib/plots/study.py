@@ -8,20 +8,23 @@ PANELS = {
     "boundary percentile": "density at the boundary (percentile)",
     "boundary share": "features at the boundary (%)",
     "error percentile": "density of errors (percentile)",
+    "pseudo-label precision": "pseudo-label precision (%)",
+    "pseudo-label coverage": "pseudo-label coverage (%)",
 }
 """Quantities of :mod:`ddfp_lib.mechanism`, and how a figure calls them."""
 
 
 def boundary(mechanism: pd.DataFrame) -> Picture:
-    """Draw densities at the decision boundary through training: a line a method, its mean.
+    """Draw what happens at the decision boundary through training: a line a method, its mean.
 
     Args:
         mechanism: columns ``method``, ``seed``, ``step``, ``quantity``, ``value``; the band is from
             the lowest to the highest seed.
     """
     with figure_style():
-        picture, row = new_picture(1, len(PANELS))
-        for axes, (quantity, title) in zip(row.flat, PANELS.items(), strict=True):
+        picture, grid = new_picture(2, 3)
+        panels = list(grid.flat)
+        for axes, (quantity, title) in zip(panels, PANELS.items(), strict=False):
             some = mechanism[mechanism["quantity"] == quantity]
             for method, values in some.groupby("method", sort=False):
                 seeds = values.pivot(index="step", columns="seed", values="value")
@@ -37,5 +40,6 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
                 )
             axes.set_xlabel("step")
             axes.set_title(title)
-        row.flat[0].legend(fontsize=8)
+        panels[-1].axis("off")
+        panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", fontsize=9)
     return picture
