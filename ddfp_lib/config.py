@@ -54,6 +54,7 @@ class MethodConfig:
         descent_steps: of density descent, each ``eps / descent_steps`` long.
         max_fall: bound of its fall in log p, in nats; see
             :class:`~ddfp_lib.perturb.DensityDescent`.
+        drop: probability that a channel of the features is dropped before they are perturbed.
         descend: the density that descent goes down: ``marginal``, p(v), or ``conditional``,
             p(v | pseudo-label).
         density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
@@ -83,6 +84,7 @@ class MethodConfig:
     moved: Literal["confident", "all", "leaky"]
     descent_steps: int
     max_fall: float
+    drop: float
     descend: Literal["marginal", "conditional"]
     density_of: Literal["embedding", "features"]
     density_vote: float
@@ -244,11 +246,12 @@ class Config:
         amounts += ["training.weight_decay", "training.poly"]
         parts = ["training.consistency_from", "training.perturb_from"]
         parts += ["training.confidence", "training.ema_decay", "training.momentum"]
+        below_one = ["network.dropout", "method.drop"]
         for keys, good, mend in (
             (counts, lambda value: value >= 1, "give at least 1"),
             (amounts, lambda value: 0 <= value < math.inf, "give a finite number of at least 0"),
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
-            (["network.dropout"], lambda value: 0 <= value < 1, "give a part, less than 1"),
+            (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
             (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
             (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
         ):
@@ -267,6 +270,11 @@ class Config:
             raise UserError(
                 "method.density_of: features have no gradient in an embedding that is moved; "
                 "choose perturb_at: features"
+            )
+        if method.drop and method.perturbation == "none":
+            raise UserError(
+                "method.drop: nothing is perturbed that could be dropped before; choose 0, or "
+                "perturbation: dropout"
             )
         votes = method.perturbation == "density" and self.density.kind == "flow"
         if method.density_vote and not votes:

@@ -222,8 +222,35 @@ class ChannelDropout:
         return scale_to_length(shift, moved, self.eps)
 
 
+class AfterDropout:
+    """Drop whole channels, at dropout's own length, and step on from there.
+
+    ``delta = drop + step(F + drop)``: is a step worth anything to features that have been perturbed
+    already? Ours.
+
+    Args:
+        step: where to go from the dropped features.
+        p: probability that a channel is dropped.
+    """
+
+    def __init__(self, step: FeaturePerturbation, p: float) -> None:
+        self.step, self.drop = step, ChannelDropout(p=p)
+
+    def __call__(
+        self, features: Tensor, moved: Tensor, query: Query, generator: torch.Generator
+    ) -> Tensor:
+        dropped = self.drop(features, moved, query, generator)
+        return dropped + self.step(features.detach() + dropped, moved, query, generator)
+
+
 def make_perturbation(
-    name: str, eps: float, *, leak: bool = False, steps: int = 1, max_fall: float = math.inf
+    name: str,
+    eps: float,
+    *,
+    leak: bool = False,
+    steps: int = 1,
+    max_fall: float = math.inf,
+    drop: float = 0.0,
 ) -> FeaturePerturbation:
     """Return the perturbation of this name, at length ``eps``.
 
@@ -233,6 +260,7 @@ def make_perturbation(
         leak: as ``steps`` and ``max_fall`` for :class:`DensityDescent` alone, see there.
         steps: see there.
         max_fall: see there.
+        drop: probability that a channel is dropped before the step, see :class:`AfterDropout`.
 
     Raises:
         UserError: the name is unknown, or a number makes no sense.
@@ -246,4 +274,5 @@ def make_perturbation(
     }
     if name not in makers:
         raise UserError(f"perturbation: {name!r} is unknown; choose one of {', '.join(makers)}")
-    return makers[name]()
+    made = makers[name]()
+    return AfterDropout(made, drop) if drop else made

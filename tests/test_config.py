@@ -268,6 +268,7 @@ def test_neither_order_nor_spelling_changes_the_hash(values):
         ("network.dilations", ["a"], "network.dilations"),
         ("network.dropout", 1.0, "network.dropout: 1.0"),
         ("network.dropout", -0.5, "network.dropout: -0.5"),
+        ("method.drop", 1.0, "method.drop: 1.0"),
         ("network.embedding", 0, "network.embedding: 0"),
         ("network.low_width", 0, "network.low_width: 0"),
         ("network.aspp_width", -8, "network.aspp_width: -8"),
@@ -286,6 +287,11 @@ def test_bad_values_are_named(values, key, value, words):
         from_dict(values, "some.yaml")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_dropping_before_no_perturbation_is_refused(tiny_config):
+    with pytest.raises(UserError, match="method.drop: nothing is perturbed"):
+        tiny_config("consistency", method={"drop": 0.5})
 
 
 @pytest.mark.parametrize("key", ["eps", "data.dataset", "training.steps", "method.teacher_mode"])

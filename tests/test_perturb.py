@@ -318,6 +318,20 @@ def test_dropout_with_eps_keeps_its_own_direction():
     torch.testing.assert_close(brought, 0.5 * F.normalize(own))
 
 
+@pytest.mark.parametrize("name", MOVERS)
+def test_after_dropout_the_step_is_taken_from_the_dropped_feature(name):
+    """What one generator draws for both parts, they draw one after the other."""
+    features, moved = features_and_mask((2, 6, 3, 4))
+    rng, query = seeded(), normal_query(6)
+    dropped = ChannelDropout(p=0.3)(features, moved, query, rng)
+    step = make_perturbation(name, 0.7)(features + dropped, moved, query, rng)
+    both = make_perturbation(name, 0.7, drop=0.3)(features, moved, query, seeded())
+    assert torch.equal(both, dropped + step)
+    assert not both[~in_channel(moved).expand_as(both)].any()
+    lengths = (both - dropped).norm(dim=1)[moved]
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.7))
+
+
 def test_examples_of_the_documentation():
     outcome = doctest.testmod(ddfp_lib.perturb)
     assert outcome.attempted > 0

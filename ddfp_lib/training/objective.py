@@ -371,6 +371,7 @@ class Learner:
             leak=method.moved == "leaky",
             steps=method.descent_steps,
             max_fall=method.max_fall,
+            drop=method.drop,
         )
         self.density = self._make_density(classes)
         self.optimizer = self._make_optimizer()
