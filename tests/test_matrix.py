@@ -80,13 +80,19 @@ def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
 
 
 def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
-    (cell,) = plan(tiny, ["ddfp"], [0], tmp_path / "out")
-    assert train(cell.config, cell.folder, device=CPU, stop_at=4) is None
-    (resumed,) = run_matrix([cell], device=CPU, jobs=2, say=lambda line: None)
-    undisturbed = train(cell.config, tmp_path / "other", device=CPU)
-    assert resumed.test_iou == undisturbed.test_iou
-    steps = [json.loads(line)["step"] for line in (cell.folder / "metrics.jsonl").open()]
+    """One run is finished, one half way, one not begun: each ends once, and has one row."""
+    cells = plan(tiny, ["supervised", "ddfp", "noise"], [0], tmp_path / "out")
+    train(cells[0].config, cells[0].folder, device=CPU)
+    assert train(cells[1].config, cells[1].folder, device=CPU, stop_at=4) is None
+    results = run_matrix(cells, device=CPU, jobs=2, say=lambda line: None)
+    undisturbed = train(cells[1].config, tmp_path / "other", device=CPU)
+    assert results[1].test_iou == undisturbed.test_iou
+    steps = [json.loads(line)["step"] for line in (cells[1].folder / "metrics.jsonl").open()]
     assert steps == sorted(steps)
+    for _ in range(2):
+        write_ledger(results, tmp_path / "results.csv")
+        rows = pd.read_csv(tmp_path / "results.csv")
+        assert list(rows["method"]) == ["supervised", "ddfp", "noise"]
 
 
 def test_a_failed_run_is_named_with_its_log(tiny, tmp_path):
