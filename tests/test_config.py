@@ -290,7 +290,7 @@ def test_bad_values_are_named(values, key, value, words):
 
 
 def test_dropping_before_no_perturbation_is_refused(tiny_config):
-    with pytest.raises(UserError, match="method.drop: nothing is perturbed"):
+    with pytest.raises(UserError, match=r"method\.drop: nothing is perturbed"):
         tiny_config("consistency", method={"drop": 0.5})
 
 
