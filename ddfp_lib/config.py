@@ -271,6 +271,11 @@ class Config:
                 "method.density_of: features have no gradient in an embedding that is moved; "
                 "choose perturb_at: features"
             )
+        if method.teacher == "tied" and method.teacher_mode == "eval":
+            raise UserError(
+                "method.teacher: a tied teacher learns BatchNorm statistics of its own in train "
+                "mode alone; choose teacher_mode: train"
+            )
         if method.drop and method.perturbation == "none":
             raise UserError(
                 "method.drop: nothing is perturbed that could be dropped before; choose 0, or "

@@ -167,6 +167,8 @@ def at(values, key):
 
 @pytest.mark.parametrize(("key", "kind"), list(leaves(Config)), ids=str)
 def test_every_value_that_can_change_the_result_changes_the_hash(values, key, kind):
+    if key == "method.teacher":  # there is a choice in train mode alone
+        put(values, "method.teacher_mode", "train")
     config = from_dict(values)
     tried = 0
     for other in candidates(kind, at(values, key)):
@@ -287,6 +289,11 @@ def test_bad_values_are_named(values, key, value, words):
         from_dict(values, "some.yaml")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tied_teacher_that_never_learns_its_statistics_is_refused(tiny_config):
+    with pytest.raises(UserError, match=r"method\.teacher: .* choose teacher_mode: train"):
+        tiny_config("ddfp", method={"teacher": "tied"})
 
 
 def test_dropping_before_no_perturbation_is_refused(tiny_config):

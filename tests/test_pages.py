@@ -1,8 +1,12 @@
 """The committed pages are those that the kept results make."""
 
+import re
+
+import pandas as pd
 import pytest
 
 from ddfp_lib import pages
+from ddfp_lib.analysis import difference_table
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository
 from ddfp_lib.literature import published_scores
@@ -55,3 +59,39 @@ def test_the_headline_is_the_study_s_own_table():
     for variant, rows in study.stored().groupby("method"):
         line = next(line for line in told.splitlines() if line.startswith(f"| `{variant}` |"))
         assert f"**{rows[study.score].mean():.1f}**" in line
+
+
+def differences_of(study):
+    """Every paired difference that a study's ledger holds, and the ends of its interval, signed."""
+    runs = study.stored()
+    gaps = [
+        difference_table(some, rival, study.score)
+        for _, some in runs.groupby("split")
+        for rival in some["method"].unique()
+    ]
+    values = pd.concat(gaps)[["difference", "low", "high"]].to_numpy().ravel()
+    return {f"{value:+.1f}" for value in values}
+
+
+def misquoted(text, known):
+    return [
+        number for number in re.findall(r"(?<![\w.])[+-]\d+\.\d\b", text) if number not in known
+    ]
+
+
+@pytest.mark.parametrize(
+    "study", [s for s in studies() if s.stored() is not None], ids=lambda s: s.name
+)
+def test_differences_told_in_words_are_those_of_the_tables(study):
+    known = differences_of(study)
+    assert misquoted(study.reading, known) == []
+    if study.name == pages.HEADLINE:
+        readme = (repository() / "README.md").read_text(encoding="utf-8")
+        told = readme.split("What it says.")[1].split("\n## ")[0].split("<!--")[0]
+        assert re.search(r"[+-]\d\.\d", told)
+        assert misquoted(told, known) == []
+
+
+def test_a_wrong_difference_is_found():
+    known = differences_of(find_study("eps"))
+    assert misquoted("by +77.7, and -77.7 to +0.3", known - {"+0.3"}) == ["+77.7", "-77.7", "+0.3"]

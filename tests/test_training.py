@@ -202,9 +202,8 @@ def test_tied_teacher_is_the_student_but_for_its_statistics(tiny_config):
     assert len(taught) == len(set(taught)) == len(student)
 
 
-@pytest.mark.parametrize("kind", ["ema", "tied"])
-def test_teacher_in_eval_mode_leaves_its_statistics_to_the_average(tiny_config, monkeypatch, kind):
-    config = tiny_config("ddfp", method={"teacher": kind}, training=WHOLE)
+def test_teacher_in_eval_mode_leaves_its_statistics_to_the_average(tiny_config, monkeypatch):
+    config = tiny_config("ddfp", training=WHOLE)
     monkeypatch.setattr(objective, "follow", lambda *args: None)
     learner = make_learner(config)
     assert not any(module.training for module in learner.teacher.modules())
