@@ -402,7 +402,7 @@ run_figures.segmentations(
 # %%
 study = find_study("rivals")
 runs = study.stored()
-print(score_table(runs, study.score).round(1).to_string())
+print(score_table(runs, study.score).to_string(float_format="{:.1f}".format))
 
 
 # %%
