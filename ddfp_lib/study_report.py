@@ -106,6 +106,14 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def by_figure(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the runs that each figure of a study shows, a split each, by the figure's name."""
+    splits = dict(list(runs.groupby("split", sort=False)))
+    if len(splits) == 1:
+        return {study.name: runs}
+    return {f"{study.name}-{split.replace('/', '-')}": some for split, some in splits.items()}
+
+
 def measured(runs: pd.DataFrame) -> str:
     """Say what runs cost, and which commits they were."""
     hours = runs["seconds"].sum() / 3600
@@ -128,7 +136,8 @@ def page() -> str:
         if runs is None:
             parts.append("Not run yet.")
         else:
-            parts.append(f"![{study.question}](studies/{study.name}.png)")
+            for name in by_figure(study, runs):
+                parts.append(f"![{study.question}](studies/{name}.png)")
             if study.mechanism:
                 parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
             parts.append(section(study, runs, study.stored_mechanism()))

@@ -13,7 +13,7 @@ from ddfp_lib.literature import published_scores
 from ddfp_lib.pages import BEGIN, END, headline, readme_page, replace_block
 from ddfp_lib.results import read_ledger, results_page
 from ddfp_lib.study import find_study, studies
-from ddfp_lib.study_report import page
+from ddfp_lib.study_report import by_figure, page
 
 
 def test_replace_block_changes_the_block_alone():
@@ -41,7 +41,18 @@ def test_studies_are_in_step_with_their_tables():
     assert kept == page()
     for study in studies():
         if study.stored() is not None:
-            assert (study.folder / f"{study.name}.png").is_file()
+            for name in by_figure(study, study.stored()):
+                assert (study.folder / f"{name}.png").is_file()
+
+
+def test_each_split_has_a_figure():
+    runs = pd.DataFrame({"split": ["1/8", "1/8", "1/16"], "seed": [0, 1, 0]})
+    figures = by_figure(find_study("camvid"), runs)
+    assert {name: len(some) for name, some in figures.items()} == {
+        "camvid-1-8": 2,
+        "camvid-1-16": 1,
+    }
+    assert list(by_figure(find_study("camvid"), runs[:2])) == ["camvid"]
 
 
 def test_the_readme_is_in_step_with_both():

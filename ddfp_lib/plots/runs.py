@@ -65,8 +65,8 @@ def scores(
         left.set_xlabel(label)
         left.set_title("every seed a dot, the mean a bar")
         right.axvline(0, color="0.4", lw=1)
-        right.set_xlabel("difference in mIoU (points)")
-        right.set_title(f"minus {rival}, with 95 % interval")
+        right.set_xlabel("difference (points), 95 % interval")
+        right.set_title(f"minus {rival}")
         for panel in (left, right):
             panel.grid(axis="y", visible=False)
     return figure
