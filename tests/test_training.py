@@ -683,7 +683,12 @@ def trained(tiny_config):
 @pytest.mark.parametrize(("key", "value"), list(switches()))
 def test_no_switch_is_dead(tiny_config, trained, key, value):
     """Each key alone, those that make ``ddfp_released`` among them, changes a few steps' result."""
-    learner, _ = take_steps(tiny_config("ddfp", training=SHORT, method={key: value}))
+    method = {key: value}
+    if key == "teacher":  # a tied teacher is to be had in train mode alone
+        method["teacher_mode"] = "train"
+        untied = tiny_config("ddfp", training=SHORT, method={"teacher_mode": "train"})
+        trained = snapshot(take_steps(untied)[0].student)
+    learner, _ = take_steps(tiny_config("ddfp", training=SHORT, method=method))
     assert changed(learner.student, trained) & dict(learner.student.named_parameters()).keys()
 
 
