@@ -1,5 +1,6 @@
 """The pages that are made of kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ddfp_lib.errors import UserError
@@ -48,7 +49,8 @@ def headline() -> str:
     if runs is None:
         return f"Not run yet: `ddfp study {HEADLINE} --record`."
     picture = f"![{study.question}](reproduce/studies/{study.name}.png)"
-    return "\n\n".join([picture, section(study, runs), measured(runs)])
+    told = section(replace(study, reading=""), runs)  # the README has words of its own
+    return "\n\n".join([picture, told, measured(runs)])
 
 
 def write_figures() -> list[Path]:

@@ -26,7 +26,7 @@ def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = N
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
-        parts.append(study.reading.strip())
+        parts += study.reading.split("\n")  # folded YAML: a line a paragraph
     return "\n\n".join(parts)
 
 
