@@ -142,20 +142,12 @@ def measure_descent(
         "random": UniformNoise(eps),
         "adversarial (VAT)": AdversarialVAT(eps),
     }
-    before: list[Tensor] = []
-    after: dict[str, list[Tensor]] = {name: [] for name in steps}
-    kept: dict[str, list[Tensor]] = {name: [] for name in steps}
-    right: dict[str, list[Tensor]] = {name: [] for name in (AT_REST, *steps)}
-    judged: dict[str, list[Tensor]] = {name: [] for name in right} if judge else {}
+    log_p: dict[str, list[Tensor]] = {name: [] for name in (AT_REST, *steps)}
+    kept, right, judged = ({name: [] for name in log_p} for _ in range(3))
 
-    def look(name: str, features: Tensor, moved: Tensor, truth: Tensor) -> None:
-        embedded = features
-        if learner.config.method.perturb_at == "features":
-            embedded = network.embed(features, frozen=True)
-        prediction = network.classify(embedded).argmax(dim=1)
-        right[name].append((prediction == truth)[moved])
-        if judge is not None:
-            judged[name].append(judge(to_rows(embedded)[moved.flatten()]))
+    def embed(features: Tensor) -> Tensor:
+        at_embedding = learner.config.method.perturb_at == "embedding"
+        return features if at_embedding else network.embed(features, frozen=True)
 
     with evaluating(network):
         for number, (pictures, masks) in enumerate(evaluation_batches(dataset, batch_size)):
@@ -168,19 +160,24 @@ def measure_descent(
             probability, labels = query.logits(features).softmax(dim=1).max(dim=1)
             confident = probability > learner.config.training.confidence
             moved = confident & (truth != IGNORE_INDEX)
-            before.append(query.log_density(features)[moved])
-            look(AT_REST, features, moved, truth)
+            places = {AT_REST: features}
             for name, step in steps.items():
-                there = features + step(features, moved, query, rng)
-                after[name].append(query.log_density(there)[moved])
-                kept[name].append((query.logits(there).argmax(dim=1) == labels)[moved])
-                look(name, there, moved, truth)
+                places[name] = features + step(features, moved, query, rng)
+            for name, place in places.items():
+                v = embed(place)
+                predicted = network.classify(v).argmax(dim=1)
+                log_p[name].append(query.log_density(place)[moved])
+                kept[name].append((predicted == labels)[moved])
+                right[name].append((predicted == truth)[moved])
+                if judge is not None:
+                    judged[name].append(judge(to_rows(v)[moved.flatten()]))
+    after = {name: torch.cat(values).cpu() for name, values in log_p.items()}
     return Descent(
-        torch.cat(before).cpu(),
-        {name: torch.cat(values).cpu() for name, values in after.items()},
-        {name: _part(values) for name, values in kept.items()},
+        after.pop(AT_REST),
+        after,
+        {name: _part(kept[name]) for name in steps},
         {name: _part(values) for name, values in right.items()},
-        {name: torch.cat(values).cpu() for name, values in judged.items()},
+        {name: torch.cat(values).cpu() for name, values in judged.items() if values},
     )
 
 

@@ -280,10 +280,9 @@ def record(
 @app.command()
 def report() -> None:
     """Renew README.md's table, RESULTS.md and STUDY.md from what is kept in reproduce/."""
-    from ddfp_lib.files import repository
     from ddfp_lib.pages import write_pages
 
-    for path in write_pages(repository()):
+    for path in write_pages():
         print(path)
 
 

@@ -58,8 +58,6 @@ class MethodConfig:
         descend: the density that descent goes down: ``marginal``, p(v), or ``conditional``,
             p(v | pseudo-label).
         density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
-        density_vote: exponent w of the flow's vote on pseudo-labels, whose probabilities become
-            proportional to p(y | image) p(v | y)^w; 0 leaves the teacher alone.
         density_void: pixels of labeled images that have no class are learned as ``unlabeled``
             ones, since the same things fill unlabeled images, or ``dropped``.
         density_query: the embedding in which the density is asked for directions is normalised by
@@ -87,7 +85,6 @@ class MethodConfig:
     drop: float
     descend: Literal["marginal", "conditional"]
     density_of: Literal["embedding", "features"]
-    density_vote: float
     density_void: Literal["unlabeled", "dropped"]
     density_query: Literal["frozen", "auxiliary"]
     perturbed_norm: Literal["auxiliary", "shared"]
@@ -241,7 +238,7 @@ class Config:
         if self.method.consistency:
             counts.append("training.batch_unlabeled")
         counts.append("method.descent_steps")
-        amounts = ["eps", "method.clean_weight", "method.perturbed_weight", "method.density_vote"]
+        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
         amounts += ["training.lr_encoder", "training.lr_head"]
         amounts += ["training.weight_decay", "training.poly"]
         parts = ["training.consistency_from", "training.perturb_from"]
@@ -280,12 +277,6 @@ class Config:
             raise UserError(
                 "method.drop: nothing is perturbed that could be dropped before; choose 0, or "
                 "perturbation: dropout"
-            )
-        votes = method.perturbation == "density" and self.density.kind == "flow"
-        if method.density_vote and not votes:
-            raise UserError(
-                "method.density_vote: there is no flow whose classes could vote; choose 0, or "
-                "perturbation: density and density.kind: flow"
             )
         if method.descend == "conditional" and self.density.kind != "flow":
             raise UserError(

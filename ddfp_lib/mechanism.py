@@ -38,6 +38,9 @@ COMPONENTS = 16
 JUDGE_ROWS = 10_000
 """Features that it is fitted to, at most."""
 
+COLUMNS = ["method", "seed", "step", "features", "quantity", "value"]
+"""Of a table of what was measured inside networks, a value a row."""
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -94,13 +97,6 @@ class Judge:
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.mixture.fit(((rows - self.mean) / self.std).numpy())
 
-    @classmethod
-    def of(
-        cls, network: SegmentationNetwork, seen: SegmentationDataset, images: int, seed: int = 0
-    ) -> "Judge":
-        """Fit a judge to the embeddings of a data set's first images, which need masks."""
-        return cls(embeddings(network, seen, images).rows, seed)
-
     def log_prob(self, rows: Tensor) -> Tensor:
         """Return log p of features (N, D) as (N,) float64, in nats, up to a constant."""
         if len(rows) == 0:
@@ -146,7 +142,7 @@ CHANGE, RANK, RIGHT = "change of log p", "percentile", "true class"
 """What is told of each kind of step, see :func:`step_effects`."""
 
 
-def step_effects(measured: Descent, among: Tensor) -> dict[str, float]:
+def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]]:
     """Sum up where steps from confident features lead.
 
     Args:
@@ -154,17 +150,21 @@ def step_effects(measured: Descent, among: Tensor) -> dict[str, float]:
         among: (N,) float, judged log-densities of all features of the same images' data set.
 
     Returns:
-        For each kind of step, as ``random: percentile``: the median change of log p in nats, by
-        the flow; the mean percentile of the judged density; the part of features that get their
-        true class, in percent. The last two ``at rest`` too.
+        By kind of step, ``at rest`` first: the mean ``percentile`` of the judged density; the part
+        of features that get their ``true class``, in percent; and but for those at rest the median
+        ``change of log p`` in nats, by the flow.
     """
     told = {}
-    for name, after in measured.after.items():
-        told[f"{name}: {CHANGE}"] = float((after - measured.before).median())
-    for name, judged in measured.judged.items():
-        told[f"{name}: {RANK}"] = float(percentiles(judged, among).mean())
-        told[f"{name}: {RIGHT}"] = 100 * measured.right[name]
+    for kind, judged in measured.judged.items():
+        rank = float(percentiles(judged, among).mean())
+        told[kind] = {RANK: rank, RIGHT: 100 * measured.right[kind]}
+    for kind, after in measured.after.items():
+        told[kind][CHANGE] = float((after - measured.before).median())
     return told
+
+
+ALL = "all"
+"""The features of what is measured at no kind of step but over a whole network."""
 
 
 PSEUDO = {
@@ -183,28 +183,33 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
         images: of the training images, and of the validation images, the first ones.
 
     Returns:
-        Columns ``method``, ``seed``, ``step``, ``quantity``, ``value``. Quantities are those of
-        :func:`boundary_density`, precision and coverage of pseudo-labels in percent, and, where a
-        density was learned, those of :func:`step_effects`.
+        Columns :data:`COLUMNS`. Of ``all`` features the quantities are those of
+        :func:`boundary_density`, and precision and coverage of pseudo-labels in percent; where a
+        density was learned, confident features ``at rest`` and after each kind of step have those
+        of :func:`step_effects`.
     """
     seen, unseen = data_of(run.config, "train"), data_of(run.config, "val")
     logged = {line["step"]: line for line in run.metrics() if "pseudo_precision" in line}
     rows = []
     for step, learner in _learners(run, device):
-        judge = Judge.of(learner.teacher, seen, images)
+        judge = Judge(embeddings(learner.teacher, seen, images).rows)
         there = embeddings(learner.teacher, unseen, images)
         density = judge.log_prob(there.rows)
-        told = boundary_density(there, density)
+        of_all = boundary_density(there, density)
         for name, called in PSEUDO.items():
-            told[called] = 100 * logged.get(step, {}).get(name, float("nan"))
+            of_all[called] = 100 * logged.get(step, {}).get(name, float("nan"))
+        told = {ALL: of_all}
         if learner.density is not None:
             moved = measure_descent(
                 learner, unseen, eps=run.config.eps, images=images, judge=judge.log_prob
             )
             told |= step_effects(moved, density)
-        for quantity, value in told.items():
-            rows.append((run.config.method.name, run.config.seed, step, quantity, value))
-    return pd.DataFrame(rows, columns=["method", "seed", "step", "quantity", "value"])
+        rows += [
+            (run.config.method.name, run.config.seed, step, features, quantity, value)
+            for features, quantities in told.items()
+            for quantity, value in quantities.items()
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _learners(run: Run, device: torch.device) -> Iterator[tuple[int, Learner]]:

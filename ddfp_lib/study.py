@@ -30,9 +30,6 @@ SCORES = {
 EVERY = 1000
 """Checkpoints that are kept where all of them shall be."""
 
-MECHANISM = ("method", "seed", "step", "quantity", "value")
-"""Columns of what is measured inside networks, see :mod:`ddfp_lib.mechanism`."""
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -104,10 +101,9 @@ class Study:
             UserError: a preset, key or value is not right, or a folder holds another run.
         """
         benchmark = find_benchmark(self.benchmark)
-        measured = {*self.mechanism}
-        for other in studies():
-            if other.benchmark == self.benchmark:
-                measured |= {*other.mechanism}
+        measured = {*self.mechanism}.union(
+            *(other.mechanism for other in studies() if other.benchmark == self.benchmark)
+        )
         cells = []
         for split in self.splits or [None]:
             for seed in self.seeds:
@@ -135,7 +131,7 @@ class Study:
         return read_ledger(path) if path.is_file() else None
 
     def stored_mechanism(self) -> pd.DataFrame | None:
-        """Return what was measured inside networks, or ``None`` where nothing was."""
+        """Return what :mod:`ddfp_lib.mechanism` measured; ``None`` where nothing was."""
         path = self.folder / f"{self.name}-mechanism.csv"
         return pd.read_csv(path) if path.is_file() else None
 

@@ -5,8 +5,8 @@ Written by :mod:`ddfp_lib.pages`.
 
 import pandas as pd
 
-from ddfp_lib.analysis import AT_REST, difference_table, score_table, verdict
-from ddfp_lib.mechanism import CHANGE, RANK, RIGHT
+from ddfp_lib.analysis import difference_table, score_table, verdict
+from ddfp_lib.mechanism import ALL, CHANGE, RANK, RIGHT
 from ddfp_lib.study import SCORES, Study, studies
 
 
@@ -74,32 +74,36 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
 
 
 def inside(mechanism: pd.DataFrame) -> list[str]:
-    """Tabulate what networks hold at the end of training: means over seeds."""
+    """Tabulate what networks hold at the end of training: means over seeds.
+
+    Args:
+        mechanism: columns :data:`ddfp_lib.mechanism.COLUMNS`.
+
+    Returns:
+        Tables in Markdown: one of all variants, and one of steps for each that has a density.
+    """
     last = mechanism[mechanism["step"] == mechanism["step"].max()]
-    quantity = last["quantity"]
-    of_step = quantity.str.contains(": ")
-    table = last[~of_step].pivot_table(index="method", columns="quantity", values="value")
-    table = table.reindex(index=last["method"].unique(), columns=quantity[~of_step].unique())
-    header = ["variant, at the end of training", *table.columns]
-    lines = [_row(header), "|---" * len(header) + "|"]
-    lines += [_row([f"`{name}`", *(f"{x:.1f}" for x in row)]) for name, row in table.iterrows()]
-    parts = ["\n".join(lines)]
-    for method, some in last[of_step].groupby("method", sort=False):
-        kind = some["quantity"].str.split(": ", expand=True)
-        effects = some.assign(step_kind=kind[0], told=kind[1]).pivot_table(
-            index="step_kind", columns="told", values="value"
-        )
-        kinds = kind[0].unique()
-        effects = effects.reindex([AT_REST, *(name for name in kinds if name != AT_REST)])
-        header = f"confident features of `{method}`, moved"
-        lines = [
-            _row([header, f"median {CHANGE} (nats)", "judged percentile", "true class (%)"]),
-            "|---" * 4 + "|",
-        ]
-        for name, row in effects.reindex(columns=[CHANGE, RANK, RIGHT]).iterrows():
-            lines.append(_row([name, *("-" if pd.isna(x) else f"{x:.1f}" for x in row)]))
-        parts.append("\n".join(lines))
-    return parts
+    whole, steps = last[last["features"] == ALL], last[last["features"] != ALL]
+    networks = _means(whole, "method").rename(index="`{}`".format)
+    tables = [_markdown("variant, at the end of training", networks)]
+    for method, some in steps.groupby("method", sort=False):
+        effects = _means(some, "features")[[CHANGE, RANK, RIGHT]]
+        effects.columns = [f"median {CHANGE} (nats)", "judged percentile", "true class (%)"]
+        tables.append(_markdown(f"confident features of `{method}`, moved", effects))
+    return tables
+
+
+def _means(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Average over seeds: a row for each value of ``by``, a column a quantity, as they come."""
+    table = rows.pivot_table(index=by, columns="quantity", values="value")
+    return table.reindex(index=rows[by].unique(), columns=rows["quantity"].unique())
+
+
+def _markdown(corner: str, table: pd.DataFrame) -> str:
+    lines = [_row([corner, *table.columns]), "|---" * (1 + table.shape[1]) + "|"]
+    for name, row in table.iterrows():
+        lines.append(_row([name, *("-" if pd.isna(x) else f"{x:.1f}" for x in row)]))
+    return "\n".join(lines)
 
 
 def _row(cells: list[str]) -> str:

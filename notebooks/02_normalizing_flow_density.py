@@ -580,7 +580,7 @@ pd.DataFrame(rows).map(lambda gap: f"{gap:.1f}" if gap < 10 else "more than 10")
 #
 # ```python
 # # ddfp_lib/training/objective.py
-#         rows, known = density_rows(described, batch.labels, batch.valid, told, void)
+#         rows, known = density_rows(described, batch.labels, batch.valid, believed, void=void)
 #         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 # ```
 #

@@ -441,7 +441,7 @@ assert rank_correlation < -0.2
 # |---|---|---|
 # | the step | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
 # | one length for all | `perturb.py:56` `scale_to_length` | `model/model/attack.py` |
-# | what it may ask | `training/objective.py:473` `Learner.query` | `model/model/attack.py` |
+# | what it may ask | `training/objective.py:447` `Learner.query` | `model/model/attack.py` |
 # | the density | `density.py:150` `log_prob` | `model/flow/loss.py:25-33` |
 # | steps, measured | `analysis.py:114` `measure_descent` | |
 #

@@ -614,9 +614,9 @@ temporary.cleanup()
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
 # | the six parts | `training/objective.py:27` `training_step` | `train_ddfp_pascal.py:372-524` |
-# | pseudo-labels | `training/objective.py:195` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
+# | pseudo-labels | `training/objective.py:192` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
 # | the step down | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
-# | the sum of losses | `training/objective.py:510` `backward` | `train_ddfp_pascal.py:426` |
+# | the sum of losses | `training/objective.py:484` `backward` | `train_ddfp_pascal.py:426` |
 # | the flow's step | `density.py:216` `fit_step` | `train_ddfp_pascal.py:455-500` |
 # | the teacher | `training/teacher.py:43` `follow` | `train_ddfp_pascal.py:505-524` |
 # | the loop | `training/loop.py:72` `train` | |

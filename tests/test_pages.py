@@ -12,7 +12,7 @@ from ddfp_lib.files import repository
 from ddfp_lib.literature import published_scores
 from ddfp_lib.pages import BEGIN, END, headline, readme_page, replace_block
 from ddfp_lib.results import read_ledger, results_page
-from ddfp_lib.study import find_study, studies
+from ddfp_lib.study import Study, find_study, studies
 from ddfp_lib.study_report import by_figure, page
 
 
@@ -57,19 +57,23 @@ def test_each_split_has_a_figure():
 
 def test_the_readme_is_in_step_with_both():
     kept = (repository() / "README.md").read_text(encoding="utf-8")
-    assert kept == readme_page(kept, repository())
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    assert kept == readme_page(kept, ledger, published_scores())
 
 
 def test_the_headline_is_the_study_s_own_table():
-    """Every score of the study's ledger stands in the README, or the README says: not run yet."""
+    """Every score of the study's ledger, and how to measure it again."""
     study = find_study(pages.HEADLINE)
-    told = headline()
-    if study.stored() is None:
-        assert told.startswith("Not run yet")
-        return
+    told = headline(study)
+    assert f"`ddfp study {study.name} --record`" in told
     for variant, rows in study.stored().groupby("method"):
         line = next(line for line in told.splitlines() if line.startswith(f"| `{variant}` |"))
         assert f"**{rows[study.score].mean():.1f}**" in line
+
+
+def test_a_headline_without_runs_says_so(monkeypatch):
+    monkeypatch.setattr(Study, "stored", lambda study: None)
+    assert headline(find_study(pages.HEADLINE)).startswith("Not run yet. Command: `ddfp study")
 
 
 def differences_of(study):

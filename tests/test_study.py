@@ -13,6 +13,7 @@ from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.matrix import LEDGER
 from ddfp_lib.mechanism import (
+    COLUMNS,
     Embeddings,
     Judge,
     boundary_density,
@@ -205,11 +206,13 @@ def test_looking_into_a_run_tells_of_boundary_pseudo_labels_and_steps(tiny_confi
     config = tiny_config("ddfp")
     train(config, tmp_path, device=torch.device("cpu"))
     found = measure_run(Run.open(tmp_path), device=torch.device("cpu"), images=6)
-    last = found[found["step"] == found["step"].max()].set_index("quantity")["value"]
-    assert {"boundary share", "pseudo-label coverage"} <= set(last.index)
-    percent = last[~last.index.str.contains("log p")].dropna()
-    assert percent.between(0, 100).all()
-    assert "density descent: true class" in last and "at rest: percentile" in last
+    assert list(found.columns) == COLUMNS
+    last = found[found["step"] == found["step"].max()]
+    last = last.set_index(["features", "quantity"])["value"]
+    assert {"boundary share", "pseudo-label coverage"} <= set(last["all"].index)
+    assert set(last["density descent"].index) == {"percentile", "true class", "change of log p"}
+    assert set(last["at rest"].index) == {"percentile", "true class"}
+    assert last.drop("change of log p", level="quantity").dropna().between(0, 100).all()
     text = "\n".join(inside(found))
     assert "| at rest | - |" in text and "| adversarial (VAT) |" in text
 

@@ -419,7 +419,7 @@ def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
 def test_void_pixels_may_be_dropped_as_released():
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)
     labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
-    rows, known = density_rows(seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void=False)
+    rows, known = density_rows(seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void="dropped")
     assert known.tolist() == [4, 0, 2] + [UNLABELED] * 4
     assert rows[2].tolist() == seen[0, :, 1, 1].tolist()
 
@@ -430,8 +430,8 @@ def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
     labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
     valid = torch.tensor([[[True, False], [True, True]]])
     believed = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
-    pseudo = PseudoLabels(believed.repeat_interleave(4, 1).repeat_interleave(4, 2), valid)
-    rows, known = density_rows(seen, labels, valid, pseudo)
+    believed = believed.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    rows, known = density_rows(seen, labels, valid, believed)
     assert len(rows) == len(known) == 4 + 3
     assert known.tolist() == [4, 0, UNLABELED, 2, 3, UNLABELED, 1]
 

@@ -18,13 +18,13 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
     """Draw what happens at the decision boundary through training: a line a method, its mean.
 
     Args:
-        mechanism: columns ``method``, ``seed``, ``step``, ``quantity``, ``value``; the band is from
-            the lowest to the highest seed.
+        mechanism: columns :data:`ddfp_lib.mechanism.COLUMNS`; the band is from the lowest to the
+            highest seed.
     """
     with figure_style():
         picture, grid = new_picture(2, 3)
-        panels = list(grid.flat)
-        for axes, (quantity, title) in zip(panels, PANELS.items(), strict=False):
+        *panels, legend = grid.flat
+        for axes, (quantity, title) in zip(panels, PANELS.items(), strict=True):
             some = mechanism[mechanism["quantity"] == quantity]
             for method, values in some.groupby("method", sort=False):
                 seeds = values.pivot(index="step", columns="seed", values="value")
@@ -40,6 +40,6 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
                 )
             axes.set_xlabel("step")
             axes.set_title(title)
-        panels[-1].axis("off")
-        panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", fontsize=9)
+        legend.axis("off")
+        legend.legend(*panels[0].get_legend_handles_labels(), loc="center", fontsize=9)
     return picture

@@ -57,11 +57,7 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
         looked_at = weak if density is None else torch.cat([labeled, weak])
         encoded = torch.cat([teacher.encode(x) for (x,) in learner.parts(looked_at)])
         seen = torch.cat([teacher.embed(x, generator=device) for (x,) in learner.parts(encoded)])
-        described = encoded if method.density_of == "features" else seen
-        scores = teacher.classify(seen[-len(weak) :])
-        if stage.perturb and method.density_vote:
-            scores = density_vote(scores, described[-len(weak) :], density, method.density_vote)
-        scores = resize(scores, weak.shape[2:])
+        scores = resize(teacher.classify(seen[-len(weak) :]), weak.shape[2:])
         pseudo = PseudoLabels.of(scores, batch.valid, config.training.confidence)
 
     # 2. The student sees labeled images and strong views, once.
@@ -103,9 +99,10 @@ def training_step(learner: "Learner", batch: Batch, step: int) -> dict[str, Tens
 
     # 5. The flow takes its own step, on features without a graph.
     if density is not None:
-        told = pseudo if config.density.labels == "teacher" else None
-        void = method.density_void == "unlabeled"
-        rows, known = density_rows(described, batch.labels, batch.valid, told, void)
+        described = encoded if method.density_of == "features" else seen
+        believed = pseudo.labels if config.density.labels == "teacher" else None
+        void = method.density_void
+        rows, known = density_rows(described, batch.labels, batch.valid, believed, void=void)
         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 
     # 6. The teacher follows.
@@ -255,29 +252,6 @@ class PseudoLabels:
         return self.confident.sum() / self.valid.sum().clamp(min=1)
 
 
-def density_vote(
-    logits: Tensor, features: Tensor, density: "DensityEstimator", weight: float
-) -> Tensor:
-    """Let the flow's classes vote on pseudo-labels.
-
-    ``log p(y) + w log p(v | y)`` up to a constant: with features that are independent given the
-    class, w = 1 would be Bayes' rule; a flow of D dimensions is far too sure of itself for that.
-    Ours; the idea that a flow over class Gaussians classifies is FlowGMM's (Izmailov et al. 2020).
-
-    Args:
-        logits: (B, K, h, w) float, the teacher's.
-        features: (B, D, h, w) float, those whose density is learned.
-        density: estimator of features of D dimensions.
-        weight: w, at least 0.
-
-    Returns:
-        (B, K, h, w) float: logits whose softmax is the joint vote.
-    """
-    vote = density.class_log_prob(to_rows(features)).log_softmax(dim=1)
-    maps = vote.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
-    return logits.float().log_softmax(dim=1) + weight * maps
-
-
 def mix_over_ranks(batch: Tensor, box: Tensor) -> Tensor:
     """Apply CutMix's box (H, W) to the batch of all ranks: the last image meets the next rank's.
 
@@ -295,35 +269,35 @@ def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
 
 
 def density_rows(
-    seen: Tensor,
+    described: Tensor,
     labels: Tensor,
     valid: Tensor,
-    pseudo: PseudoLabels | None = None,
-    void: bool = True,
+    pseudo: Tensor | None = None,
+    *,
+    void: str = "unlabeled",
 ) -> tuple[Tensor, Tensor]:
-    """Turn the teacher's embeddings into the rows that the density estimator learns from.
+    """Turn the teacher's features into the rows that the density estimator learns from.
 
     Args:
-        seen: (B + U, D, h, w) float, of the labeled and then the weak images.
+        described: (B + U, D, h, w) float, of the labeled and then the weak images.
         labels: (B, H, W) int64, of the labeled images.
         valid: (U, H, W) bool, of the weak images; padding is left out.
-        pseudo: of the weak images, where they too shall teach classes; ``density.labels: teacher``.
-        void: keep pixels of labeled images that have no class, as unlabeled ones. The release
-            drops them (train_ddfp_pascal.py:455-500).
+        pseudo: (U, H, W) int64, pseudo-labels that teach classes too; none where ``IGNORE_INDEX``.
+        void: pixels of labeled images that have no class are ``unlabeled`` rows or ``dropped``,
+            as released (train_ddfp_pascal.py:455-500).
 
     Returns:
         (N, D) float and (N,) int64: class, or ``UNLABELED``.
     """
-    size = seen.shape[2:]
-    masks = resize_nearest(labels, size)
-    inside = torch.cat([void | (masks != IGNORE_INDEX), resize_nearest(valid, size) == 1])
-    believed = torch.full_like(inside[len(masks) :], UNLABELED, dtype=masks.dtype)
-    if pseudo is not None:
-        believed = pseudo.at(size).labels
+    if pseudo is None:
+        pseudo = torch.full_like(valid, IGNORE_INDEX, dtype=labels.dtype)
+    size = described.shape[2:]
+    masks, believed = resize_nearest(labels, size), resize_nearest(pseudo, size)
+    learned = (masks != IGNORE_INDEX) | (void == "unlabeled")
+    learned = torch.cat([learned, resize_nearest(valid, size) == 1]).flatten()
     known = torch.cat([masks, believed]).flatten()
     known = known.where(known != IGNORE_INDEX, UNLABELED)
-    inside = inside.flatten()
-    return to_rows(seen)[inside], known[inside]
+    return to_rows(described)[learned], known[learned]
 
 
 def to_rows(features: Tensor) -> Tensor:
