@@ -29,7 +29,7 @@ import yaml
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
 from ddfp_lib.density import DensityConfig
-from ddfp_lib.errors import UserError
+from ddfp_lib.errors import UserError, one_line
 from ddfp_lib.files import repository, sha256
 from ddfp_lib.protocol import Protocol
 
@@ -479,7 +479,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
+        where = one_line(error)
         raise UserError(f"{path}: is not plain YAML ({where}); mend it there") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no 'key: value' pairs; write one a line")
@@ -488,17 +488,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    told = f"--set {one_line(override)}"
     if not equals:
-        raise UserError(f"--set {override}: has no '='; write KEY=VALUE, as training.steps=100")
+        raise UserError(f"{told}: has no '='; write KEY=VALUE, as training.steps=100")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UserError(f"--set {override}: {parent!r} holds a value and no keys below it")
+            raise UserError(f"{told}: {parent!r} holds a value and no keys below it")
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not plain YAML") from error
+        raise UserError(f"{told}: the value is not plain YAML") from error
 
 
 def _build(kind: type, values: Mapping[str, Any], source: str) -> Any:
@@ -518,13 +519,13 @@ def _build(kind: type, values: Mapping[str, Any], source: str) -> Any:
             str(min(error.keys, key=str)), [item.name for item in _fields(kind)], n=1
         )
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        raise UserError(f"{source}: unknown key {unknown}; {hint}") from error
+        raise UserError(f"{source}: unknown key {one_line(unknown)}; {hint}") from error
     except dacite.MissingValueError as error:
         raise UserError(f"{source}: key {error.field_path} is missing; add it") from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{source}: {error}; mend the value") from error
+        raise UserError(f"{source}: {one_line(error)}; mend the value") from error
 
 
 def _to_float(value: Any) -> Any:

@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+def one_line(said: object) -> str:
+    """Return what somebody else says, an exception or an input, without its line breaks."""
+    return " ".join(str(said).split())

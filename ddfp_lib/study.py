@@ -15,7 +15,7 @@ import dacite
 import pandas as pd
 
 from ddfp_lib.config import find_benchmark, load_config, read_yaml
-from ddfp_lib.errors import UserError
+from ddfp_lib.errors import UserError, one_line
 from ddfp_lib.files import repository, write_text
 from ddfp_lib.matrix import Cell
 from ddfp_lib.results import read_ledger
@@ -166,7 +166,7 @@ def read_study(path: Path) -> Study:
     try:
         return dacite.from_dict(Study, values, dacite.Config(strict=True))
     except dacite.DaciteError as error:
-        raise UserError(f"{path}: {error}; mend the key") from error
+        raise UserError(f"{path}: {one_line(error)}; mend the key") from error
 
 
 def record(study: Study, results: Path) -> list[Path]:

@@ -108,6 +108,7 @@ def test_settings_root_and_kept_checkpoints_reach_the_runs(tmp_path):
         (("preset: noise", "preset: noises"), "'noises' is unknown"),
         (("eps=3", "epss=3"), "epss"),
         (("benchmark: digits", "benchmark: digit"), "'digit' is unknown"),
+        (("number: 1", 'number: "1\\n2"'), 'value "1 2"'),
     ],
 )
 def test_a_wrong_study_is_refused(change, named, tmp_path):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddfp_lib.errors import UserError
+from ddfp_lib.errors import UserError, one_line
 from ddfp_lib.models.weights import load_weights
 
 PLAIN = ("vision_transformer", "eva")
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
             else:
                 self._open_pyramid(timm.create_model, name, pretrained, options, output_stride)
         except Exception as error:  # a wrong option fails wherever timm first makes use of it
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise UserError(
                 f"network.encoder: {name!r} cannot be built with output_stride {output_stride} "
                 f"and options {options} ({reason}); "

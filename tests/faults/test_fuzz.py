@@ -105,6 +105,7 @@ changes = st.lists(st.tuples(st.sampled_from(KEYS), odd), min_size=1, max_size=3
 
 
 @given(changes=changes)
+@example(changes=[(("data",), "\n")])  # a library's message that repeats it
 def test_configurations(changes):
     with ends_well():
         from_dict(spoilt(changes))
