@@ -1,5 +1,6 @@
 """Figures of trained runs: scores, curves, segmentations, classes, densities, time."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -60,16 +61,20 @@ def scores(
                 color=colour,
                 capsize=3,
             )
-        left.set_yticks(range(len(methods)), methods)
+        left.set_yticks(range(len(methods)), [_wrapped(name, 36) for name in methods])
         left.set_ylim(len(methods) - 0.5, -0.7)
         left.set_xlabel(label)
         left.set_title("every seed a dot, the mean a bar")
         right.axvline(0, color="0.4", lw=1)
         right.set_xlabel("difference (points), 95 % interval")
-        right.set_title(f"minus {rival}")
+        right.set_title(_wrapped(f"minus {rival}", 32))
         for panel in (left, right):
             panel.grid(axis="y", visible=False)
     return figure
+
+
+def _wrapped(name: str, width: int) -> str:
+    return textwrap.fill(name, width, break_on_hyphens=False)
 
 
 def curves(
