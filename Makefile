@@ -3,7 +3,7 @@
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (about 10 minutes)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak        faults again and again, and thousands of random inputs       (half an hour)
+#   make soak        faults again and again, and thousands of random inputs     (about 11 minutes)
 #   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory, against others and in growth: bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
