@@ -404,9 +404,9 @@ assert all((gap[name] > 0).all() for name in gap if name != "exact density")
 assert gap["kernel density"].mean() < gap["flow"].mean() < gap["Gaussian mixture, 2"].mean()
 
 # %% [markdown]
-# **Finding.** In the plane the classics win: twelve Gaussians and the kernels come within 0.1 nats
-# of the truth, the flow within 0.3, and it leaves a bridge between the moons. Two Gaussians without
-# a flow lose 0.7. So a flow is not taken for being the best density there is; exercise 2 shows what
+# **Finding.** In the plane the classics win: the kernels and twelve Gaussians come to about 0.1 nats
+# of the truth, the flow to 0.4, and it leaves a bridge between the moons. Two Gaussians without a
+# flow lose 0.7. So a flow is not taken for being the best density there is; exercise 2 shows what
 # it is taken for.
 
 # %% [markdown]
