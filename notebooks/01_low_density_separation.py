@@ -187,15 +187,18 @@ class Classifier(nn.Module):
 # %%
 def train(name, rule=None, keep=()):
     """Train on a cloud, all seeds side by side; return the classifier at the steps in ``keep``."""
-    x = train_set[name][0].T.expand(seeds, 2, -1)
-    student = Classifier(seeds, int(train_set[name][1].max()) + 1)
+    cloud, classes = train_set[name]
+    x = cloud.T.expand(seeds, 2, -1)
+    labeled = (labels[name] != UNLABELED).nonzero()[:, 1].view(seeds, -1)  # which ones, by seed
+    known_x, known = cloud[labeled].mT, labels[name].gather(1, labeled)
+    student = Classifier(seeds, int(classes.max()) + 1)
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
     frames = {}
     for step in range(steps):
         if step in keep:
             frames[step] = copy.deepcopy(student)
-        loss = F.cross_entropy(student(x), labels[name], ignore_index=UNLABELED)
+        loss = F.cross_entropy(student(known_x), known)
         if rule is not None and step >= warmup:
             loss = loss + rule(student, teacher, x)
         optimizer.zero_grad()

@@ -404,10 +404,10 @@ assert all((gap[name] > 0).all() for name in gap if name != "exact density")
 assert gap["kernel density"].mean() < gap["flow"].mean() < gap["Gaussian mixture, 2"].mean()
 
 # %% [markdown]
-# **Finding.** In the plane the classics win: the kernels and twelve Gaussians come to about 0.1 nats
-# of the truth, the flow to 0.4, and it leaves a bridge between the moons. Two Gaussians without a
-# flow lose 0.7. So a flow is not taken for being the best density there is; exercise 2 shows what
-# it is taken for.
+# **Finding.** In the plane the classics win: the kernels and twelve Gaussians come to about 0.1
+# nats of the truth, the flow to 0.4, and it leaves a bridge between the moons. Two Gaussians
+# without a flow lose 0.7. So a flow is not taken for being the best density there is; exercise 2
+# shows what it is taken for.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -474,8 +474,8 @@ assert noise[0] < noise[1] - 0.1  # and worse than some noise on others
 # **Finding.** More blocks fit better, known points and unseen ones alike. A clamp of 0.1 ties the
 # flow down, 8 is a little worse than 2, the released value. Noise decides about learning by heart:
 # without it the known points gain nearly 0.2 nats and unseen ones lose as much, and longer training
-# makes that worse without bound. At 0.05, as released, both are close; 0.2, twice the data's own scatter,
-# blurs.
+# makes that worse without bound. At 0.05, as released, both are close; 0.2, twice the data's own
+# scatter, blurs.
 
 # %% [markdown]
 # What the clamp does shows elsewhere: far from all data. Each of B blocks can change the log-volume
