@@ -63,7 +63,7 @@ torch.set_num_threads(1)  # small tensors: more threads only wait for one anothe
 # %% tags=["parameters"]
 pictures = 300
 masks = 72
-steps = 240
+steps = 216
 seed = 0
 
 # %% [markdown]
@@ -416,7 +416,7 @@ assert abs(parts["shrunk"] - parts["predictions"]) < 0.15
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
 alone = Run.open(Path("alone")).result()
 assert alone.method == "supervised" and alone.split == "labeled"
-# One seed and 240 steps say little: lesson 4 compares full runs over three seeds, as
+# One seed and so few steps say little: lesson 4 compares full runs over three seeds, as
 # `ddfp reproduce my-pictures.yaml --data pictures` does for yours.
 
 # %%
