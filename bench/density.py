@@ -15,7 +15,7 @@ rows, at the size of VOC (D 256, K 21) and of the digits benchmark (D 64, K 6). 
 one thread, the best of the repeats: other processes disturb it less than wall time. Memory is the
 peak of the process beyond what stood before the first call. Each number comes from a fresh process,
 in which ddfp and reference have to agree before they are timed. ddfp multiplies by oneDNN and the
-others by torch's default, MKL: on AMD that is a factor of 1.6, elsewhere it may be none.
+others by torch's default, MKL: a part of the ratio on some of AMD's processors, on others none.
 
 ``of the machine`` is the rate of ddfp's matrix products over its whole time, as a part of the rate
 at which the same process multiplies two 2048 x 2048 matrices right afterwards.

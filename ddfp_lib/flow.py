@@ -188,8 +188,7 @@ ONEDNN_WIDTH = 128
 def _onednn_takes(x: Tensor, hidden: int) -> bool:
     """Say whether the subnets shall compute by oneDNN, as torch's convolutions do, not by MKL.
 
-    Same sums, same precision; on AMD processors, where MKL is half as fast, a training step takes
-    0.6 of the time, on Intel's the same (bench/density.py).
+    Same sums, same precision; MKL is slow on some of AMD's processors, and on others as fast.
     """
     return (
         x.device.type == "cpu"

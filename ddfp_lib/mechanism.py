@@ -41,6 +41,9 @@ JUDGE_ROWS = 10_000
 COLUMNS = ["method", "seed", "step", "features", "quantity", "value"]
 """Of a table of what was measured inside networks, a value a row."""
 
+ALL = "all"
+"""What ``features`` says where a value is of all features of a network, not of one kind of step."""
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -161,10 +164,6 @@ def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]
     for kind, after in measured.after.items():
         told[kind][CHANGE] = float((after - measured.before).median())
     return told
-
-
-ALL = "all"
-"""The features of what is measured at no kind of step but over a whole network."""
 
 
 PSEUDO = {

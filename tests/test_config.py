@@ -372,12 +372,15 @@ def test_a_split_has_a_name(tiny_config, labeled, split):
         ("eps.length=3", "'eps' holds a value"),
         ("eps=!!python/name:os.system", "eps="),
         ("=3", "unknown key"),
+        ("training.st\nps=3", "unknown key st ps"),
+        ("training\nsteps", "--set training steps: has no '='"),
     ],
 )
 def test_bad_overrides_are_named(benchmark_file, override, words):
     with pytest.raises(UserError) as caught:
         load_config(benchmark_file, "ddfp", overrides=[override])
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_method_lists_the_known_ones(benchmark_file):
