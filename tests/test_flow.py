@@ -12,7 +12,7 @@ from torch import nn
 
 import ddfp_lib.flow
 from ddfp_lib.errors import UserError
-from ddfp_lib.flow import ATAN_SLOPE, Flow
+from ddfp_lib.flow import ATAN_SLOPE, ONEDNN_WIDTH, Flow
 
 
 @st.composite
@@ -110,10 +110,15 @@ def test_every_parameter_and_every_input_gets_a_gradient():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
 
-def test_float32_gradients_are_those_of_float64():
+@pytest.mark.parametrize(
+    ("hidden", "capability"), [(16, "AVX512"), (ONEDNN_WIDTH, "AVX512"), (ONEDNN_WIDTH, "AVX2")]
+)
+def test_float32_gradients_are_those_of_float64(hidden, capability, monkeypatch):
+    """With MKL and, in wide layers of a processor with AVX-512, with oneDNN."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     gradients = []
     for dtype in (torch.float32, torch.float64):
-        flow = Flow(6, hidden=16, init_std=0.5).to(dtype)
+        flow = Flow(6, hidden=hidden, init_std=0.1).to(dtype)
         x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
         z, log_det = flow(x.requires_grad_())
         gradients.append(
