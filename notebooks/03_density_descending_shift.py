@@ -284,7 +284,7 @@ print(f"length {length:.1f}")
 # ## Does it hold in a trained network?
 #
 # A short training of DDFP on digit scenes, made small: three kinds of digits, one large digit in
-# each scene.
+# each scene, and steps of length 1.
 
 # %%
 settings = {
@@ -295,6 +295,7 @@ settings = {
     "data.digits.val": 60,
     "data.digits.test": 10,
     "data.labeled": 60,
+    "eps": 1.0,
     "training.steps": train_steps,
     "training.batch_unlabeled": 8,
     "training.consistency_from": 0.25,
@@ -312,8 +313,8 @@ validation.classes
 
 # %% [markdown]
 # Features F are moved, and the density is of the embedding v = embed(F): the gradient comes through
-# two convolutions. All confident features of the validation scenes, none of which the flow has
-# seen, take steps of length 1.
+# two convolutions. All confident features of the validation scenes take the step, none of which the
+# flow has seen.
 
 # %%
 measured = measure_descent(learner, validation, eps=config.eps)

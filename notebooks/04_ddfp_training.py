@@ -85,8 +85,9 @@ steps = 240
 # ## What are we going to train?
 #
 # The benchmark of this project, `reproduce/configs/digits.yaml`, made small and easy: three kinds
-# of digits instead of five, larger ones, one in a scene; an eighth of the steps, and a teacher that
-# follows faster. A configuration holds everything that determines a result.
+# of digits instead of five, larger ones, one in a scene; an eighth of the steps, a teacher that
+# follows faster, and moves of length 1, not 3. A configuration holds everything that determines a
+# result.
 
 # %%
 half = steps // 2
@@ -102,6 +103,7 @@ def small(name: str, *more: str) -> Config:
         "data.digits.val": 60,
         "data.digits.test": 120,
         "data.labeled": labeled,
+        "eps": 1.0,
         "training.steps": steps,
         "training.batch_unlabeled": 8,
         "training.consistency_from": 0.25,

@@ -180,7 +180,7 @@ network:
   embedding: 32
 density:
   hidden: 64
-  samples: 2048
+  samples: 512                # pixels that the flow learns from in a step
 training:
   steps: {steps}
   batch_labeled: 8
