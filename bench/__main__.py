@@ -1,4 +1,4 @@
-"""Run every bench that needs no GPU; write RESULTS.md and results.png: ``make bench``."""
+"""Run every bench that needs no GPU; write RESULTS.md and its figures: ``make bench``."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from bench import density, gpu, growth, loading, step
+from bench.goals import Goal, goal_table
 from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.files import write_text
 from ddfp_lib.training.loop import data_of
@@ -17,29 +18,48 @@ HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 
-def rows_of(table: str) -> list[list[str]]:
-    """Return the cells of a Markdown table, without its head."""
-    return [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-
-
-def plot(densities: str, steps: str, path: Path) -> None:
+def plot(densities: dict[str, density.Measured], seconds: dict[str, float], path: Path) -> None:
     """Draw both ratios: estimators against ddfp's, methods against consistency."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    cells = rows_of(densities)
-    cases = list(dict.fromkeys(row[0] for row in cells))
-    for index, name in enumerate(("ddfp", "reference", "zuko")):
-        ratios = [float(row[4]) for row in cells if row[1] == name]
-        left.barh([y + 0.25 * index for y in range(len(cases))], ratios, 0.25, label=name)
-    left.set(yticks=[y + 0.25 for y in range(len(cases))], yticklabels=cases)
-    left.set(xlabel="time, relative to ddfp", title="Density estimator")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for index, name in enumerate(density.ESTIMATORS):
+        ratios = [found.slower(name) for found in densities.values()]
+        left.barh([y + 0.25 * index for y in range(len(ratios))], ratios, 0.25, label=name)
+    left.set(yticks=[y + 0.25 for y in range(len(densities))], yticklabels=list(densities))
+    left.set(xlabel="CPU time, relative to ddfp", title="Density estimator")
     left.invert_yaxis()
     left.legend(frameon=False)
-    names = [row[0] for row in rows_of(steps)]
-    right.barh(names, [float(row[3]) for row in rows_of(steps)], color="0.6")
-    right.axvline(1.5, color="black", linewidth=1, linestyle=":")
-    right.set(xlabel="time, relative to consistency", title="Training step, digit scenes")
+    right.barh(list(seconds), [s / seconds["consistency"] for s in seconds.values()], color="0.6")
+    right.axvline(1.5, color="black", linewidth=1, linestyle=":", label="goal for ddfp")
+    right.set(xlabel="CPU time, relative to consistency", title="Training step, digit scenes")
     right.invert_yaxis()
+    right.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> str:
+    """Compare what was measured with what was aimed at; return the table, in Markdown."""
+    rows = []
+    for case, least in (("fit, VOC", 4), ("gradient, VOC", 5), ("gradient, 20,480 rows", 5)):
+        found = densities[case]
+        ratio, leaner = found.slower("reference"), found.fatter("reference")
+        rows += [
+            Goal(f"{case}: reference / ddfp at least {least}", f"{ratio:.1f}", ratio >= least),
+            Goal(
+                f"{case}: extra memory at most 1/8 of the reference's",
+                f"1/{leaner:.0f}",
+                leaner >= 8,
+            ),
+            Goal(
+                f"{case}: at least 70 % of the machine's rate of matrix products",
+                f"{100 * found.machine:.0f} %",
+                found.machine >= 0.7,
+            ),
+        ]
+    for rival, most in (("noise", 1.25), ("consistency", 1.5)):
+        ratio = seconds["ddfp"] / seconds[rival]
+        rows.append(Goal(f"step: ddfp / {rival} at most {most}", f"{ratio:.2f}", ratio <= most))
+    return goal_table(rows)
 
 
 def loading_table(seconds: float) -> str:
@@ -63,26 +83,30 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     before = os.getloadavg()[0]
-    densities = density.table(max(3, repeats // 3))
+    densities = {name: density.measure(name, max(3, repeats // 3)) for name in density.CASES}
     seconds = step.measure(step.METHODS, [], repeats)
-    steps = step.table(seconds)
+    grown = {name: growth.measure(name, repeats) for name in growth.CASES}
     parts = {
-        "Density estimator: `bench/density.py`": densities,
-        "Training step: `bench/step.py`": steps,
-        "Growth, each quantity doubled alone: `bench/growth.py`": growth.table(repeats),
+        "Goals": goals(densities, seconds),
+        "Density estimator: `bench/density.py`": density.table(densities),
+        "Training step: `bench/step.py`": step.table(seconds),
+        "Growth, each quantity alone: `bench/growth.py`": "![Curves of time and memory]"
+        f"(growth.png)\n\n{growth.table(grown)}",
         "Loading: `bench/loading.py`": loading_table(seconds["ddfp"]),
         "On a GPU: `bench/gpu.py`": gpu.PAGE.read_text()
         if gpu.PAGE.is_file()
         else f"Not run yet. This fills it:\n\n```\n{GPU_COMMAND}\n```",
     }
     text = "# What was measured\n\nGenerated by `make bench`; each bench's first lines say how. "
-    text += f"torch {torch.__version__}, {platform.machine()}, one thread, "
+    text += f"torch {torch.__version__}, {platform.machine()} with "
+    text += f"{torch.backends.cpu.get_cpu_capability()}, one thread, "
     text += f"load {before:.1f} before and {os.getloadavg()[0]:.1f} after.\n\n"
     text += "![Relative times of estimators and of methods](results.png)\n"
     for title, part in parts.items():
         text += f"\n## {title}\n\n{part}\n"
     write_text(HERE / "RESULTS.md", text)
-    plot(densities, steps, HERE / "results.png")
+    plot(densities, seconds, HERE / "results.png")
+    growth.plot(grown, HERE / "growth.png")
     print(text)
 
 

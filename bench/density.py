@@ -1,6 +1,6 @@
 """How fast and how lean the density estimator is, against the released design and against zuko.
 
-    .venv/bin/python -m bench.density               # the table, a few minutes
+    .venv/bin/python -m bench.density               # the table, some minutes
     .venv/bin/python -m bench.density --repeats 9
 
 Three estimators of the same size, float32, on the CPU:
@@ -11,24 +11,27 @@ reference  the released design, written anew: FrEIA's GLOW blocks with the same 
 zuko       its RealNVP of as many couplings. Its base is one Gaussian, so it does less.
 
 ``fit`` is one training step on N rows, ``gradient`` the gradient of the marginal log-density in N
-rows, at the size of VOC (D 256, K 21) and of the digits benchmark (D 64, K 6). Time is CPU time on
-one thread, the best of the repeats: other processes disturb it less than wall time. Memory is the
-peak of the process beyond what stood before the first call. Each number comes from a fresh process,
-in which ddfp and reference have to agree before they are timed. ddfp multiplies by oneDNN and the
-others by torch's default, MKL: a part of the ratio on some of AMD's processors, on others none.
+rows. ddfp and reference have to agree before they are timed. The estimators take turns in one
+process, so that whatever else the machine does hits all of them alike; each number is the median
+over the turns of the process's CPU time, on one thread. Memory is the peak of a fresh process
+during its first call, beyond what stood before it.
 
 ``of the machine`` is the rate of ddfp's matrix products over its whole time, as a part of the rate
-at which the same process multiplies two 2048 x 2048 matrices right afterwards.
+of a plain product of two 2048 x 2048 matrices, which takes turns with the estimators. Where the
+processor has AVX-512 ddfp multiplies by oneDNN and the others by torch's default, MKL, which is a
+part of the ratio on AMD's; elsewhere all of them use MKL.
 """
 
 import argparse
 import json
 import math
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import FrEIA.framework
 import FrEIA.modules
@@ -38,13 +41,61 @@ from torch import Tensor, nn
 
 from ddfp_lib.density import DensityConfig, DensityEstimator
 
+ESTIMATORS = ("ddfp", "reference", "zuko")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the estimators are asked to do: ``rows`` of ``features`` numbers, ``classes``."""
+
+    rows: int
+    features: int
+    classes: int
+    gradient: bool
+    hidden: int = DensityConfig.hidden
+
+    @property
+    def flops(self) -> int:
+        """Operations that the matrix products of subnets and mixture need."""
+        half, blocks = self.features // 2, DensityConfig.blocks
+        subnet = half * self.hidden + self.hidden**2 + self.hidden * self.features
+        forward = 2 * blocks * subnet + self.features * self.classes
+        # backward costs a product for each input and one for each weight, but the gradient in v
+        # needs no weights', and the training step none in v, where one subnet begins
+        products = 2 * forward if self.gradient else 3 * forward - half * self.hidden
+        return 2 * self.rows * products
+
+
 CASES = {
-    "fit, VOC": {"rows": 20480, "features": 256, "classes": 21, "gradient": False},
-    "gradient, VOC": {"rows": 66564, "features": 256, "classes": 21, "gradient": True},
-    "fit, digits": {"rows": 2000, "features": 64, "classes": 6, "gradient": False},
-    "gradient, digits": {"rows": 2000, "features": 64, "classes": 6, "gradient": True},
+    "fit, VOC": Case(20480, 256, 21, gradient=False),
+    "gradient, VOC": Case(66564, 256, 21, gradient=True),
+    "gradient, 20,480 rows": Case(20480, 256, 21, gradient=True),
+    "fit, digits": Case(512, 32, 6, gradient=False, hidden=64),
+    "gradient, digits": Case(1600, 32, 6, gradient=True, hidden=64),
 }
-CONFIG = DensityConfig()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out for one case.
+
+    Attributes:
+        seconds: of each estimator.
+        megabytes: of each estimator.
+        machine: rate of ddfp's matrix products, as a part of the machine's own.
+    """
+
+    seconds: dict[str, float]
+    megabytes: dict[str, float]
+    machine: float
+
+    def slower(self, name: str) -> float:
+        """Return how many times as long as ddfp an estimator takes."""
+        return self.seconds[name] / self.seconds["ddfp"]
+
+    def fatter(self, name: str) -> float:
+        """Return how many times as much memory as ddfp an estimator takes."""
+        return self.megabytes[name] / max(self.megabytes["ddfp"], 1)
 
 
 class Reference(nn.Module):
@@ -55,7 +106,9 @@ class Reference(nn.Module):
         self.flow = FrEIA.framework.SequenceINN(like.features)
         for block in like.flow.blocks:
             self.flow.append(
-                FrEIA.modules.GLOWCouplingBlock, subnet_constructor=mlp, clamp=CONFIG.clamp
+                FrEIA.modules.GLOWCouplingBlock,
+                subnet_constructor=lambda inputs, outputs: mlp(inputs, like.config.hidden, outputs),
+                clamp=like.config.clamp,
             )
             self.flow.append(FrEIA.modules.PermuteRandom)
             coupling, permutation = self.flow.module_list[-2:]
@@ -63,7 +116,7 @@ class Reference(nn.Module):
             coupling.subnet2.load_state_dict(block.from_right.state_dict())
             permutation.perm.copy_(block.permutation)
         self.means = nn.Parameter(like.mixture.means.detach().clone())
-        self.precisions = torch.ones(like.classes, 1)
+        self.register_buffer("precisions", torch.ones(like.classes, 1))
 
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:
         """Build all N x K differences, then sum their squares (distributions.py:31)."""
@@ -85,11 +138,10 @@ class Reference(nn.Module):
 class Zuko(nn.Module):
     """zuko's affine coupling flow over one Gaussian: no classes, so labels mean nothing to it."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        widths = (CONFIG.hidden, CONFIG.hidden)
         self.flow = zuko.flows.RealNVP(
-            features, transforms=2 * CONFIG.blocks, hidden_features=widths
+            features, transforms=2 * DensityConfig.blocks, hidden_features=(hidden, hidden)
         )
 
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -97,22 +149,22 @@ class Zuko(nn.Module):
         return self.flow().log_prob(v)
 
 
-def mlp(inputs: int, outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return the subnet of a coupling."""
-    width = CONFIG.hidden
-    layers = nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
+    layers = nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
 def plain_fit(model: nn.Module, v: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """Return the usual training step of a module with ``log_prob``."""
-    optimizer = torch.optim.Adam(model.parameters(), CONFIG.lr, CONFIG.betas)
+    config = DensityConfig()
+    optimizer = torch.optim.Adam(model.parameters(), config.lr, config.betas)
 
     def step() -> Tensor:
-        loss = -model.log_prob(v + CONFIG.noise * torch.randn_like(v), labels).mean()
+        loss = -model.log_prob(v + config.noise * torch.randn_like(v), labels).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CONFIG.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         return loss.detach()
 
@@ -121,62 +173,59 @@ def plain_fit(model: nn.Module, v: Tensor, labels: Tensor) -> Callable[[], Tenso
 
 def plain_gradient(model: nn.Module, v: Tensor) -> Callable[[], Tensor]:
     """Return the usual gradient of a module with ``log_prob``."""
-    v.requires_grad_()
+    v = v.clone().requires_grad_()
     return lambda: torch.autograd.grad(model.log_prob(v).sum(), v)[0]
 
 
-def prepare(name: str, case: dict) -> Callable[[], Tensor]:
+def prepare(name: str, case: Case, device: torch.device | str = "cpu") -> Callable[[], Tensor]:
     """Return what is to be timed, its answer checked where it can be."""
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(case["rows"], case["features"], generator=generator)
-    labels = torch.randint(-1, case["classes"], (case["rows"],), generator=generator)
-    ddfp = DensityEstimator(case["features"], case["classes"], CONFIG, total_steps=1000)
-    other = Zuko(case["features"]) if name == "zuko" else Reference(ddfp)
+    generator = torch.Generator(device).manual_seed(0)
+    v = torch.randn(case.rows, case.features, generator=generator, device=device)
+    labels = torch.randint(-1, case.classes, (case.rows,), generator=generator, device=device)
+    config = DensityConfig(hidden=case.hidden)
+    ddfp = DensityEstimator(case.features, case.classes, config, total_steps=1000).to(device)
+    other = Zuko(case.features, case.hidden) if name == "zuko" else Reference(ddfp)
+    other.to(device)
     if name != "zuko":
         some = slice(0, 50)
         torch.testing.assert_close(
             ddfp.log_prob(v[some], labels[some]), other.log_prob(v[some], labels[some])
         )
-        theirs = plain_gradient(other, v[some].clone())()
+        theirs = plain_gradient(other, v[some])()
         torch.testing.assert_close(ddfp.score(v[some]), theirs, rtol=1e-4, atol=1e-4)
     if name != "ddfp":
-        return plain_gradient(other, v) if case["gradient"] else plain_fit(other, v, labels)
-    if case["gradient"]:
+        return plain_gradient(other, v) if case.gradient else plain_fit(other, v, labels)
+    if case.gradient:
         return lambda: ddfp.score(v)
     return lambda: ddfp.fit_step(v, labels, generator=generator).nll
 
 
-def measure(name: str, case: dict, repeats: int) -> dict[str, float]:
-    """Time one estimator in this process."""
-    run = prepare(name, case)
+def measure(name: str, repeats: int) -> Measured:
+    """Time the estimators of one case in turns; ask fresh processes for their memory."""
+    case, matrix = CASES[name], torch.ones(2048, 2048)
+    work = {estimator: prepare(estimator, case) for estimator in ESTIMATORS}
+    work["product"] = lambda: matrix @ matrix
+    taken: dict[str, list[float]] = {key: [] for key in work}
+    for _ in range(1 + repeats):
+        for key, run in work.items():
+            begin = time.process_time()
+            run()
+            taken[key].append(time.process_time() - begin)
+    seconds = {key: statistics.median(times[1:]) for key, times in taken.items()}
+    own = 2 * len(matrix) ** 3 / seconds.pop("product")
+    megabytes = {}
+    for estimator in ESTIMATORS:
+        command = [sys.executable, "-m", "bench.density", "--memory", estimator, name]
+        megabytes[estimator] = json.loads(subprocess.check_output(command))
+    return Measured(seconds, megabytes, case.flops / seconds["ddfp"] / own)
+
+
+def memory(estimator: str, case: Case) -> float:
+    """Return what the first call adds to the peak of this process, in megabytes."""
+    run = prepare(estimator, case)
     before = peak_megabytes()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    megabytes = peak_megabytes() - before
-    rate = flops(case) / min(times) / matmul_rate(repeats)
-    return {"seconds": min(times), "megabytes": megabytes, "rate": rate}
-
-
-def flops(case: dict) -> float:
-    """Return what the matrix products of a case need: those of subnets and of the mixture."""
-    half, hidden = case["features"] / 2, CONFIG.hidden
-    subnet = half * hidden + hidden * hidden + hidden * case["features"]
-    forward = 2 * CONFIG.blocks * subnet + case["features"] * case["classes"]
-    return 2 * case["rows"] * forward * (2 if case["gradient"] else 3)
-
-
-def matmul_rate(repeats: int) -> float:
-    """Return the float32 operations a second of a plain matrix product."""
-    side = 2048
-    matrix, times = torch.ones(side, side), []
-    for _ in range(repeats):
-        start = time.process_time()
-        matrix @ matrix
-        times.append(time.process_time() - start)
-    return 2 * side**3 / min(times)
+    run()
+    return peak_megabytes() - before
 
 
 def peak_megabytes() -> float:
@@ -185,23 +234,19 @@ def peak_megabytes() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def table(repeats: int) -> str:
-    """Measure every case for every estimator; return the table, in Markdown."""
+def table(measured: dict[str, Measured]) -> str:
+    """Return the table, in Markdown."""
     lines = [
         "| case | estimator | CPU ms | extra MB | time / ddfp | memory / ddfp | of the machine |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for case in CASES:
-        ours = None
-        for name in ("ddfp", "reference", "zuko"):
-            command = [sys.executable, "-m", "bench.density", "--repeats", str(repeats)]
-            got = json.loads(subprocess.check_output([*command, "--one", name, case]))
-            ours = ours or got
-            rate = f"{100 * got['rate']:.0f} %" if name == "ddfp" else ""
+    for case, found in measured.items():
+        for name in ESTIMATORS:
+            machine = f"{100 * found.machine:.0f} %" if name == "ddfp" else ""
             lines.append(
-                f"| {case} | {name} | {1000 * got['seconds']:.1f} | {got['megabytes']:.0f} | "
-                f"{got['seconds'] / ours['seconds']:.1f} | "
-                f"{got['megabytes'] / max(ours['megabytes'], 1):.1f} | {rate} |"
+                f"| {case} | {name} | {1000 * found.seconds[name]:.1f} | "
+                f"{found.megabytes[name]:.0f} | {found.slower(name):.1f} | "
+                f"{found.fatter(name):.1f} | {machine} |"
             )
     return "\n".join(lines)
 
@@ -210,15 +255,15 @@ def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description="Time the density estimator.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.one:
-        name, case = arguments.one
-        print(json.dumps(measure(name, CASES[case], arguments.repeats)))
+    if arguments.memory:
+        name, case = arguments.memory
+        print(memory(name, CASES[case]))
         return
-    print(f"torch {torch.__version__}, one thread, best of {arguments.repeats}\n")
-    print(table(arguments.repeats))
+    print(f"torch {torch.__version__}, one thread, median of {arguments.repeats} turns\n")
+    print(table({name: measure(name, arguments.repeats) for name in CASES}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images a second and memory of a training step at the paper's size, on a GPU.
+"""Density estimators and training steps at the paper's size, on a GPU: time and memory.
 
     .venv/bin/python -m bench.gpu --set training.precision=bfloat16    # fills bench/GPU.md
     .venv/bin/python -m bench.gpu --toy --device cpu                   # does it run at all?
@@ -9,6 +9,9 @@ network, with the order of work of the released code (train_ddfp_pascal.py) in i
 density (a mixture that repeats every pixel for every class, pixels drawn by NumPy on the host, a
 loop over classes), its three forward passes of the decoder and its average of the teacher
 parameter by parameter. Its barriers are left out: one process has nobody to wait for.
+
+The density estimators are those of ``bench/density.py``, in float32: each number is the median of
+repeated calls, memory the peak of torch's allocator, data and parameters included.
 """
 
 import argparse
@@ -21,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.density import Reference
+from bench import density
+from bench.goals import Goal, goal_table
 from ddfp_lib.config import Config, from_dict, load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
@@ -54,7 +58,12 @@ TOY = {
         "dilations": [1, 2],
         "embedding": 8,
     },
-    "density": {"hidden": 256, "samples": 64},
+    "density": {"hidden": 8, "samples": 64},
+}
+PAPER_CASES = {name: case for name, case in density.CASES.items() if "digits" not in name}
+TOY_CASES = {
+    "fit": density.Case(60, 6, 3, gradient=False, hidden=8),
+    "gradient": density.Case(60, 6, 3, gradient=True, hidden=8),
 }
 
 
@@ -94,8 +103,7 @@ def released(config: Config, batch: Batch, device: torch.device) -> Callable[[in
     """Return a step as the released code takes it: a reference for speed, not for results."""
     learner = Learner(config, CLASSES, device)
     student, teacher = learner.student, learner.teacher.train()
-    flow = Reference(learner.density).to(device)
-    flow.precisions = flow.precisions.to(device)
+    flow = density.Reference(learner.density).to(device)
     flow_optimizer = torch.optim.Adam(flow.parameters(), 1e-3, (0.5, 0.9))
     half = device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=half)
@@ -176,20 +184,74 @@ def measure(step: Callable[[int], object], device: torch.device, repeats: int) -
     return statistics.median(times[3:]), memory
 
 
-def table(size: dict, device: torch.device, settings: Sequence[str], repeats: int) -> str:
-    """Measure everything; return the table, in Markdown."""
+Table = dict[str, tuple[float, int]]
+"""Seconds and bytes of what was measured, by name."""
+
+
+def measure_steps(size: dict, device: torch.device, settings: Sequence[str], repeats: int) -> Table:
+    """Measure a step of each method, and the released one."""
     batch, measured = random_batch(size, device), {}
     for name in (*METHODS, "released step"):
         make = released if name == "released step" else ours
         method = "ddfp" if name == "released step" else name
         config = configuration(method, size, [] if name == "released step" else settings)
         measured[name] = measure(make(config, batch, device), device, repeats)
+    return measured
+
+
+def step_table(measured: Table, images: int) -> str:
+    """Return the table of steps on ``images`` labeled and as many unlabeled ones, in Markdown."""
     lines = ["| step | images a second | peak GB | time / noise |", "|---|---:|---:|---:|"]
     for name, (seconds, memory) in measured.items():
-        images = size["batch"] * (1 if name == "supervised" else 2)
+        count = images * (1 if name == "supervised" else 2)
         ratio = seconds / measured["noise"][0]
-        lines.append(f"| {name} | {images / seconds:.1f} | {memory / 2**30:.1f} | {ratio:.2f} |")
+        lines.append(f"| {name} | {count / seconds:.1f} | {memory / 2**30:.1f} | {ratio:.2f} |")
     return "\n".join(lines)
+
+
+def measure_densities(
+    cases: dict[str, density.Case], device: torch.device, repeats: int
+) -> dict[str, Table]:
+    """Measure each estimator in each case."""
+    measured: dict[str, Table] = {}
+    for case, what in cases.items():
+        measured[case] = {}
+        for name in density.ESTIMATORS:
+            run = density.prepare(name, what, device)
+            measured[case][name] = measure(lambda n, run=run: run(), device, repeats)
+            del run  # before the next one's memory is measured
+    return measured
+
+
+def density_table(measured: dict[str, Table]) -> str:
+    """Return the table of density estimators, in Markdown."""
+    lines = ["| case | estimator | ms | peak MB | time / ddfp |", "|---|---|---:|---:|---:|"]
+    for case, found in measured.items():
+        for name, (seconds, memory) in found.items():
+            ratio = seconds / found["ddfp"][0]
+            lines.append(
+                f"| {case} | {name} | {1000 * seconds:.2f} | {memory / 2**20:.0f} | {ratio:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def goals(steps: Table, densities: dict[str, Table]) -> str:
+    """Compare what was measured with what was aimed at; return the table, in Markdown."""
+    rows = []
+    for case, found in densities.items():
+        ratio = found["reference"][0] / found["ddfp"][0]
+        rows.append(Goal(f"{case}: reference / ddfp at least 4", f"{ratio:.1f}", ratio >= 4))
+    (noise, _), (ours_s, ours_b) = steps["noise"], steps["ddfp"]
+    theirs_s, theirs_b = steps["released step"]
+    ratio = ours_s / noise
+    rows.append(Goal("step: ddfp / noise at most 1.10", f"{ratio:.2f}", ratio <= 1.1))
+    ratio = theirs_s / ours_s
+    goal = "step: images a second of ddfp / released at least 1.5"
+    rows.append(Goal(goal, f"{ratio:.2f}", ratio >= 1.5))
+    ratio = ours_b / max(theirs_b, 1)
+    goal = "step: peak memory of ddfp / released below 1"
+    rows.append(Goal(goal, f"{ratio:.2f}", ratio < 1))
+    return goal_table(rows)
 
 
 def main() -> None:
@@ -201,10 +263,17 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="training.KEY=VALUE, of ours")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    text = table(TOY if arguments.toy else PAPER, device, arguments.set, arguments.repeats)
+    on_gpu = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if on_gpu else "CPU"
+    if not on_gpu:
+        torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+    size, cases = (TOY, TOY_CASES) if arguments.toy else (PAPER, PAPER_CASES)
+    densities = measure_densities(cases, device, arguments.repeats)
+    steps = measure_steps(size, device, arguments.set, arguments.repeats)
     settings = " ".join(arguments.set) or "float32"
-    text = f"{where}, torch {torch.__version__}, ours with {settings}\n\n{text}\n"
+    text = f"{where}, torch {torch.__version__}, steps of ours with {settings}\n\n"
+    parts = goals(steps, densities), density_table(densities), step_table(steps, size["batch"])
+    text += "\n\n".join(parts) + "\n"
     print(text)
     if not arguments.toy:
         write_text(PAGE, text)

@@ -2,18 +2,23 @@
 
     .venv/bin/python -m bench.growth
 
-Each quantity is doubled alone. ``time`` is the ratio of CPU times (median of interleaved repeats,
-one thread), ``memory`` the ratio of the bytes that all operations together put out, which is exact
-and the same on every machine: 2 is linear. ``largest`` is the largest single tensor after doubling.
+Each quantity grows alone, to twice, four and eight times as much. ``time`` is CPU time (median of
+interleaved repeats, one thread), ``memory`` counts the elements that all operations together put
+out, which is exact and the same on every machine; both as ratios to the start. Linear is 2, 4, 8,
+and less where a part does not grow.
 """
 
 import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import NullLocator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -77,37 +82,91 @@ def step(side: int = 32, images: int = 4) -> Work:
     return lambda: training_step(learner, batch, config.training.steps // 2)
 
 
-def cases() -> dict[str, tuple[Work, Work]]:
-    """Return, for each quantity, the work before and after it is doubled."""
-    return {
-        "fit, rows": (fit(), fit(rows=2048)),
-        "fit, features": (fit(), fit(features=128)),
-        "fit, classes": (fit(), fit(classes=16)),
-        "gradient, rows": (gradient(), gradient(rows=2048)),
-        "gradient, features": (gradient(), gradient(features=128)),
-        "gradient, classes": (gradient(), gradient(classes=16)),
-        "step, pixels a side": (step(), step(side=64)),
-        "step, images": (step(), step(images=8)),
-    }
+FACTORS = (1, 2, 4, 8)
+
+CASES: dict[str, Callable[[int], Work]] = {
+    "fit, rows": lambda factor: fit(rows=1024 * factor),
+    "fit, features": lambda factor: fit(features=64 * factor),
+    "fit, classes": lambda factor: fit(classes=8 * factor),
+    "gradient, rows": lambda factor: gradient(rows=1024 * factor),
+    "gradient, features": lambda factor: gradient(features=64 * factor),
+    "gradient, classes": lambda factor: gradient(classes=8 * factor),
+    "step, pixels": lambda factor: step(side=round(32 * factor**0.5)),
+    "step, images": lambda factor: step(images=4 * factor),
+}
+"""What grows, and the work when there is ``factor`` times as much of it."""
 
 
-def table(repeats: int) -> str:
-    """Measure; return the table, in Markdown."""
-    lines = ["| doubled | time | memory | largest tensor, elements |", "|---|---:|---:|---:|"]
-    for name, pair in cases().items():
-        for work in pair:
+@dataclass(frozen=True)
+class Grown:
+    """What one quantity does, one number for each of ``FACTORS``.
+
+    Attributes:
+        seconds: CPU time.
+        written: elements that all operations together put out.
+        largest: elements of the largest tensor.
+    """
+
+    seconds: list[float]
+    written: list[int]
+    largest: list[int]
+
+
+def measure(name: str, repeats: int) -> Grown:
+    """Measure one quantity at every factor, in turns."""
+    works = [CASES[name](factor) for factor in FACTORS]
+    for work in works:
+        work()  # optimizers make their state
+    counts = [count(work) for work in works]
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for work, taken in zip(works, times, strict=True):
+            begin = time.process_time()
             work()
-        before, after = (count(work) for work in pair)
-        times: tuple[list[float], list[float]] = [], []
-        for _ in range(repeats):
-            for work, taken in zip(pair, times, strict=True):
-                begin = time.process_time()
-                work()
-                taken.append(time.process_time() - begin)
-        ratio = statistics.median(times[1]) / statistics.median(times[0])
-        grown = after.written / before.written
-        lines.append(f"| {name} | {ratio:.2f} | {grown:.2f} | {after.largest:,} |")
+            taken.append(time.process_time() - begin)
+    return Grown(
+        [statistics.median(taken) for taken in times],
+        [counted.written for counted in counts],
+        [counted.largest for counted in counts],
+    )
+
+
+def table(measured: dict[str, Grown]) -> str:
+    """Return the table, in Markdown."""
+    heads = [f"{quantity} x {factor}" for quantity in ("time", "memory") for factor in FACTORS[1:]]
+    lines = [
+        f"| grows | {' | '.join(heads)} | largest tensor at x {FACTORS[-1]}, elements |",
+        "|---|" + "---:|" * (len(heads) + 1),
+    ]
+    for name, grown in measured.items():
+        cells = [
+            f"{value / values[0]:.2f}"
+            for values in (grown.seconds, grown.written)
+            for value in values[1:]
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {grown.largest[-1]:,} |")
     return "\n".join(lines)
+
+
+def plot(measured: dict[str, Grown], path: Path) -> None:
+    """Draw how time and memory grow, beside a straight line."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
+    for axis, title in zip(axes, ("CPU time", "memory written"), strict=True):
+        axis.plot(FACTORS, FACTORS, color="black", linestyle=":", label="linear")
+        for name, grown in measured.items():
+            values = grown.seconds if title == "CPU time" else grown.written
+            axis.plot(
+                FACTORS, [value / values[0] for value in values], marker="o", ms=3, label=name
+            )
+        axis.set(xscale="log", yscale="log", xticks=FACTORS, yticks=FACTORS, title=title)
+        axis.set(xlabel="times as much of one quantity alone", ylim=(0.8, 10))
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_formatter("{x:.0f}")
+            one.set_minor_locator(NullLocator())
+    axes[0].set(ylabel="times as much as at the start")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _estimator(
@@ -123,4 +182,4 @@ def _estimator(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f}\n")
-    print(table(repeats=15))
+    print(table({name: measure(name, repeats=15) for name in CASES}))

@@ -1,9 +1,10 @@
-"""What the benches claim exactly: memory that grows linearly, and that the GPU's bench runs."""
+"""What the benches claim exactly: memory that grows linearly, goals, and that all of them run."""
 
 import pytest
 import torch
 
-from bench.gpu import METHODS, TOY, table
+from bench import density, gpu, growth
+from bench.__main__ import goals, plot
 from bench.growth import count, fit, gradient, step
 
 
@@ -27,6 +28,62 @@ def test_a_step_has_no_term_in_squared_pixels():
     assert large.largest <= 64 * pixels  # widest maps: channels of features at full size
 
 
-def test_the_bench_for_gpus_runs():
-    lines = table(TOY, torch.device("cpu"), [], repeats=1).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [*METHODS, "released step"]
+def test_the_bench_for_gpus_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "PAGE", tmp_path / "GPU.md")
+    monkeypatch.setattr("sys.argv", ["gpu", "--toy", "--device", "cpu", "--repeats", "1"])
+    gpu.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    first = [row[0].strip() for row in rows]
+    assert [*gpu.METHODS, "released step"] == first[-5:]
+    assert first.count("fit") == first.count("gradient") == 3
+    assert sum(row[-1].strip() in ("met", "missed") for row in rows) == 2 + 3
+    assert not gpu.PAGE.exists()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_estimators_agree_before_they_are_timed(gradient):
+    case = density.Case(60, 6, 3, gradient, hidden=8)
+    answers = {name: density.prepare(name, case)() for name in density.ESTIMATORS}
+    if gradient:
+        torch.testing.assert_close(answers["ddfp"], answers["reference"], rtol=1e-4, atol=1e-4)
+    assert all(answer.isfinite().all() for answer in answers.values())
+
+
+def test_operations_are_those_of_the_matrix_products():
+    """Counted by hand for one row, 4 features, 2 classes, layers of 3."""
+    forward = 4 * (2 * 3 + 3 * 3 + 3 * 4) + 4 * 2  # four subnets and the mixture
+    assert density.Case(1, 4, 2, gradient=True, hidden=3).flops == 2 * 2 * forward
+    assert density.Case(1, 4, 2, gradient=False, hidden=3).flops == 2 * (3 * forward - 2 * 3)
+
+
+def measured(times, memory=10.0, machine=0.8):
+    return density.Measured(
+        {"ddfp": 1.0, "reference": times, "zuko": 2.0},
+        {"ddfp": 10.0, "reference": 10 * memory, "zuko": 20.0},
+        machine,
+    )
+
+
+def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
+    densities = dict.fromkeys(density.CASES, measured(5.0))
+    densities["fit, VOC"] = measured(3.9, memory=7.0, machine=0.6)
+    seconds = {"noise": 1.0, "consistency": 0.8, "ddfp": 1.22}
+    verdicts = [line.split("|")[1:4] for line in goals(densities, seconds).splitlines()[2:]]
+    missed = [goal.strip() for goal, _, verdict in verdicts if verdict.strip() == "missed"]
+    assert missed == [
+        "fit, VOC: reference / ddfp at least 4",
+        "fit, VOC: extra memory at most 1/8 of the reference's",
+        "fit, VOC: at least 70 % of the machine's rate of matrix products",
+        "step: ddfp / consistency at most 1.5",
+    ]
+    assert len(verdicts) == 11
+    plot(densities, seconds, tmp_path / "results.png")
+    assert density.table(densities).count("\n") == 1 + 3 * len(density.CASES)
+
+
+def test_growth_is_told_relative_to_the_start(tmp_path):
+    grown = growth.Grown([1.0, 2.0, 4.0, 9.0], [10, 20, 40, 80], [5, 10, 20, 40])
+    last = growth.table({"rows": grown}).splitlines()[-1]
+    assert last == "| rows | 2.00 | 4.00 | 9.00 | 2.00 | 4.00 | 8.00 | 40 |"
+    growth.plot({"rows": grown}, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 1000
