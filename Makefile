@@ -3,7 +3,7 @@
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (10 to 15 minutes)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak        faults again and again, and thousands of random inputs     (about 11 minutes)
+#   make soak        faults again and again, random inputs: docs/robustness.md   (about 11 minutes)
 #   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory, against others and in growth: bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
@@ -40,7 +40,8 @@ notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store
 
 soak: $(READY)
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m "soak or fuzz" -s tests/faults
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m fault -n auto --dist loadscope \
+		--fault-table docs/robustness.md tests
 
 study-report: $(READY)
 	$(BIN)/ddfp report

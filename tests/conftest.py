@@ -8,6 +8,11 @@ import torch
 from hypothesis import settings
 
 from ddfp_lib.config import Config, from_dict, load_method, to_dict
+from tests.faults.report import (  # noqa: F401  hooks
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_makereport,
+)
 
 # The same examples on every run, so that a change is judged by what it changes. To look for new
 # ones: HYPOTHESIS_PROFILE=explore pytest tests

@@ -81,6 +81,7 @@ def test_a_file_is_fetched_once(server, file, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.fault("download", "cut short: it goes on")
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_was_cut_short_goes_on(server, file, tmp_path, ranges):
     server.cut, server.ranges = 300_000, ranges
@@ -92,12 +93,14 @@ def test_a_download_that_was_cut_short_goes_on(server, file, tmp_path, ranges):
     assert server.asked == [None, "bytes=300000-"]
 
 
+@pytest.mark.fault("download", "another file than published")
 def test_what_is_not_the_published_file_is_removed(server, tmp_path):
     with pytest.raises(UserError, match=r"its md5 is \w{32}, that of http.*data\.tar is 00"):
         PublishedFile(server.url, 32 * "0").fetch(tmp_path / "archives")
     assert not list((tmp_path / "archives").iterdir())
 
 
+@pytest.mark.fault("download", "an archive from disk that is another")
 def test_a_given_file_is_checked_too(file, tmp_path):
     assert file.check(tmp_path / "original") == tmp_path / "original"
     (tmp_path / "other").write_bytes(b"something else")
@@ -117,6 +120,7 @@ def test_a_missing_file_is_told_in_one_line(server):
         read(server.url.replace("data.tar", "missing"))
 
 
+@pytest.mark.fault("download", "not by https")
 @pytest.mark.parametrize("url", ["http://host/a", "file:///etc/passwd", "ftp://host/a", "a"])
 def test_only_https_is_fetched(url, tmp_path):
     with pytest.raises(UserError, match="is not encrypted; only https"):
@@ -125,6 +129,7 @@ def test_only_https_is_fetched(url, tmp_path):
         PublishedFile(url, "").fetch(tmp_path)
 
 
+@pytest.mark.fault("download", "redirected away from https")
 def test_a_redirect_cannot_leave_the_allowed_scheme(server):
     server.redirect = "ftp://127.0.0.1/data.tar"
     with pytest.raises(UserError, match=r"ftp://127\.0\.0\.1/data\.tar: is not encrypted"):
@@ -139,6 +144,7 @@ def test_only_wanted_folders_are_unpacked(tmp_path):
     ]
 
 
+@pytest.mark.fault("hostile file", "tar and zip with paths outside of their folder")
 @pytest.mark.parametrize("name", ["../evil", "a/b/../../../evil", "a/b/../../../../evil"])
 def test_members_that_lead_out_are_refused(tmp_path, name):
     path = archive_of(tmp_path, {"a/b/one": b"1", name: b"evil"})
@@ -148,6 +154,7 @@ def test_members_that_lead_out_are_refused(tmp_path, name):
     assert not list(tmp_path.rglob("evil"))
 
 
+@pytest.mark.fault("hostile file", "tar with links outside of its folder")
 def test_links_that_lead_out_are_refused(tmp_path):
     path = tmp_path / "data.tar"
     with tarfile.open(path, "w") as archive:
@@ -158,6 +165,7 @@ def test_links_that_lead_out_are_refused(tmp_path):
         unpack(path, tmp_path / "out", ["a/b"])
 
 
+@pytest.mark.fault("download", "damaged archives")
 def test_damaged_archives_are_told_in_one_line(tmp_path):
     path = tmp_path / "data.tgz"
     with tarfile.open(path, "w:gz") as archive:

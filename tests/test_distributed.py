@@ -111,6 +111,7 @@ def leave(how):
     total(torch.ones(3))
 
 
+@pytest.mark.fault("`kill -9`", "the same without a launcher, or stuck: an error, no hang")
 @pytest.mark.parametrize("how", ["killed", "stuck"])
 def test_a_lost_rank_is_an_error_and_no_hang(how):
     error, _ = run_ranks(2, leave, how, timeout=2.0)
@@ -375,6 +376,7 @@ def mortal(config, out, victim):
         return train(config, out, device=device)
 
 
+@pytest.mark.fault("`kill -9`", "one of two processes that train together")
 @pytest.mark.usefixtures("handlers")
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_was(
     tiny_config, tmp_path

@@ -154,6 +154,7 @@ def test_a_run_may_go_on_with_other_workers(tiny_config, finished, tmp_path):
     assert_same_run(tmp_path, finished("ddfp"))
 
 
+@pytest.mark.fault("`kill -9`", "a process that loads images")
 def test_a_lost_worker_is_no_lost_run(tiny_config, finished, tmp_path, monkeypatch):
     """It is killed at its third batch; the run ends with one line, and later as it should have."""
     real = DigitScenes.image
@@ -201,6 +202,7 @@ def test_a_finished_run_is_not_repeated(tiny_config, finished, tmp_path, monkeyp
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.fault("disk full or read-only", "while a checkpoint is written")
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path):
     checkpoints = Checkpoints(tmp_path, "12345678")
     checkpoints.save(1, {"step": 1})
@@ -216,6 +218,7 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path):
     assert checkpoints.load(CPU) == ({"step": 1}, [])
 
 
+@pytest.mark.fault("`kill -9`", "between a checkpoint's file and its index")
 @pytest.mark.parametrize("victim", ["write_atomically", "write_text"])
 def test_killed_while_it_writes_a_checkpoint(tiny_config, finished, tmp_path, monkeypatch, victim):
     """Half of a checkpoint on disk, or a whole one that no index names yet."""
@@ -323,6 +326,7 @@ def test_a_finished_run_of_another_configuration_is_refused(tiny_config, finishe
         train(other, finished("ddfp"), device=CPU)
 
 
+@pytest.mark.fault("disk full or read-only", "no folder can be made")
 def test_a_folder_that_cannot_be_made_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="file/run: cannot be written"):
@@ -346,6 +350,10 @@ def remove(path):
     path.unlink()
 
 
+@pytest.mark.fault(
+    "checkpoint damaged",
+    "truncated, a bit flipped, removed: the one before is used",
+)
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove])
 def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, interrupted, damage):
     damage(interrupted / "checkpoints" / "step-0000004.pt")
@@ -360,6 +368,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, inte
     assert_same_run(interrupted, finished("ddfp"))
 
 
+@pytest.mark.fault("checkpoint damaged", "both of them")
 def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
     for path in (interrupted / "checkpoints").glob("*.pt"):
         truncate(path)
@@ -367,6 +376,7 @@ def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
         train(tiny_config("ddfp"), interrupted, device=CPU)
 
 
+@pytest.mark.fault("checkpoint damaged", "its index")
 @pytest.mark.parametrize("content", ["", "[", "3", "null", '["a"]', "[1]", "\x00"], ids=repr)
 def test_a_damaged_index_is_an_error(tmp_path, content):
     checkpoints = Checkpoints(tmp_path, "12345678")
@@ -385,6 +395,7 @@ class Bomb:
         return open, (self.path, "w")
 
 
+@pytest.mark.fault("hostile file", "checkpoint that runs code")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
     tiny_config, interrupted, tmp_path, zipped
@@ -405,6 +416,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
     assert mark.exists(), "the bomb is a dud: this test looks at nothing"
 
 
+@pytest.mark.fault("checkpoint damaged", "another file in its place")
 @pytest.mark.parametrize(
     "content",
     [
@@ -425,6 +437,7 @@ def test_files_that_are_no_checkpoint(tmp_path, content):
     assert "weights_only" not in str(caught.value)  # torch's advice to switch the protection off
 
 
+@pytest.mark.fault("checkpoint damaged", "cut anywhere")
 def test_parts_of_a_checkpoint_are_no_checkpoint(tmp_path):
     """Whichever byte it ends at or is wrong in: read, or refused, and never a crash."""
     whole, path = tmp_path / "whole.pt", tmp_path / "some.pt"
@@ -452,6 +465,7 @@ def test_missing_checkpoints(tmp_path):
 # metrics.jsonl -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("checkpoint damaged", "the log's last line cut")
 def test_a_cut_last_line_is_mended(tiny_config, finished, interrupted):
     path = interrupted / "metrics.jsonl"
     path.write_text(path.read_text()[:-9])

@@ -17,14 +17,15 @@ from ddfp_lib.study_report import by_figure, page
 
 
 def test_replace_block_changes_the_block_alone():
-    text = f"above\n{BEGIN.format(name='x')}\nold\n{END.format(name='x')}\nbelow\n"
-    new = replace_block(text, "x", "new")
+    text = f"above\n{BEGIN.format(name='x', by='me')}\nold\n{END.format(name='x')}\nbelow\n"
+    new = replace_block(text, "x", "new", by="me")
     assert "old" not in new
     assert new.startswith("above\n")
     assert new.endswith("\nbelow\n")
-    assert replace_block(new, "x", "new") == new
-    with pytest.raises(UserError, match="no block 'y'"):
-        replace_block(text, "y", "new")
+    assert replace_block(new, "x", "new", by="me") == new
+    for name, by in (("y", "me"), ("x", "another")):
+        with pytest.raises(UserError, match=f"no block '{name}'"):
+            replace_block(text, name, "new", by=by)
 
 
 def test_results_are_in_step_with_ledger_and_paper():

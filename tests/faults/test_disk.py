@@ -21,6 +21,7 @@ from tests.faults.victims import (
 CPU = torch.device("cpu")
 
 
+@pytest.mark.fault("disk full or read-only", "from step 3 on: checkpoints, log, all")
 @pytest.mark.parametrize(
     ("happen", "words"),
     [
@@ -44,6 +45,7 @@ def test_the_last_good_checkpoint_stays(tiny_config, tmp_path, happen, words):
     assert end_of(start(config, folder)) == 0, said(folder)
 
 
+@pytest.mark.fault("disk full or read-only", "the run folder cannot be made")
 @pytest.mark.parametrize("out", ["/proc/ddfp", "/dev/null/run"])
 def test_a_folder_that_cannot_be_made(tiny_config, out):
     with pytest.raises(UserError, match=rf"{out}: cannot be written .*; choose --out"):

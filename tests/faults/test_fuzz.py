@@ -26,6 +26,7 @@ from ddfp_lib.data.voc import Voc
 from ddfp_lib.errors import UserError
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
+from tests.faults.report import tried
 from tests.fixtures.trees import InMemory, block_masks, make_voc
 
 pytestmark = pytest.mark.fuzz
@@ -46,6 +47,7 @@ odd = st.one_of(
 @contextmanager
 def ends_well():
     """Success or a one-line UserError, within a minute."""
+    tried()
 
     def hangs(*_):
         raise AssertionError(f"hangs for more than {SECONDS} s")
@@ -104,6 +106,7 @@ changes = st.lists(st.tuples(st.sampled_from(KEYS), odd), min_size=1, max_size=3
 # Configurations ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("random input", "configurations")
 @given(changes=changes)
 @example(changes=[(("data",), "\n")])  # a library's message that repeats it
 def test_configurations(changes):
@@ -111,6 +114,7 @@ def test_configurations(changes):
         from_dict(spoilt(changes))
 
 
+@pytest.mark.fault("random input", "runs of odd configurations")
 @given(change=st.tuples(st.sampled_from(KEYS), odd))
 def test_runs_of_odd_configurations(change):
     """A configuration that is taken trains, or is refused in a line before it begins."""
@@ -121,6 +125,7 @@ def test_runs_of_odd_configurations(change):
             assert "\n" not in str(error)
 
 
+@pytest.mark.fault("random input", "YAML files")
 @given(text=st.one_of(st.text(max_size=40), st.binary(max_size=40)))
 def test_yaml_files(text):
     with scratch() as folder, ends_well():
@@ -137,6 +142,7 @@ TAGGED = [
 ]
 
 
+@pytest.mark.fault("hostile file", "YAML that makes objects, in files and options")
 @pytest.mark.parametrize("tagged", TAGGED)
 def test_yaml_with_objects_runs_nothing(tmp_path, tagged):
     mark, path = tmp_path / "mark", tmp_path / "some.yaml"
@@ -161,6 +167,7 @@ lines = st.lists(
 )
 
 
+@pytest.mark.fault("random input", "lists of images")
 @given(lines=lines, end=st.sampled_from(["", "\n", "\r\n", "\n\n"]))
 def test_split_lists(lines, end):
     with scratch() as folder, ends_well():
@@ -170,6 +177,7 @@ def test_split_lists(lines, end):
         assert not set(labeled) & set(unlabeled)
 
 
+@pytest.mark.fault("random input", "lists of any bytes")
 @given(content=st.binary(max_size=60))
 def test_split_lists_of_any_bytes(content):
     with scratch() as folder, ends_well():
@@ -177,6 +185,7 @@ def test_split_lists_of_any_bytes(content):
         read_split(DATASET, folder / "labeled.txt")
 
 
+@pytest.mark.fault("random input", "numbers of labeled images")
 @given(labeled=odd)
 def test_counts_of_labeled_images(labeled):
     with ends_well():
@@ -187,6 +196,7 @@ def test_counts_of_labeled_images(labeled):
 # Images ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("random input", "image files of any bytes")
 @given(
     content=st.binary(max_size=200),
     head=st.sampled_from(
@@ -201,6 +211,7 @@ def test_image_files_of_any_bytes(content, head):
                 read(folder / "some.png")
 
 
+@pytest.mark.fault("random input", "damaged images")
 @given(
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=4),
@@ -218,6 +229,7 @@ def test_damaged_images(cut, flips, suffix):
         assert read_image(path).shape[0] == 3
 
 
+@pytest.mark.fault("random input", "masks of any mode, values and size")
 @given(
     mode=st.sampled_from(["1", "L", "P", "RGB", "RGBA", "CMYK", "I", "F", "LA", "I;16"]),
     values=st.lists(st.integers(0, 255), min_size=1, max_size=4),
@@ -234,6 +246,7 @@ def test_masks(mode, values, size, known):
         assert set(mask.unique().tolist()) <= {0, 1, 2, 255}
 
 
+@pytest.mark.fault("random input", "images and crops of any size")
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     crop=st.one_of(st.integers(-1, 50), st.tuples(st.integers(1, 50), st.integers(1, 50))),
@@ -253,6 +266,7 @@ def test_views_of_images_of_any_size(size, crop, scale, seed):
         assert strong.max() <= 1
 
 
+@pytest.mark.fault("random input", "folders of images")
 @given(
     width=st.integers(1, 70),
     height=st.integers(1, 70),
@@ -282,6 +296,7 @@ words = st.one_of(
 )
 
 
+@pytest.mark.fault("random input", "command lines")
 @given(
     command=st.sampled_from(["train", "evaluate", "predict", "retrain"]),
     arguments=st.lists(

@@ -10,6 +10,7 @@ import torch
 
 import ddfp_lib.training.loop as loop
 from ddfp_lib.training.loop import train
+from tests.faults.report import tried
 from tests.faults.victims import KillAtFileEvent, KillInHalfACheckpoint, end_of, said, start
 from tests.test_loop import assert_same_run
 
@@ -34,22 +35,26 @@ def file_events(tiny_config, tmp_path_factory):
 
 
 def survives(config, folder, fault, undisturbed):
+    tried()
     assert end_of(start(config, folder, fault)) == -signal.SIGKILL
     assert end_of(start(config, folder)) == 0, said(folder)
     assert_same_run(folder, undisturbed)
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.fault("`kill -9`", "before a file operation, at four points of a run")
 @pytest.mark.parametrize("part", [0.05, 0.35, 0.6, 0.85])
 def test_killed_between_two_file_operations(tiny_config, tmp_path, undisturbed, file_events, part):
     fault = KillAtFileEvent(round(part * file_events))
     survives(tiny_config("ddfp"), tmp_path / "run", fault, undisturbed)
 
 
+@pytest.mark.fault("`kill -9`", "half of a checkpoint's bytes written")
 def test_killed_in_half_a_checkpoint(tiny_config, tmp_path, undisturbed):
     survives(tiny_config("ddfp"), tmp_path / "run", KillInHalfACheckpoint(2), undisturbed)
 
 
+@pytest.mark.fault("`kill -9`", "before each file operation of a run")
 @pytest.mark.soak
 def test_killed_before_every_file_operation(tiny_config, tmp_path, undisturbed, file_events):
     for number in range(1, file_events + 1):
@@ -57,9 +62,9 @@ def test_killed_before_every_file_operation(tiny_config, tmp_path, undisturbed, 
         folder.parent.mkdir()
         survives(tiny_config("ddfp"), folder, KillAtFileEvent(number), undisturbed)
         shutil.rmtree(folder.parent)
-    print(f"\nkilled before each of {file_events} file operations: survived {file_events}")
 
 
+@pytest.mark.fault("`kill -9`", "at random moments, several in one run")
 @pytest.mark.soak
 def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
     """20 kills, several of them in one run where it lives that long."""
@@ -77,7 +82,7 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
             child.kill()
             killed = end_of(child) == -signal.SIGKILL
             kills += killed
+            tried(killed)
             whole *= 1.2 if killed else 0.8  # aim later, so that it gets on, or earlier
         assert_same_run(folder, undisturbed)
         assert not list(folder.rglob("*.partial"))
-    print(f"\n{kills} random kills over {runs} runs: survived {kills}")

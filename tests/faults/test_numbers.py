@@ -50,6 +50,7 @@ def spoilt(monkeypatch):
     return install
 
 
+@pytest.mark.fault("numbers not finite", "loss or gradient: step, values, images are named")
 @pytest.mark.parametrize("spoil", [spoil_gradient, spoil_loss])
 @pytest.mark.parametrize("method", ["supervised", "ddfp"])
 def test_the_step_its_values_and_its_images_are_told(tiny_config, tmp_path, spoilt, spoil, method):
@@ -71,6 +72,7 @@ def test_the_step_its_values_and_its_images_are_told(tiny_config, tmp_path, spoi
             assert torch.equal(value, kept[name]), name
 
 
+@pytest.mark.fault("numbers not finite", "not looked at until something is saved, as on a GPU")
 def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_path, spoilt):
     """As on a GPU: found out when something is to be logged, measured or saved."""
     spoilt(spoil_gradient, at_once=False)
@@ -115,6 +117,10 @@ POOR = {
 }
 
 
+@pytest.mark.fault(
+    "nothing to learn",
+    "no confident pixel, only ignored ones, only padding, one image, one class",
+)
 @pytest.mark.parametrize("case", POOR)
 @pytest.mark.parametrize("method", ["ddfp", "ddfp_released", "vat"])
 def test_training_goes_on(tiny_config, method, case):
@@ -133,6 +139,7 @@ def test_training_goes_on(tiny_config, method, case):
 # Half precision ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("half precision", "features of 1e-4 to 6e4 in float16 and bfloat16")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 100.0, 6e4])
 def test_the_score_of_half_precision_features(dtype, size):
@@ -154,6 +161,7 @@ def test_the_score_of_half_precision_features(dtype, size):
     assert fits or size == 6e4
 
 
+@pytest.mark.fault("half precision", "a gradient beyond float16")
 def test_a_gradient_that_overflows_moves_nothing():
     """A pixel whose direction is lost stays where it is; the others move by eps."""
     query = Query(lambda v: (v * torch.tensor([7e4, 1.0])[:, None].half()).sum(1), lambda v: v)

@@ -1,0 +1,68 @@
+"""The table of faults counts what the tests try, and what they lose."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ddfp_lib.pages import BEGIN, END
+
+HOOKS = """
+from tests.faults.report import pytest_addoption, pytest_configure, pytest_runtest_makereport
+"""
+
+TESTS = """
+import pytest
+from tests.faults.report import tried
+
+@pytest.mark.fault("kill", "twice, | odd words (call)")
+@pytest.mark.parametrize("part", ["a b", "c"])
+def test_survives(part):
+    pass
+
+@pytest.mark.fault("input", "random")
+def test_loses_its_third():
+    for number in range(3):
+        tried()
+        assert number < 2
+
+@pytest.fixture
+def broken():
+    raise OSError
+
+@pytest.mark.fault("disk", "broken beforehand")
+def test_never_begins(broken):
+    pass
+
+@pytest.mark.fault("disk", "another day")
+@pytest.mark.skip
+def test_is_skipped():
+    pass
+
+def test_of_something_else():
+    pass
+"""
+
+
+def test_tries_are_counted_over_processes(tmp_path):
+    (tmp_path / "conftest.py").write_text(HOOKS)
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault(kind, how): a fault")
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN.format(name='faults', by='make soak')}\n{END.format(name='faults')}\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--fault-table", "page.md"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1, ended.stdout
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")][2:]
+    assert rows == [
+        "| disk | broken beforehand | 1 | 0 | 1 | `test_some.py` |",
+        "| input | random | 3 | 2 | 1 | `test_some.py` |",
+        "| kill | twice, \\| odd words (call) | 2 | 2 | 0 | `test_some.py` |",
+        "| **all** | | 6 | 4 | 2 | |",
+    ]
