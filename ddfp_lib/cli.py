@@ -84,8 +84,13 @@ def train(
         int | None, typer.Option(help="The same on a CPU: processes that train together.")
     ] = None,
     accumulate: Accumulate = 0,
+    leashed: Annotated[
+        bool, typer.Option(hidden=True, help="End when standard input ends: see run_matrix.")
+    ] = False,
 ) -> None:
     """Train one run; start it again to go on after an interruption."""
+    if leashed:
+        _end_with_standard_input()
     from ddfp_lib.config import find_benchmark, load_config, read_config
     from ddfp_lib.training.distributed import launch
     from ddfp_lib.training.loop import train_rank
@@ -284,6 +289,20 @@ def report() -> None:
 
     for path in write_pages():
         print(path)
+
+
+def _end_with_standard_input() -> None:
+    """Terminate this process when whoever holds the other end of its standard input is gone."""
+    import os
+    import signal
+    import threading
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # the launcher of ranks takes them along
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _overrides(

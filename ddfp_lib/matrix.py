@@ -186,15 +186,20 @@ def run_matrix(
 
 
 def _start(cell: Cell, options: Sequence[str], threads: int) -> Cell:
-    """Start a run as ``ddfp train --config FILE``, its output in ``train.log``."""
+    """Start a run as ``ddfp train --config FILE``, its output in ``train.log``.
+
+    We never write to its standard input: the pipe ends when this process does, even by ``kill -9``,
+    and the run ends with it. Left alone it would hold its folder against the next matrix.
+    """
     cell.folder.mkdir(parents=True, exist_ok=True)
     planned = cell.folder / "planned.yaml"
     write_text(planned, to_yaml(cell.config))
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
-    command += ["--out", str(cell.folder), "--keep", str(cell.keep), *options]
+    command += ["--out", str(cell.folder), "--keep", str(cell.keep), "--leashed", *options]
     with (cell.folder / "train.log").open("w") as log:
         cell.process = subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},

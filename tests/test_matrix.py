@@ -1,6 +1,9 @@
 """A matrix of runs: complete, resumable, each row once, and stopped in order when a run fails."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -10,8 +13,10 @@ import yaml
 from ddfp_lib import matrix
 from ddfp_lib.errors import UserError
 from ddfp_lib.matrix import LEDGER, ledger, plan, run_matrix, write_ledger
+from ddfp_lib.runs import exclusive
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
+from tests.test_loop import assert_same_run
 
 CPU = torch.device("cpu")
 
@@ -94,6 +99,50 @@ def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
         write_ledger(results, tmp_path / "results.csv")
         rows = pd.read_csv(tmp_path / "results.csv")
         assert list(rows["method"]) == ["supervised", "ddfp", "noise"]
+
+
+MATRIX = """
+import sys
+from pathlib import Path
+import torch
+from ddfp_lib.matrix import plan, run_matrix
+benchmark, out = map(Path, sys.argv[1:])
+cells = plan(benchmark, ["ddfp"], [0], out, ["training.steps=60"])
+run_matrix(cells, device=torch.device("cpu"))
+"""
+
+
+@pytest.mark.fault("`kill -9`", "the process that runs a matrix: its runs end too, and go on")
+def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
+    out = tmp_path / "out"
+    (cell,) = plan(tiny, ["ddfp"], [0], out, ["training.steps=60"])
+    parent = subprocess.Popen([sys.executable, "-c", MATRIX, str(tiny), str(out)])
+    try:
+        wait_for(lambda: (cell.folder / "checkpoints" / "index.json").is_file())
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: is_free(cell.folder))
+    assert not (cell.folder / "result.json").exists()
+    (result,) = run_matrix([cell], device=CPU, say=lambda line: None)
+    undisturbed = train(cell.config, tmp_path / "other", device=CPU)
+    assert result.test_iou == undisturbed.test_iou
+    assert_same_run(cell.folder, tmp_path / "other")
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+
+
+def is_free(folder):
+    try:
+        with exclusive(folder):
+            return True
+    except UserError:
+        return False
 
 
 def test_a_failed_run_is_named_with_its_log(tiny, tmp_path):
