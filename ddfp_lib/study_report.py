@@ -145,6 +145,9 @@ def page() -> str:
             if study.mechanism:
                 parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
             parts.append(section(study, runs, study.stored_mechanism()))
+            if study.settings:
+                words = ", ".join(f"`{one}`" for one in study.settings)
+                parts.append(f"Set for all variants, before what each sets itself: {words}.")
             parts.append(measured(runs))
         parts.append(f"Command: `ddfp study {study.name} --record`")
     return "\n\n".join(parts) + "\n"
