@@ -377,14 +377,14 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown]
-# **2.** A new camera has three times the pixels. Enlarge the validation pictures threefold, predict
-# them as they are and with `--long-side 40`, and compare how many digit pixels are right.
+# **2.** A new camera has five times the pixels a side. Enlarge the validation pictures fivefold,
+# predict them as they are and with `--long-side 40`, and compare how many digit pixels are right.
 
 # %% tags=["solution"]
 Path("large").mkdir()
 for name, i in zip(names, indices, strict=True):
     picture = Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())
-    picture.resize((120, 120), Image.Resampling.BICUBIC).save(f"large/{name}.png")
+    picture.resize((200, 200), Image.Resampling.BICUBIC).save(f"large/{name}.png")
 line = " ".join(f"large/{name}.png" for name in names)
 ddfp(f"predict run {line} --out as-is --device cpu")
 ddfp(f"predict run {line} --out shrunk --long-side 40 --device cpu")
@@ -405,7 +405,7 @@ def right(folder: str) -> float:
 
 parts = {folder: right(folder) for folder in ("predictions", "shrunk", "as-is")}
 assert parts["shrunk"] > parts["as-is"] + 0.05
-assert abs(parts["shrunk"] - parts["predictions"]) < 0.15
+assert abs(parts["shrunk"] - parts["predictions"]) < 0.1
 
 # %% [markdown]
 # **3.** Are the pictures without masks worth their time? Train on the masks alone
