@@ -1,6 +1,6 @@
 # Each target sets up .venv by itself; nothing happens there when nothing changed.
 #
-#   make reproduce   train DDFP and its rivals on digit scenes, write a report   (10 to 15 minutes)
+#   make reproduce   train DDFP and its rivals on digit scenes, write a report   (15 minutes and more)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        faults again and again, random inputs: docs/robustness.md   (about 11 minutes)

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from bench import density, gpu, growth, loading, step
+from bench.alone import alone
 from bench.goals import Goal, goal_table
 from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.files import write_text
@@ -66,7 +67,7 @@ def loading_table(seconds: float) -> str:
     """Compare what one core makes of digit scenes with what a ddfp step of ``seconds`` takes."""
     config = load_config(find_benchmark("digits"), "ddfp")
     images = config.training.batch_labeled + config.training.batch_unlabeled
-    _, used = loading.measure(data_of(config, "train"), config.data.augment.crop, 640, workers=0)
+    _, used = alone(loading.measure, data_of(config, "train"), config.data.augment.crop, 640, 0)
     return "\n".join(
         [
             "| data | images a CPU second makes | images a CPU second of ddfp trains on |",
@@ -83,9 +84,9 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     before = os.getloadavg()[0]
-    densities = {name: density.measure(name, max(3, repeats // 3)) for name in density.CASES}
-    seconds = step.measure(step.METHODS, [], repeats)
-    grown = {name: growth.measure(name, repeats) for name in growth.CASES}
+    densities = {name: density.measure(name, max(3, repeats // 5)) for name in density.CASES}
+    seconds = alone(step.measure, step.METHODS, [], repeats)
+    grown = {name: alone(growth.measure, name, repeats) for name in growth.CASES}
     parts = {
         "Goals": goals(densities, seconds),
         "Density estimator: `bench/density.py`": density.table(densities),

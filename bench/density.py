@@ -23,15 +23,14 @@ part of the ratio on AMD's; elsewhere all of them use MKL.
 """
 
 import argparse
-import json
 import math
+import re
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import FrEIA.framework
 import FrEIA.modules
@@ -39,7 +38,11 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from bench.alone import alone
 from ddfp_lib.density import DensityConfig, DensityEstimator
+
+PRODUCT = 2048
+"""Rows and columns of the matrices that the machine's own rate is measured with."""
 
 ESTIMATORS = ("ddfp", "reference", "zuko")
 
@@ -201,9 +204,17 @@ def prepare(name: str, case: Case, device: torch.device | str = "cpu") -> Callab
 
 
 def measure(name: str, repeats: int) -> Measured:
-    """Time the estimators of one case in turns; ask fresh processes for their memory."""
-    case, matrix = CASES[name], torch.ones(2048, 2048)
-    work = {estimator: prepare(estimator, case) for estimator in ESTIMATORS}
+    """Measure one case: times in one process, memory in one for each estimator."""
+    seconds = alone(time_turns, name, repeats)
+    own = 2 * PRODUCT**3 / seconds.pop("product")
+    megabytes = {estimator: alone(memory, estimator, name) for estimator in ESTIMATORS}
+    return Measured(seconds, megabytes, CASES[name].flops / seconds["ddfp"] / own)
+
+
+def time_turns(name: str, repeats: int) -> dict[str, float]:
+    """Return the CPU seconds of each estimator, and of a plain ``product``, taking turns."""
+    work = {estimator: prepare(estimator, CASES[name]) for estimator in ESTIMATORS}
+    matrix = torch.ones(PRODUCT, PRODUCT)
     work["product"] = lambda: matrix @ matrix
     taken: dict[str, list[float]] = {key: [] for key in work}
     for _ in range(1 + repeats):
@@ -211,18 +222,12 @@ def measure(name: str, repeats: int) -> Measured:
             begin = time.process_time()
             run()
             taken[key].append(time.process_time() - begin)
-    seconds = {key: statistics.median(times[1:]) for key, times in taken.items()}
-    own = 2 * len(matrix) ** 3 / seconds.pop("product")
-    megabytes = {}
-    for estimator in ESTIMATORS:
-        command = [sys.executable, "-m", "bench.density", "--memory", estimator, name]
-        megabytes[estimator] = json.loads(subprocess.check_output(command))
-    return Measured(seconds, megabytes, case.flops / seconds["ddfp"] / own)
+    return {key: statistics.median(times[1:]) for key, times in taken.items()}
 
 
-def memory(estimator: str, case: Case) -> float:
+def memory(estimator: str, name: str) -> float:
     """Return what the first call adds to the peak of this process, in megabytes."""
-    run = prepare(estimator, case)
+    run = prepare(estimator, CASES[name])
     before = peak_megabytes()
     run()
     return peak_megabytes() - before
@@ -230,8 +235,10 @@ def memory(estimator: str, case: Case) -> float:
 
 def peak_megabytes() -> float:
     """Return the largest resident size that this process ever had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    status = Path("/proc/self/status")
+    if status.is_file():  # of the program alone; getrusage's number is inherited on Linux
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def table(measured: dict[str, Measured]) -> str:
@@ -255,13 +262,7 @@ def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description="Time the density estimator.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.memory:
-        name, case = arguments.memory
-        print(memory(name, CASES[case]))
-        return
     print(f"torch {torch.__version__}, one thread, median of {arguments.repeats} turns\n")
     print(table({name: measure(name, arguments.repeats) for name in CASES}))
 

@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Density-Descending Feature Perturbation for semi-supervised segmentation.",
-    epilog="Start with: ddfp reproduce digits   (a CPU and ten minutes are enough)",
+    epilog="Start with: ddfp reproduce digits   (a CPU and a quarter of an hour are enough)",
 )
 
 app.add_typer(cli_data.app, name="data")

@@ -5,6 +5,7 @@ import torch
 
 from bench import density, gpu, growth
 from bench.__main__ import goals, plot
+from bench.alone import alone
 from bench.growth import count, fit, gradient, step
 
 
@@ -87,3 +88,11 @@ def test_growth_is_told_relative_to_the_start(tmp_path):
     assert last == "| rows | 2.00 | 4.00 | 9.00 | 2.00 | 4.00 | 8.00 | 40 |"
     growth.plot({"rows": grown}, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_memory_is_of_a_fresh_process():
+    """However much the process that asks has used before."""
+    held = torch.ones(100_000_000)  # 400 MB
+    extra = alone(density.memory, "ddfp", "fit, VOC")
+    assert held.sum() > 0
+    assert 50 < extra < 300
