@@ -16,7 +16,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,9 @@ from ddfp_lib.files import repository, sha256
 from ddfp_lib.protocol import Protocol
 
 PRESETS = Path(__file__).parent / "presets"
+
+LARGEST = 1e30
+"""Lengths, rates and weights are at most so large: float32 has to hold their multiples too."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ class Config:
         below_one = ["network.dropout", "method.drop"]
         for keys, good, mend in (
             (counts, lambda value: value >= 1, "give at least 1"),
-            (amounts, lambda value: 0 <= value < math.inf, "give a finite number of at least 0"),
+            (amounts, lambda value: 0 <= value <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
             (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
             (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),

@@ -116,6 +116,8 @@ def test_configurations(changes):
 
 @pytest.mark.fault("random input", "runs of odd configurations")
 @given(change=st.tuples(st.sampled_from(KEYS), odd))
+@example(change=(("training", "weight_decay"), 3.402823466385289e38))  # just beyond float32
+@example(change=(("training", "lr_encoder"), 3.402823466385289e38))
 def test_runs_of_odd_configurations(change):
     """A configuration that is taken trains, or is refused in a line before it begins."""
     with scratch() as folder, ends_well():
