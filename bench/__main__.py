@@ -80,11 +80,11 @@ def loading_table(seconds: float) -> str:
 def main() -> None:
     """Measure everything, a few minutes on a quiet machine."""
     parser = argparse.ArgumentParser(description="Run all benches.")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=30)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     before = os.getloadavg()[0]
-    densities = {name: density.measure(name, max(3, repeats // 5)) for name in density.CASES}
+    densities = {name: density.measure(name) for name in density.CASES}
     seconds = alone(step.measure, step.METHODS, [], repeats)
     grown = {name: alone(growth.measure, name, repeats) for name in growth.CASES}
     parts = {

@@ -1,7 +1,6 @@
 """How fast and how lean the density estimator is, against the released design and against zuko.
 
-    .venv/bin/python -m bench.density               # the table, some minutes
-    .venv/bin/python -m bench.density --repeats 9
+    .venv/bin/python -m bench.density               # the table, ten minutes
 
 Three estimators of the same size, float32, on the CPU:
 
@@ -22,7 +21,6 @@ processor has AVX-512 ddfp multiplies by oneDNN and the others by torch's defaul
 part of the ratio on AMD's; elsewhere all of them use MKL.
 """
 
-import argparse
 import math
 import re
 import resource
@@ -45,6 +43,11 @@ PRODUCT = 2048
 """Rows and columns of the matrices that the machine's own rate is measured with."""
 
 ESTIMATORS = ("ddfp", "reference", "zuko")
+
+BUDGET = 60
+"""Seconds in which a case takes as many turns as it can, but not fewer or more than ``TURNS``."""
+
+TURNS = (3, 50)
 
 
 @dataclass(frozen=True)
@@ -203,26 +206,30 @@ def prepare(name: str, case: Case, device: torch.device | str = "cpu") -> Callab
     return lambda: ddfp.fit_step(v, labels, generator=generator).nll
 
 
-def measure(name: str, repeats: int) -> Measured:
+def measure(name: str) -> Measured:
     """Measure one case: times in one process, memory in one for each estimator."""
-    seconds = alone(time_turns, name, repeats)
+    seconds = alone(time_turns, name)
     own = 2 * PRODUCT**3 / seconds.pop("product")
     megabytes = {estimator: alone(memory, estimator, name) for estimator in ESTIMATORS}
     return Measured(seconds, megabytes, CASES[name].flops / seconds["ddfp"] / own)
 
 
-def time_turns(name: str, repeats: int) -> dict[str, float]:
+def time_turns(name: str) -> dict[str, float]:
     """Return the CPU seconds of each estimator, and of a plain ``product``, taking turns."""
     work = {estimator: prepare(estimator, CASES[name]) for estimator in ESTIMATORS}
     matrix = torch.ones(PRODUCT, PRODUCT)
     work["product"] = lambda: matrix @ matrix
+    for run in work.values():
+        run()
     taken: dict[str, list[float]] = {key: [] for key in work}
-    for _ in range(1 + repeats):
+    began, turns = time.monotonic(), 0
+    while turns < TURNS[0] or (turns < TURNS[1] and time.monotonic() - began < BUDGET):
         for key, run in work.items():
             begin = time.process_time()
             run()
             taken[key].append(time.process_time() - begin)
-    return {key: statistics.median(times[1:]) for key, times in taken.items()}
+        turns += 1
+    return {key: statistics.median(times) for key, times in taken.items()}
 
 
 def memory(estimator: str, name: str) -> float:
@@ -260,11 +267,8 @@ def table(measured: dict[str, Measured]) -> str:
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Time the density estimator.")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, one thread, median of {arguments.repeats} turns\n")
-    print(table({name: measure(name, arguments.repeats) for name in CASES}))
+    print(f"torch {torch.__version__}, one thread, median of {TURNS[0]} to {TURNS[1]} turns\n")
+    print(table({name: measure(name) for name in CASES}))
 
 
 if __name__ == "__main__":
