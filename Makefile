@@ -3,7 +3,7 @@
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (15 minutes and more)
 #   make test        lint, tests, notebooks compared cell by cell                (about 8 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak        faults again and again, random inputs: docs/robustness.md   (about 11 minutes)
+#   make soak        faults again and again, random inputs: docs/robustness.md   (7 minutes)
 #   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory, against others and in growth: bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
