@@ -189,7 +189,7 @@ def _onednn_takes(x: Tensor, hidden: int) -> bool:
     """Say whether the subnets shall compute by oneDNN, as torch's convolutions do, not by MKL.
 
     Same sums, same precision. With AVX-512 the two are equally fast on Intel's processors and
-    oneDNN is faster on AMD's, where MKL does without; with AVX2 alone MKL is 6 to 10 % faster.
+    oneDNN is faster on AMD's, where MKL does without; with AVX2 alone MKL is the faster one.
     A processor always gets the same answer, so a run's bits do not depend on what else it does.
     """
     return (
