@@ -31,7 +31,7 @@ def plot(densities: dict[str, density.Measured], seconds: dict[str, float], path
     left.legend(frameon=False)
     right.barh(list(seconds), [s / seconds["consistency"] for s in seconds.values()], color="0.6")
     right.axvline(1.5, color="black", linewidth=1, linestyle=":")
-    right.set(xlabel="CPU time, relative to consistency (dotted: goal for ddfp)")
+    right.set(xlabel="CPU time, relative to consistency;\ndotted: goal for ddfp")
     right.set(title="Training step, digit scenes")
     right.invert_yaxis()
     figure.savefig(path, dpi=150)
