@@ -7,8 +7,11 @@ which the released code builds its flow from (model/flow/model.py:41), so copied
 same numbers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ddfp_lib.errors import UserError
 
@@ -70,27 +73,20 @@ class CouplingBlock(nn.Module):
             z, (N, D), and log abs det dz/dx, (N,), in nats.
         """
         x_a, x_b = x.split((self.left, self.right), dim=1)
-        log_scale_a, shift_a = self._affine(self.from_right(x_b))
-        y_a = torch.addcmul(shift_a, x_a, log_scale_a.exp())
-        log_scale_b, shift_b = self._affine(self.from_left(y_a))
-        y_b = torch.addcmul(shift_b, x_b, log_scale_b.exp())
+        y_a, log_det_a = _Affine.apply(x_a, self.from_right(x_b), self.clamp)
+        y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
         z = torch.cat((y_a, y_b), dim=1).index_select(1, self.permutation)
-        return z, log_scale_a.sum(1) + log_scale_b.sum(1)
+        return z, log_det_a + log_det_b
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map z, (N, D), back to the x, (N, D), it came from."""
         y = z.index_select(1, self.permutation.argsort())
         y_a, y_b = y.split((self.left, self.right), dim=1)
-        log_scale_b, shift_b = self._affine(self.from_left(y_a))
+        log_scale_b, shift_b = _log_scale_and_shift(self.from_left(y_a), self.clamp)
         x_b = (y_b - shift_b) * torch.exp(-log_scale_b)
-        log_scale_a, shift_a = self._affine(self.from_right(x_b))
+        log_scale_a, shift_a = _log_scale_and_shift(self.from_right(x_b), self.clamp)
         x_a = (y_a - shift_a) * torch.exp(-log_scale_a)
         return torch.cat((x_a, x_b), dim=1)
-
-    def _affine(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut a subnet's output, (N, 2 H), into clamped log-scale and shift, each (N, H)."""
-        log_scale, shift = output.chunk(2, dim=1)
-        return self.clamp * ATAN_SLOPE * log_scale.atan(), shift
 
 
 class Flow(nn.Module):
@@ -161,6 +157,45 @@ class Flow(nn.Module):
         for block in reversed(self.blocks):
             z = block.inverse(z)
         return z
+
+
+def _log_scale_and_shift(output: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
+    """Cut a subnet's output, (N, 2 H), into clamped log-scale and shift, each (N, H)."""
+    u, shift = output.chunk(2, dim=1)
+    return u.atan().mul_(clamp * ATAN_SLOPE), shift
+
+
+class _Affine(torch.autograd.Function):
+    r"""A half, scaled and shifted, and the log-determinant of that.
+
+    .. math:: y = x \odot e^s + t, \qquad \ell = \sum_i s_i, \qquad s = a \arctan(u)
+
+    The gradient is written out, since most of a coupling's time beside its matrix products goes
+    into fetching arrays, and this fetches fewer than autograd would:
+
+    .. math::
+        g_x = g_y \odot e^s, \qquad g_t = g_y, \qquad
+        g_u = (g_x \odot x + g_\ell) \odot \frac{a}{1 + u^2}
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, output: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
+        log_scale, shift = _log_scale_and_shift(output, clamp)
+        log_det = log_scale.sum(1)
+        scale = log_scale.exp_()
+        ctx.clamp = clamp
+        ctx.save_for_backward(x, output, scale)
+        return torch.addcmul(shift, x, scale), log_det
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, output, scale = ctx.saved_tensors
+        u, _ = output.chunk(2, dim=1)
+        grad_x = grad_y * scale
+        grad_u = torch.addcmul(grad_log_det[:, None], grad_x, x)
+        grad_u.mul_(ctx.clamp * ATAN_SLOPE).div_(u.square().add_(1))
+        return grad_x, torch.cat((grad_u, grad_y), dim=1), None
 
 
 class _Subnet(nn.Sequential):

@@ -150,7 +150,8 @@ def coupling(x, block):
 
 # %% [markdown]
 # `block` only lends us its weights: two small networks, `from_right` and `from_left`, and a fixed
-# permutation. The library's own forward pass is this one:
+# permutation. The library's own forward pass is this one; its `_Affine` is three of these lines,
+# with their gradient written out, for speed:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -584,12 +585,12 @@ pd.DataFrame(rows).map(lambda gap: f"{gap:.1f}" if gap < 10 else "more than 10")
 #         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
 # ```
 #
-# and the block's ten lines:
+# and the block, in the form it has there:
 #
 # ```python
 # # ddfp_lib/flow.py
-#         log_scale_a, shift_a = self._affine(self.from_right(x_b))
-#         y_a = torch.addcmul(shift_a, x_a, log_scale_a.exp())
+#         y_a, log_det_a = _Affine.apply(x_a, self.from_right(x_b), self.clamp)
+#         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
 # ## Next

@@ -110,6 +110,20 @@ def test_every_parameter_and_every_input_gets_a_gradient():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
 
+def test_gradients_are_those_of_finite_differences():
+    """Of what a block gives, latents and log-det, in its input and its weights: odd halves too."""
+    for features in (2, 5):
+        block = Flow(features, blocks=1, hidden=3, init_std=0.7, seed=3).double().blocks[0]
+        x = torch.randn(4, features, generator=torch.Generator().manual_seed(0)).double()
+
+        def of_weights(x, *weights, block=block):
+            names = (name for name, _ in block.named_parameters())
+            return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x,))
+
+        weights = [weight.detach().requires_grad_() for weight in block.parameters()]
+        assert torch.autograd.gradcheck(of_weights, (x.requires_grad_(), *weights))
+
+
 @pytest.mark.parametrize(
     ("hidden", "capability"), [(16, "AVX512"), (ONEDNN_WIDTH, "AVX512"), (ONEDNN_WIDTH, "AVX2")]
 )
