@@ -17,7 +17,8 @@ import difflib
 import hashlib
 import json
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, get_origin
@@ -387,7 +388,8 @@ def load_config(
     chosen = [] if split is None else cells[split]
     for override in [*chosen, *(hasty if quick else []), *overrides]:
         _override(values, override)
-    return _tied_to_weights(from_dict(values, str(benchmark)))
+    told = {override.partition("=")[0]: f"--set {one_line(override)}" for override in overrides}
+    return _tied_to_weights(_build(Config, values, str(benchmark), told))
 
 
 def splits_of(benchmark: Path) -> list[str]:
@@ -504,34 +506,75 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"{told}: the value is not plain YAML") from error
 
 
-def _build(kind: type, values: Mapping[str, Any], source: str) -> Any:
+def _build(
+    kind: type, values: Mapping[str, Any], source: str, told: Mapping[str, str] | None = None
+) -> Any:
+    """Build a dataclass; ``told`` says which keys came from elsewhere than ``source``."""
+
+    def wrong(key: str, words: str) -> UserError:
+        by = (name for at, name in (told or {}).items() if f"{key}.".startswith(f"{at}."))
+        return UserError(f"{next(by, source)}: {words}")
+
+    known = dict(_keys(kind))
+    for key in _given(values, known):
+        if key not in known:
+            near = _nearest(key, known)
+            hint = f"did you mean {near!r}?" if near else "remove it"
+            raise wrong(key, f"unknown key {one_line(key)}; {hint}")
     tuples = {
         part
-        for item in _fields(kind)
-        for part in (item.type, *get_args(item.type))
+        for type_ in known.values()
+        for part in (type_, *get_args(type_))
         if get_origin(part) is tuple
     }
     hooks = {float: _to_float, int: _to_int, **dict.fromkeys(tuples, _to_tuple)}
     settings = dacite.Config(strict=True, type_hooks=hooks)
     try:
         return dacite.from_dict(kind, dict(values), settings)
-    except dacite.UnexpectedDataError as error:
-        unknown = ", ".join(sorted(map(str, error.keys)))
-        near = difflib.get_close_matches(
-            str(min(error.keys, key=str)), [item.name for item in _fields(kind)], n=1
-        )
-        hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        raise UserError(f"{source}: unknown key {one_line(unknown)}; {hint}") from error
     except dacite.MissingValueError as error:
         raise UserError(f"{source}: key {error.field_path} is missing; add it") from error
+    except dacite.DaciteFieldError as error:
+        raise wrong(error.field_path or "", f"{one_line(error)}; mend the value") from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{source}: {one_line(error)}; mend the value") from error
 
 
+def _keys(kind: type, section: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a dataclass and of its sections, with their types."""
+    for item in dataclasses.fields(kind):
+        yield section + item.name, item.type
+        if dataclasses.is_dataclass(item.type):
+            yield from _keys(item.type, f"{section}{item.name}.")
+
+
+def _given(values: Mapping[str, Any], known: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Yield the dotted keys of nested values, down to what is no section."""
+    for name, value in values.items():
+        key = f"{section}{name}"
+        yield key
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(known.get(key)):
+            yield from _given(value, known, f"{key}.")
+
+
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    """Return the known key that was meant, by its section's names; a section may be forgotten."""
+    section, _, name = key.rpartition(".")
+    beside = [other for other in known if other.rpartition(".")[0] == section]
+    for keys, likeness in (([] if section else known, 0.9), (beside, 0.4)):
+        names = {other.rpartition(".")[2]: other for other in keys}
+        near = difflib.get_close_matches(name, names, n=1, cutoff=likeness)
+        if near:
+            return names[near[0]]
+    return None
+
+
 def _to_float(value: Any) -> Any:
     value = _to_int(value)
+    # YAML 1.1 takes 1e-3, without a point, for a word
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+        return float(value)
     return float(value) if isinstance(value, int) else value
 
 
@@ -543,10 +586,3 @@ def _to_int(value: Any) -> Any:
 def _to_tuple(value: Any) -> Any:
     # lists are how YAML and JSON write tuples
     return tuple(value) if isinstance(value, list) else value
-
-
-def _fields(kind: type) -> Iterator[dataclasses.Field]:
-    for item in dataclasses.fields(kind):
-        yield item
-        if dataclasses.is_dataclass(item.type):
-            yield from _fields(item.type)

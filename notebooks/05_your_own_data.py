@@ -345,7 +345,7 @@ print(misspelt)
 assert "mask value 128 is no class" in strange_value
 assert missing_mask.endswith("no such file; check the root and the list of names")
 assert complaint() == "every mask is right"
-assert status == 2 and "did you mean 'steps'?" in misspelt
+assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
@@ -438,7 +438,7 @@ temporary.cleanup()
 # | the layout | `data/voc.py:39` `Voc` | VOC alone; opens masks of unlabeled images too |
 # | lists of names | `data/splits.py:58` `read_split` | lists; Cityscapes lists do not parse |
 # | masks are checked | `data/base.py:141` `read_mask` | - |
-# | settings are checked | `config.py:355` `load_config` | its logs show keys that no code reads |
+# | settings are checked | `config.py:356` `load_config` | its logs show keys that no code reads |
 # | overlays | `prediction.py:44` `predict_files` | - |
 #
 # ## Next

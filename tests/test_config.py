@@ -259,9 +259,17 @@ def test_neither_order_nor_spelling_changes_the_hash(values):
         ("training.lr_head", float("nan"), "training.lr_head: nan"),
         ("training.lr_encoder", -0.1, "training.lr_encoder: -0.1"),
         ("training.optimizer", "adam", "training.optimizer"),
-        ("training.learning_rate", 1, "unknown key learning_rate"),
-        ("training.stepz", 9, "unknown key stepz; did you mean 'steps'"),
+        ("training.learning_rate", 1, "some.yaml: unknown key training.learning_rate"),
+        ("training.lr", 1, "unknown key training.lr; did you mean 'training.lr_head'"),
+        ("training.stepz", 9, "unknown key training.stepz; did you mean 'training.steps'"),
         ("trainning", {}, "unknown key trainning; did you mean 'training'"),
+        ("steps", 9, "unknown key steps; did you mean 'training.steps'"),
+        (
+            "data.augment.crops",
+            9,
+            "unknown key data.augment.crops; did you mean 'data.augment.crop'",
+        ),
+        ("zzz", 9, "unknown key zzz; remove it"),
         ("method.consistency", "yes", "method.consistency"),
         ("method.teacher", "slow", "method.teacher"),
         ("method.clean_weight", -1.0, "method.clean_weight: -1.0"),
@@ -368,11 +376,16 @@ def test_a_split_has_a_name(tiny_config, labeled, split):
         ("training.steps=[1", "training.steps=[1"),
         ("training.steps=many", "training.steps"),
         ("training.steps=", "training.steps"),
-        ("training.stps=3", "did you mean 'steps'"),
+        (
+            "training.stps=3",
+            "--set training.stps=3: unknown key training.stps; did you mean 'training.steps'?",
+        ),
+        ("training.lr_head=fast", "--set training.lr_head=fast: wrong value type"),
+        ("training={steps: fast}", "--set training={steps: fast}: wrong value type"),
         ("eps.length=3", "'eps' holds a value"),
         ("eps=!!python/name:os.system", "eps="),
         ("=3", "unknown key"),
-        ("training.st\nps=3", "unknown key st ps"),
+        ("training.st\nps=3", "unknown key training.st ps"),
         ("training\nsteps", "--set training steps: has no '='"),
     ],
 )
@@ -381,6 +394,23 @@ def test_bad_overrides_are_named(benchmark_file, override, words):
         load_config(benchmark_file, "ddfp", overrides=[override])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("2E2", 200.0), ("-1e-3", None), ("1.5e-4", 1.5e-4), ("7", 7.0)],
+)
+def test_powers_of_ten_need_no_point(benchmark_file, text, value):
+    """YAML 1.1 reads 1e-3 as a word; who types it means a number."""
+
+    def read():
+        return load_config(benchmark_file, "ddfp", overrides=[f"training.weight_decay={text}"])
+
+    if value is None:  # a number all the same, and refused as one
+        with pytest.raises(UserError, match=r"training\.weight_decay: -0\.001 makes no sense"):
+            read()
+    else:
+        assert read().training.weight_decay == value
 
 
 def test_unknown_method_lists_the_known_ones(benchmark_file):
