@@ -516,11 +516,13 @@ def _build(
         return UserError(f"{next(by, source)}: {words}")
 
     known = dict(_keys(kind))
-    for key in _given(values, known):
-        if key not in known:
-            near = _nearest(key, known)
-            hint = f"did you mean {near!r}?" if near else "remove it"
-            raise wrong(key, f"unknown key {one_line(key)}; {hint}")
+    for key in _unknown(kind, values):
+        near = _nearest(key, known)
+        hint = f"did you mean {near!r}?" if near else "remove it"
+        if key in known:  # a dot in a name is no section
+            section, _, name = key.rpartition(".")
+            hint = f"write {name!r} below {section!r}"
+        raise wrong(key, f"unknown key {one_line(key)}; {hint}")
     tuples = {
         part
         for type_ in known.values()
@@ -549,13 +551,14 @@ def _keys(kind: type, section: str = "") -> Iterator[tuple[str, Any]]:
             yield from _keys(item.type, f"{section}{item.name}.")
 
 
-def _given(values: Mapping[str, Any], known: Mapping[str, Any], section: str = "") -> Iterator[str]:
-    """Yield the dotted keys of nested values, down to what is no section."""
+def _unknown(kind: type, values: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Yield the dotted keys of nested values that a dataclass and its sections do not have."""
+    types = {item.name: item.type for item in dataclasses.fields(kind)}
     for name, value in values.items():
-        key = f"{section}{name}"
-        yield key
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(known.get(key)):
-            yield from _given(value, known, f"{key}.")
+        if name not in types:
+            yield f"{section}{name}"
+        elif isinstance(value, Mapping) and dataclasses.is_dataclass(types[name]):
+            yield from _unknown(types[name], value, f"{section}{name}.")
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:

@@ -70,7 +70,7 @@ class CouplingBlock(nn.Module):
             x: (N, D).
 
         Returns:
-            z, (N, D), and log abs det dz/dx, (N,), in nats.
+            z, (N, D), and log abs det dz/dx, (N,), in nats; both differentiable once.
         """
         x_a, x_b = x.split((self.left, self.right), dim=1)
         y_a, log_det_a = _Affine.apply(x_a, self.from_right(x_b), self.clamp)
@@ -170,8 +170,10 @@ class _Affine(torch.autograd.Function):
 
     .. math:: y = x \odot e^s + t, \qquad \ell = \sum_i s_i, \qquad s = a \arctan(u)
 
-    The gradient is written out, since most of a coupling's time beside its matrix products goes
-    into fetching arrays, and this fetches fewer than autograd would:
+    x and y are (N, H), the subnet's output [u, t] is (N, 2 H), the log-determinant l is (N,), in
+    nats, and a is ``clamp * ATAN_SLOPE``. The gradient is written out, since most of a
+    coupling's time beside its matrix products goes into fetching arrays, and this fetches fewer
+    than autograd would:
 
     .. math::
         g_x = g_y \odot e^s, \qquad g_t = g_y, \qquad

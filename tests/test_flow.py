@@ -110,18 +110,17 @@ def test_every_parameter_and_every_input_gets_a_gradient():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
 
-def test_gradients_are_those_of_finite_differences():
+@pytest.mark.parametrize("features", [2, 5])
+def test_gradients_are_those_of_finite_differences(features):
     """Of what a block gives, latents and log-det, in its input and its weights: odd halves too."""
-    for features in (2, 5):
-        block = Flow(features, blocks=1, hidden=3, init_std=0.7, seed=3).double().blocks[0]
-        x = torch.randn(4, features, generator=torch.Generator().manual_seed(0)).double()
+    block = Flow(features, blocks=1, hidden=3, init_std=0.7, seed=3).double().blocks[0]
+    x = torch.randn(4, features, generator=torch.Generator().manual_seed(0)).double()
+    names, weights = zip(*block.named_parameters(), strict=True)
 
-        def of_weights(x, *weights, block=block):
-            names = (name for name, _ in block.named_parameters())
-            return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x,))
+    def of_weights(x, *weights):
+        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x,))
 
-        weights = [weight.detach().requires_grad_() for weight in block.parameters()]
-        assert torch.autograd.gradcheck(of_weights, (x.requires_grad_(), *weights))
+    assert torch.autograd.gradcheck(of_weights, (x.requires_grad_(), *weights))
 
 
 @pytest.mark.parametrize(
