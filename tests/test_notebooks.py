@@ -131,6 +131,11 @@ def spoil_quotation(notebook):
     notebook.cells[-1].source += "\n```python\n# ddfp_lib/flow.py\ndef nobody(): ...\n```"
 
 
+def spoil_print(notebook):
+    printing = next(c for c in code(notebook) if "print(inspect.getsource" in c.source)
+    printing.outputs[0].text = printing.outputs[0].text.replace("return", "yield")
+
+
 def spoil_place(notebook):
     notebook.cells[-1].source += "\n| the flow | `flow.py:1` `Flow` |"
 
@@ -153,6 +158,7 @@ SPOILERS = [
     (lessons.out_of_form, spoil_fold),
     (lessons.out_of_form, spoil_section),
     (lessons.misquoted, spoil_quotation),
+    (lessons.printed_before, spoil_print),
     (lessons.mislocated, spoil_place),
 ]
 
