@@ -107,7 +107,7 @@ from pathlib import Path
 import torch
 from ddfp_lib.matrix import plan, run_matrix
 benchmark, out = map(Path, sys.argv[1:])
-cells = plan(benchmark, ["ddfp"], [0], out, ["training.steps=60"])
+cells = plan(benchmark, ["ddfp"], [0], out, ["training.steps=60", "training.evaluate_every=30"])
 run_matrix(cells, device=torch.device("cpu"))
 """
 
@@ -115,7 +115,8 @@ run_matrix(cells, device=torch.device("cpu"))
 @pytest.mark.fault("`kill -9`", "the process that runs a matrix: its runs end too, and go on")
 def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     out = tmp_path / "out"
-    (cell,) = plan(tiny, ["ddfp"], [0], out, ["training.steps=60"])
+    long = ["training.steps=60", "training.evaluate_every=30"]
+    (cell,) = plan(tiny, ["ddfp"], [0], out, long)
     parent = subprocess.Popen([sys.executable, "-c", MATRIX, str(tiny), str(out)])
     try:
         wait_for(lambda: (cell.folder / "checkpoints" / "index.json").is_file())
@@ -166,7 +167,7 @@ def test_progress_tells_how_much_is_left(tiny, tmp_path):
 
 def test_ledger_is_derived_and_has_its_columns(tiny, tmp_path):
     cells = plan(tiny, ["supervised"], [0, 1], tmp_path / "out")
-    results = run_matrix(cells, device=CPU, jobs=2, say=lambda line: None)
+    results = [train(cell.config, cell.folder, device=CPU) for cell in cells]
     path = tmp_path / "results.csv"
     write_ledger(results, path)
     write_ledger(results, path)

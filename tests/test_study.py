@@ -162,6 +162,8 @@ def test_the_notebook_answers_a_study(tmp_path):
         MINIMAL.replace("benchmark: digits", f"benchmark: {benchmark}").replace("[0, 1]", "[0]")
         + "mechanism: [consistency]\n"
     )
+    _, second = read_study(study).cells(tmp_path / "out")
+    train(second.config, second.folder, device=torch.device("cpu"))
     run_study(str(study), tmp_path / "out", root=None, jobs=2, device="cpu")
     runs = pd.read_csv(tmp_path / "out" / "two.csv")
     assert list(runs["method"]) == ["consistency", "noise, eps 3"]
