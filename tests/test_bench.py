@@ -82,6 +82,13 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
     assert density.table(densities).count("\n") == 1 + 3 * len(density.CASES)
 
 
+def test_memory_too_small_to_be_told_makes_no_ratio():
+    found = density.Measured({"ddfp": 1.0, "reference": 2.0, "zuko": 2.0}, {}, 0.5)
+    found.megabytes.update(ddfp=0.0, reference=6.0, zuko=11.0)
+    rows = density.table({"digits": found}).splitlines()[2:]
+    assert rows[1] == "| digits | reference | 2000.0 | 6 | 2.0 |  |  |"
+
+
 def test_growth_is_told_relative_to_the_start(tmp_path):
     grown = growth.Grown([1.0, 2.0, 4.0, 9.0], [10, 20, 40, 80], [5, 10, 20, 40])
     last = growth.table({"rows": grown}).splitlines()[-1]
