@@ -1,7 +1,7 @@
 # Each target sets up .venv by itself; nothing happens there when nothing changed.
 #
 #   make reproduce   train DDFP and its rivals on digit scenes, write a report   (15 minutes and more)
-#   make test        lint, tests, notebooks compared cell by cell                (8 to 18 minutes)
+#   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        faults again and again, random inputs: docs/robustness.md   (7 minutes)
 #   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
