@@ -60,6 +60,7 @@ def test_operations_are_those_of_the_matrix_products():
 def measured(times, memory=10.0, machine=0.8):
     return density.Measured(
         {"ddfp": 1.0, "reference": times, "zuko": 2.0},
+        {"ddfp": 0.0, "reference": 0.5, "zuko": 0.0},
         {"ddfp": 10.0, "reference": 10 * memory, "zuko": 20.0},
         machine,
     )
@@ -83,10 +84,10 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
 
 
 def test_memory_too_small_to_be_told_makes_no_ratio():
-    found = density.Measured({"ddfp": 1.0, "reference": 2.0, "zuko": 2.0}, {}, 0.5)
-    found.megabytes.update(ddfp=0.0, reference=6.0, zuko=11.0)
-    rows = density.table({"digits": found}).splitlines()[2:]
-    assert rows[1] == "| digits | reference | 2000.0 | 6 | 2.0 |  |  |"
+    seconds, kernel = (dict.fromkeys(density.ESTIMATORS, value) for value in (2.0, 0.25))
+    megabytes = {"ddfp": 0.0, "reference": 6.0, "zuko": 11.0}
+    rows = density.table({"digits": density.Measured(seconds, kernel, megabytes, 0.5)}).splitlines()
+    assert rows[3] == "| digits | reference | 2000.0 | 25 % | 6 | 1.0 |  |  |"
 
 
 def test_growth_is_told_relative_to_the_start(tmp_path):
