@@ -29,7 +29,9 @@ def plot(densities: dict[str, density.Measured], seconds: dict[str, float], path
     left.set(xlabel="CPU time, relative to ddfp", title="Density estimator")
     left.invert_yaxis()
     left.legend(frameon=False)
-    right.barh(list(seconds), [s / seconds["consistency"] for s in seconds.values()], color="0.6")
+    ratios = [s / seconds["consistency"] for s in seconds.values()]
+    right.barh(list(seconds), ratios, color="0.6")
+    right.set(xlim=(0, 1.08 * max(1.5, *ratios)))  # room for the goal's line
     right.axvline(1.5, color="black", linewidth=1, linestyle=":")
     right.set(xlabel="CPU time, relative to consistency;\ndotted: goal for ddfp")
     right.set(title="Training step, digit scenes")
