@@ -60,7 +60,7 @@ clean:
 	rm -rf .venv .uv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # Compiled here: where Python may not write beside its sources (PYTHONDONTWRITEBYTECODE), each process
-# that a run or a test starts would compile them anew, 10 seconds of it
+# that a run or a test starts would compile them anew, 10 seconds of CPU time
 $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv -q --allow-existing --python '>=3.11,<3.13' .venv
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock

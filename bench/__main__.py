@@ -29,10 +29,10 @@ def plot(densities: dict[str, density.Measured], seconds: dict[str, float], path
     left.set(xlabel="CPU time, relative to ddfp", title="Density estimator")
     left.invert_yaxis()
     left.legend(frameon=False)
-    ratios = [s / seconds["consistency"] for s in seconds.values()]
-    right.barh(list(seconds), ratios, color="0.6")
-    right.set(xlim=(0, 1.08 * max(1.5, *ratios)))  # room for the goal's line
-    right.axvline(1.5, color="black", linewidth=1, linestyle=":")
+    relative, goal = [s / seconds["consistency"] for s in seconds.values()], 1.5
+    right.barh(list(seconds), relative, color="0.6")
+    right.set(xlim=(0, 1.08 * max(goal, *relative)))  # the line shall not lie on the edge
+    right.axvline(goal, color="black", linewidth=1, linestyle=":")
     right.set(xlabel="CPU time, relative to consistency;\ndotted: goal for ddfp")
     right.set(title="Training step, digit scenes")
     right.invert_yaxis()

@@ -13,9 +13,9 @@ zuko       its RealNVP of as many couplings. Its base is one Gaussian, so it doe
 rows. ddfp and reference have to agree before they are timed. The estimators take turns in one
 process, so that whatever else the machine does hits all of them alike; each number is the median
 over the turns of the process's CPU time, on one thread. ``in the kernel`` is the part of it that
-the system needs to hand out memory: half of the reference's, whose arrays are gigabytes, so its
-ratio moves with how fast a machine does that. Memory is the peak of a fresh process during its
-first call, beyond what stood before it.
+the system needs to hand out memory: the greater part of the reference's at VOC's size, where its
+arrays are gigabytes, so its ratio moves with how fast a machine does that. Memory is the peak of
+a fresh process during its first call, beyond what stood before it.
 
 ``of the machine`` is the rate of ddfp's matrix products over its whole time, as a part of the rate
 of a plain product of two 2048 x 2048 matrices, which takes turns with the estimators. Where the
@@ -51,8 +51,8 @@ BUDGET = 60
 
 TURNS = (3, 50)
 
-SMALLEST = 4
-"""Megabytes below which a peak says nothing: it moves by about one from run to run."""
+SMALLEST_PEAK = 10
+"""Megabytes below which memories are not compared: between benches a peak moves by five."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Measured:
 
     Attributes:
         seconds: CPU time of each estimator.
-        kernel: the share of it that the system took, of each estimator.
+        kernel: the share of it that the system took, 0 to 1, of each estimator.
         megabytes: of each estimator.
         machine: rate of ddfp's matrix products, as a part of the machine's own.
     """
@@ -278,7 +278,7 @@ def table(measured: dict[str, Measured]) -> str:
     ]
     for case, found in measured.items():
         for name in ESTIMATORS:
-            fatter = f"{found.fatter(name):.1f}" if found.megabytes["ddfp"] >= SMALLEST else ""
+            fatter = f"{found.fatter(name):.1f}" if found.megabytes["ddfp"] >= SMALLEST_PEAK else ""
             machine = f"{100 * found.machine:.0f} %" if name == "ddfp" else ""
             lines.append(
                 f"| {case} | {name} | {1000 * found.seconds[name]:.1f} | "

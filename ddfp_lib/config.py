@@ -512,7 +512,12 @@ def _build(
     """Build a dataclass; ``told`` says which keys came from elsewhere than ``source``."""
 
     def wrong(key: str, words: str) -> UserError:
-        by = (name for at, name in (told or {}).items() if f"{key}.".startswith(f"{at}."))
+        # a setting gave this key, all of its section, or something below it
+        by = (
+            name
+            for at, name in (told or {}).items()
+            if f"{key}.".startswith(f"{at}.") or f"{at}.".startswith(f"{key}.")
+        )
         return UserError(f"{next(by, source)}: {words}")
 
     known = dict(_keys(kind))

@@ -353,7 +353,7 @@ def printed_before(script: Path) -> Iterator[str]:
         if not cell.source.startswith("print(inspect.getsource("):
             continue
         shown = "".join(output.get("text", "") for output in cell.outputs)
-        if not any(_stripped(shown) in lines for lines in library):
+        if not shown or not any(_stripped(shown) in lines for lines in library):
             yield f"{cell.source}: the library reads otherwise now; store the lesson again"
 
 

@@ -80,11 +80,12 @@ class Study:
 
     def __post_init__(self) -> None:
         """Refuse a study that names a variant it does not have."""
-        for name in (self.rival, *self.mechanism):
+        named = [("rival", self.rival), *(("mechanism", name) for name in self.mechanism)]
+        for key, name in named:
             if name not in self.variants:
+                there = ", ".join(map(repr, self.variants))
                 raise UserError(
-                    f"study {self.name}: {name!r} is no variant of it; it has "
-                    f"{', '.join(self.variants)}"
+                    f"{key}: {name!r} is no variant of this study; choose one of {there}"
                 )
 
     def cells(self, out: Path, root: Path | str | None = None) -> list[Cell]:
@@ -167,6 +168,8 @@ def read_study(path: Path) -> Study:
         return dacite.from_dict(Study, values, dacite.Config(strict=True))
     except dacite.DaciteError as error:
         raise UserError(f"{path}: {one_line(error)}; mend the key") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def record(study: Study, results: Path) -> list[Path]:

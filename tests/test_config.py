@@ -385,6 +385,10 @@ def test_a_split_has_a_name(tiny_config, labeled, split):
             "training.stps=3",
             "--set training.stps=3: unknown key training.stps; did you mean 'training.steps'?",
         ),
+        (
+            "trainning.steps=3",
+            "--set trainning.steps=3: unknown key trainning; did you mean 'training'?",
+        ),
         ("training.weight_decay=-1e-3", "training.weight_decay: -0.001 makes no sense"),
         ("training.lr_head=fast", "--set training.lr_head=fast: wrong value type"),
         ("training={steps: fast}", "--set training={steps: fast}: wrong value type"),

@@ -468,8 +468,7 @@ def test_killed_resumed_evaluated_told(name, processes, archives, tmp_path, tiny
     root, out = prepared(name, archives, tmp_path / "data"), tmp_path / "run"
     values = copy.deepcopy(TINY) | {"benchmark": name}
     values["data"] = {"dataset": name, "labeled": 2, "test": "val", "augment": {"crop": 32}}
-    values["training"] |= {"batch_labeled": 2, "batch_unlabeled": 2}
-    values["training"] |= {"steps": 60, "evaluate_every": 30}
+    values["training"].update(steps=60, evaluate_every=30, batch_labeled=2, batch_unlabeled=2)
     benchmark = tmp_path / "b.yaml"
     benchmark.write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "ddfp_lib.cli", "train", benchmark, "--data", root]

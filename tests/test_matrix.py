@@ -106,8 +106,8 @@ import sys
 from pathlib import Path
 import torch
 from ddfp_lib.matrix import plan, run_matrix
-benchmark, out = map(Path, sys.argv[1:])
-cells = plan(benchmark, ["ddfp"], [0], out, ["training.steps=60", "training.evaluate_every=30"])
+benchmark, out, *settings = sys.argv[1:]
+cells = plan(Path(benchmark), ["ddfp"], [0], Path(out), settings)
 run_matrix(cells, device=torch.device("cpu"))
 """
 
@@ -117,7 +117,7 @@ def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     out = tmp_path / "out"
     long = ["training.steps=60", "training.evaluate_every=30"]
     (cell,) = plan(tiny, ["ddfp"], [0], out, long)
-    parent = subprocess.Popen([sys.executable, "-c", MATRIX, str(tiny), str(out)])
+    parent = subprocess.Popen([sys.executable, "-c", MATRIX, str(tiny), str(out), *long])
     try:
         wait_for(lambda: (cell.folder / "checkpoints" / "index.json").is_file())
     finally:

@@ -136,6 +136,10 @@ def spoil_print(notebook):
     printing.outputs[0].text = printing.outputs[0].text.replace("return", "yield")
 
 
+def spoil_printed_nothing(notebook):
+    next(c for c in code(notebook) if "print(inspect.getsource" in c.source).outputs = []
+
+
 def spoil_place(notebook):
     notebook.cells[-1].source += "\n| the flow | `flow.py:1` `Flow` |"
 
@@ -159,6 +163,7 @@ SPOILERS = [
     (lessons.out_of_form, spoil_section),
     (lessons.misquoted, spoil_quotation),
     (lessons.printed_before, spoil_print),
+    (lessons.printed_before, spoil_printed_nothing),
     (lessons.mislocated, spoil_place),
 ]
 

@@ -102,7 +102,8 @@ def test_settings_root_and_kept_checkpoints_reach_the_runs(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("rival: consistency", "rival: ddfp"), "'ddfp' is no variant"),
+        (("rival: consistency", "rival: ddfp"), r"wrong\.yaml: rival: 'ddfp' is no variant"),
+        (("rival:", "mechanism: [vat]\nrival:"), r"wrong\.yaml: mechanism: 'vat' is no variant"),
         (("seeds: [0, 1]", "seed: [0, 1]"), "seed"),
         (("number: 1", ""), "number"),
         (("preset: noise", "preset: noises"), "'noises' is unknown"),
@@ -162,6 +163,7 @@ def test_the_notebook_answers_a_study(tmp_path):
         MINIMAL.replace("benchmark: digits", f"benchmark: {benchmark}").replace("[0, 1]", "[0]")
         + "mechanism: [consistency]\n"
     )
+    # one is left to the notebook: a run takes a second, a process for it many
     _, second = read_study(study).cells(tmp_path / "out")
     train(second.config, second.folder, device=torch.device("cpu"))
     run_study(str(study), tmp_path / "out", root=None, jobs=2, device="cpu")
