@@ -46,8 +46,12 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
     for case, least in (("fit, VOC", 4), ("gradient, VOC", 5), ("gradient, 20,480 rows", 5)):
         found = densities[case]
         ratio, leaner = found.slower("reference"), found.fatter("reference")
+        told = f"{ratio:.1f}"
+        if ratio < least:  # on some machines that is more than plain products reach
+            needed = found.machine * least / ratio
+            told += f" ({least} takes {100 * needed:.0f} % of the machine's rate)"
         rows += [
-            Goal(f"{case}: reference / ddfp at least {least}", f"{ratio:.1f}", ratio >= least),
+            Goal(f"{case}: reference / ddfp at least {least}", told, ratio >= least),
             Goal(
                 f"{case}: extra memory at most 1/8 of the reference's",
                 f"1/{leaner:.0f}",

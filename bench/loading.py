@@ -20,6 +20,7 @@ from ddfp_lib.data import open_dataset
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import training_batches
+from ddfp_lib.machine import usable_cores
 
 BATCH = 8  # labeled images, and as many unlabeled
 
@@ -62,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset(arguments.dataset, "train", root=arguments.root)
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    cores, load = usable_cores(), os.getloadavg()[0]
     print(f"{arguments.dataset}, crop {arguments.crop}, {cores} cores, load {load:.1f}\n")
     print("| workers | images a second | CPU ms an image, here |\n|---:|---:|---:|")
     for workers in arguments.workers:

@@ -19,6 +19,7 @@ from ddfp_lib.config import Config, load_config, to_yaml
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.literature import paper_score
+from ddfp_lib.machine import usable_cores
 from ddfp_lib.runs import Run, RunResult, finished_result, read_metrics
 from ddfp_lib.training.checkpoint import Checkpoints
 
@@ -119,7 +120,7 @@ def default_jobs(device: torch.device) -> int:
 
     Networks this small gain nothing from a second thread, so one thread a run it is.
     """
-    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
+    return usable_cores() if device.type == "cpu" else 1
 
 
 def run_matrix(
@@ -156,7 +157,7 @@ def run_matrix(
     options += ["--gpus", str(gpus)] if gpus > 1 else []
     options += ["--accumulate", str(accumulate)] if accumulate else []
     options += ["--tensorboard"] if tensorboard else []
-    threads = max(1, len(os.sched_getaffinity(0)) // (jobs * gpus))
+    threads = max(1, usable_cores() // (jobs * gpus))
     waiting = [cell for cell in cells if not cell.finished()]
     already = {cell.name: cell.steps_done() for cell in waiting}
     running: list[Cell] = []

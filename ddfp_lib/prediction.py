@@ -1,6 +1,6 @@
 """Segmenting pictures of one's own with a trained network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def predict_files(
     Args:
         network: teacher or student of ``run``.
         run: where the palette comes from.
-        images: picture files.
+        images: picture files; those that a camera has turned are seen upright.
         out: folder for the results.
         device: where ``network`` is.
         long_side: bring the longer side of each picture to this many pixels first.
@@ -66,16 +66,16 @@ def predict_files(
         The path of each file as it is written.
 
     Raises:
-        UserError: a picture cannot be read, two have the same name, or ``out`` cannot be written.
+        UserError: a picture cannot be read, two results would have the same name, one would take
+            a picture's place, or ``out`` cannot be written.
     """
-    stems = [path.stem for path in images]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise UserError(f"{stem}: two pictures have this name; predict them into two folders")
+    suffixes = (".png", "-overlay.png")
+    targets = {path: [Path(out) / f"{path.stem}{suffix}" for suffix in suffixes] for path in images}
+    _refuse_overwriting(targets)
     if long_side is not None and long_side < 1:
         raise UserError(f"--long-side {long_side}: is no size; give pixels, as 512")
-    for path in images:
-        image = read_image(path)
+    for path in targets:
+        image = read_image(path, upright=True)
         if long_side is not None:
             factor = long_side / max(image.shape[1:])
             size = [max(1, round(side * factor)) for side in image.shape[1:]]
@@ -85,10 +85,25 @@ def predict_files(
         indices = Image.fromarray(labels.numpy(), mode="P")
         indices.putpalette(np.array(run.palette, dtype=np.uint8).tobytes())
         tinted = overlay(image, labels, run.palette).permute(1, 2, 0).numpy()
-        for name, picture in (
-            (f"{path.stem}.png", indices),
-            (f"{path.stem}-overlay.png", Image.fromarray(tinted)),
-        ):
-            target = Path(out) / name
+        for target, picture in zip(targets[path], (indices, Image.fromarray(tinted)), strict=True):
             write_atomically(target, lambda partial, p=picture: p.save(partial, format="PNG"))
             yield target
+
+
+def _refuse_overwriting(targets: Mapping[Path, Sequence[Path]]) -> None:
+    """Refuse results that would take the place of a picture, or of one another."""
+    pictures = {path.resolve() for path in targets}
+    taken: dict[Path, Path] = {}
+    for path, results in targets.items():
+        for target in results:
+            if target.resolve() in pictures:
+                raise UserError(
+                    f"--out {target.parent}: {target.name} is one of the pictures; "
+                    "choose another folder"
+                )
+            if target in taken:
+                raise UserError(
+                    f"{path}: its {target.name} is also {taken[target]}'s; "
+                    "predict them into two folders"
+                )
+            taken[target] = path

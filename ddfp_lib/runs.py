@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import json
 import platform
-import resource
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from ddfp_lib.config import Config, from_dict, read_yaml, to_yaml
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import told_as_user_error, write_text
+from ddfp_lib.machine import peak_resident
 from ddfp_lib.training.checkpoint import Checkpoints
 from ddfp_lib.training.distributed import total, world_size
 from ddfp_lib.training.objective import Learner
@@ -263,10 +263,8 @@ def peak_memory(device: torch.device) -> float:
 
     On a GPU what PyTorch allocated; on a CPU all that is resident, Python and libraries included.
     """
-    if device.type == "cuda":
-        held = torch.cuda.max_memory_allocated(device)
-    else:
-        held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpu = device.type == "cuda"
+    held = torch.cuda.max_memory_allocated(device) if on_gpu else peak_resident()
     return round(float(total(torch.tensor(held / 2**30), ReduceOp.MAX)), 2)
 
 

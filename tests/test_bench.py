@@ -62,6 +62,7 @@ def measured(times, memory=10.0, machine=0.8):
         {"ddfp": 1.0, "reference": times, "zuko": 2.0},
         {"ddfp": 0.0, "reference": 0.5, "zuko": 0.0},
         {"ddfp": 10.0, "reference": 10 * memory, "zuko": 20.0},
+        80.0,
         machine,
     )
 
@@ -71,6 +72,7 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
     densities["fit, VOC"] = measured(3.9, memory=7.0, machine=0.6)
     seconds = {"noise": 1.0, "consistency": 0.8, "ddfp": 1.22}
     verdicts = [line.split("|")[1:4] for line in goals(densities, seconds).splitlines()[2:]]
+    assert verdicts[0][1].strip() == "3.9 (4 takes 62 % of the machine's rate)"
     missed = [goal.strip() for goal, _, verdict in verdicts if verdict.strip() == "missed"]
     assert missed == [
         "fit, VOC: reference / ddfp at least 4",
@@ -86,7 +88,9 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
 def test_memory_too_small_to_be_told_makes_no_ratio():
     seconds, kernel = (dict.fromkeys(density.ESTIMATORS, value) for value in (2.0, 0.25))
     megabytes = {"ddfp": 0.0, "reference": 6.0, "zuko": 11.0}
-    rows = density.table({"digits": density.Measured(seconds, kernel, megabytes, 0.5)}).splitlines()
+    found = density.Measured(seconds, kernel, megabytes, 80.0, 0.5)
+    rows = density.table({"digits": found}).splitlines()
+    assert rows[2].endswith("| 50 % of 80 |")
     assert rows[3] == "| digits | reference | 2000.0 | 25 % | 6 | 1.0 |  |  |"
 
 

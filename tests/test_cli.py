@@ -90,6 +90,22 @@ def test_predict_writes_indices_and_overlays(trained, tmp_path, capsys):
     assert Image.open(tmp_path / "seen" / "street-overlay.png").size == (40, 30)
 
 
+def test_predict_writes_over_no_picture_and_no_result_of_another(trained, tmp_path, capsys):
+    names = ["a.png", "b-overlay.png", "b.png", "c.jpg", "c.png"]
+    for name in names:
+        Image.new("RGB", (20, 20), "red").save(tmp_path / name)
+    a, b_overlay, b, c_jpg, c_png = (tmp_path / name for name in names)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert ddfp("predict", trained, a, "--out", tmp_path) == 2
+    assert "a.png is one of the pictures" in capsys.readouterr().err
+    for pictures in ((b_overlay, b), (c_jpg, c_png)):
+        assert ddfp("predict", trained, *pictures, "--out", tmp_path / "seen") == 2
+        assert "two folders" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert ddfp("predict", trained, a, a, "--out", tmp_path / "seen") == 0
+    assert len(list((tmp_path / "seen").iterdir())) == 2
+
+
 def test_settings_seed_and_labeled_reach_the_run(tiny, tmp_path):
     words = ["--method", "supervised", "--seed", 5, "--labeled", "1/5", "--set", "training.steps=2"]
     assert ddfp("train", tiny, "--out", tmp_path / "run", *words) == 0

@@ -19,6 +19,14 @@ def test_gray_image_becomes_rgb(tmp_path):
     assert read_image(path).tolist() == [[[0, 7, 255]]] * 3
 
 
+def test_a_turned_picture_is_read_as_stored_or_upright(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: turn it clockwise to see it
+    path = save(tmp_path / "a.png", [[1, 2, 3]], exif=turned)
+    assert read_image(path)[0].tolist() == [[1, 2, 3]]
+    assert read_image(path, upright=True)[0].tolist() == [[1], [2], [3]]
+
+
 def test_palette_mask_is_read_as_indices_not_colours(tmp_path):
     mask = Image.fromarray(np.array([[0, 1, 2, 255]], dtype=np.uint8))
     mask.putpalette([9, 9, 9, 128, 0, 0] * 128)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
@@ -120,10 +120,13 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, *, upright: bool = False) -> Tensor:
     """Decode an image file as RGB.
 
-    EXIF orientation is left alone, for masks are drawn over the pixels as they are stored.
+    Args:
+        path: of the image file.
+        upright: turn the picture as its EXIF orientation says, as viewers do. Images that have
+            masks are left as they are stored: so are their masks.
 
     Returns:
         uint8 (3, H, W).
@@ -134,7 +137,7 @@ def read_image(path: Path) -> Tensor:
     with _opened(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"{path}: more than 8 bits a channel ({image.mode}); save it as 8-bit")
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.array((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -4,7 +4,6 @@ What step 700 sees is computed from the number 700. So a resumed run, a run with
 a run on other ranks see the same images, views and order as one that never stopped.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import AugmentConfig, weak_view
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
+from ddfp_lib.machine import usable_cores
 from ddfp_lib.seeds import derive_seed, generator
 
 
@@ -250,7 +250,7 @@ def default_workers(device: torch.device, world: int = 1) -> int:
     """
     if device.type == "cpu":
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) // world - 1))
+    return max(1, min(8, usable_cores() // world - 1))
 
 
 def evaluation_batches(

@@ -5,7 +5,6 @@ whole and right.
 """
 
 import io
-import os
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from ddfp_lib.data.published import COUNTS, SBD_ARCHIVE, VOC_ARCHIVE, check_coun
 from ddfp_lib.data.splits import read_names
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically, write_text
+from ddfp_lib.machine import usable_cores
 
 VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")
 IN_VOC_ARCHIVE = PurePosixPath("VOCdevkit/VOC2012")
@@ -188,7 +188,7 @@ def prepare_cityscapes(
         voc.write_mask(target, cityscapes.to_train_ids(label_ids), palette)
         return 1
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for subset, paths in images.items():
             made = sum(pool.map(convert, paths))
             say(f"{subset}: {len(paths):,} images; {made:,} masks made, the others were there")

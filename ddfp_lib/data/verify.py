@@ -1,6 +1,5 @@
 """Look at every file of a data set before training does."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ddfp_lib.data.published import COUNTS, check_counts
 from ddfp_lib.data.splits import covering_first, read_names, read_split
 from ddfp_lib.data.voc import list_path
 from ddfp_lib.errors import UserError
+from ddfp_lib.machine import usable_cores
 from ddfp_lib.seeds import generator
 
 
@@ -107,7 +107,7 @@ def _check(dataset: FilePairs, *, masks_needed: bool) -> Checked:
         return values, problems
 
     # Decoding leaves Python's lock to the other threads.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(look, range(len(dataset))))
     nothing = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
     return Checked(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ddfp_lib.errors import UserError
+from ddfp_lib.machine import usable_cores
 
 Result = TypeVar("Result")
 
@@ -217,7 +218,7 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, usable_cores() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # A store that outlives a restart still holds the addresses of the lost ranks, and new ranks
     # would wait for those: each start gets a store of its own.
