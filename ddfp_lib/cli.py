@@ -3,6 +3,7 @@
 Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -338,13 +339,12 @@ def _device(name: str) -> "torch.device":
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: is unknown; use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    known = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name)
+    if known is None:
+        raise UserError(f"--device {name}: is unknown; use auto, cpu, cuda or cuda:1")
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has no such GPU; use --device cpu")
-    return device
+    return torch.device(name)
 
 
 def _ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str, int]:

@@ -178,6 +178,7 @@ BAD_WORDS = {
     "missing weights": (["train", "TINY", "--weights", "no/such.pth"], ["--weights no/such.pth"]),
     "missing data folder": (["train", "TINY", "--data", "no/such"], ["--data no/such"]),
     "unknown device": (["train", "TINY", "--device", "gpuu"], ["--device gpuu"]),
+    "another kind": (["train", "TINY", "--device", "meta"], ["--device meta"]),
     "no such GPU": (["train", "TINY", "--device", "cuda:97"], ["--device cuda:97"]),
     "more GPUs than there are": (["train", "TINY", "--gpus", "97"], ["--gpus 97"]),
     "no processes": (["train", "TINY", "--processes", "0"], ["--processes 0"]),
