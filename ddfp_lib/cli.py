@@ -17,6 +17,9 @@ from ddfp_lib.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by custom of the shells: 128 and the number of the signal."""
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -383,10 +386,14 @@ def run(command: Callable[[], object]) -> int:
     """Call ``command``; return its exit status.
 
     Bad input is one line and status 2; a loss that is no longer a number, or a lost process, one
-    line and status 1.
+    line and status 1; Ctrl-C one line and status 130.
     """
     try:
         command()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("ddfp: interrupted; start the same command again to go on", file=sys.stderr)
+        raise
     except UserError as error:
         print(f"ddfp: {error}", file=sys.stderr)
         return 2

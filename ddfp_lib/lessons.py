@@ -111,7 +111,10 @@ def store(script: Path) -> float:
         # The kernel takes its own backend, not one that the environment names: see Picture.
         environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
         client = NotebookClient(
-            notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": str(script.parent)}}
+            notebook,
+            timeout=CELL_SECONDS,
+            resources={"metadata": {"path": str(script.parent)}},
+            extra_arguments=["--log-level=CRITICAL"],  # as in ddfp_lib.reproduction
         )
         client.execute(env=environment)
     except CellExecutionError as error:

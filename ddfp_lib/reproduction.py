@@ -144,6 +144,8 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
             kernel_name="python3",
             progress_bar=False,
             stdout_file=sys.stdout,
+            # what the kernel says of itself, as that it talks to this machine without encryption
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":

@@ -8,6 +8,7 @@ functions here give back what they are given.
 
 import multiprocessing
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -252,6 +253,8 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
 
 
 def _work(work: Callable[..., Result], *arguments: Any) -> Result | Exception:
+    # A terminal's Ctrl-C reaches every process: the launcher speaks, its ranks end in silence.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # What every rank raises alike is a result: the launcher would try it again.
     try:
         return work(*arguments)
