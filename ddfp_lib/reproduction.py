@@ -140,7 +140,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
             notebook,
             _prepared(report),
             parameters=parameters,
-            cwd=repository(),
+            cwd=Path.cwd(),  # which paths in benchmarks and settings may be relative to
             kernel_name="python3",
             progress_bar=False,
             stdout_file=sys.stdout,

@@ -1,6 +1,8 @@
 """papermill executes the experiment notebook, and the report says what the runs said."""
 
+import contextlib
 import json
+import os
 import re
 
 import IPython.display
@@ -52,13 +54,14 @@ def request_for(benchmark, out, /, **changes) -> Request:
 
 @pytest.fixture(scope="module")
 def reproduced(tiny, tmp_path_factory):
-    """The folder of a finished two-by-two matrix."""
+    """The folder of a finished two-by-two matrix, asked for by paths relative to elsewhere."""
     out = tmp_path_factory.mktemp("reproduced")
-    request = request_for(tiny, out)
-    # the last one is left to the notebook: a run takes a second, a process for it many
-    for cell in request.cells()[:-1]:
-        train(cell.config, cell.folder, device=CPU)
-    reproduce(request)
+    with contextlib.chdir(tiny.parent):
+        request = request_for(tiny.name, os.path.relpath(out))
+        # the last one is left to the notebook: a run takes a second, a process for it many
+        for cell in request.cells()[:-1]:
+            train(cell.config, cell.folder, device=CPU)
+        reproduce(request)
     return out
 
 
