@@ -55,8 +55,10 @@ Settings = Annotated[
     typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
 ]
 Accumulate = Annotated[
-    int, typer.Option(help="Parts of a step's images on each GPU; 0: as its memory asks for.")
+    int,
+    typer.Option(min=0, help="Parts of a step's images on each GPU; 0: as its memory asks for."),
 ]
+Jobs = Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one a core, or one GPU.")]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")
 ]
@@ -197,8 +199,8 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="The benchmark's quick settings, one seed: a look.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
-    gpus: Annotated[int, typer.Option(help="GPUs of each run, a process each.")] = 1,
+    jobs: Jobs = 0,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of each run, a process each.")] = 1,
     accumulate: Accumulate = 0,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -250,7 +252,7 @@ def study(
     name: Annotated[str | None, typer.Argument(help="A study; none: list them.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/study"),
     data: Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs side by side; 0: one a core, or one GPU.")] = 0,
+    jobs: Jobs = 0,
     device: Device = "auto",
     keep: Annotated[
         bool, typer.Option("--record", help="Take its tables into reproduce/studies.")

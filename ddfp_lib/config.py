@@ -252,6 +252,7 @@ class Config:
             (amounts, lambda value: 0 <= value <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
             (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
+            (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
             (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
             (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
         ):
@@ -588,7 +589,11 @@ def _to_float(value: Any) -> Any:
 
 def _to_int(value: Any) -> Any:
     # Python's True is an integer, YAML's is not: as a word it is refused by name.
-    return str(value).lower() if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 2**32:
+        raise ValueError(f"{value} is larger than any setting can be")
+    return value
 
 
 def _to_tuple(value: Any) -> Any:

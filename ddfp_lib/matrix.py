@@ -148,8 +148,13 @@ def run_matrix(
         every: seconds between two lines.
 
     Raises:
-        UserError: a run failed; the others were stopped and can go on later.
+        UserError: a number makes no sense, or a run failed; then the others were stopped and can
+            go on later.
     """
+    if jobs < 0 or gpus < 1 or accumulate < 0:
+        raise UserError(
+            f"jobs {jobs}, gpus {gpus}, accumulate {accumulate}: give at least 0, 1 and 0"
+        )
     jobs = jobs or default_jobs(device)
     if gpus > 1 and jobs > 1 and device.type == "cuda":
         raise UserError(f"--jobs {jobs}: runs on {gpus} GPUs each go one after the other; use 1")

@@ -131,6 +131,15 @@ def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     assert_same_run(cell.folder, tmp_path / "other")
 
 
+@pytest.mark.parametrize("numbers", [{"jobs": -1}, {"gpus": 0}, {"accumulate": -1}])
+def test_numbers_that_make_no_sense_are_refused(tiny, tmp_path, numbers):
+    """A negative number of jobs would wait for ever."""
+    cells = plan(tiny, ["ddfp"], [0], tmp_path / "out")
+    with pytest.raises(UserError, match="at least"):
+        run_matrix(cells, device=CPU, **numbers)
+    assert not (tmp_path / "out").exists()
+
+
 def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():

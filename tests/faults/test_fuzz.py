@@ -36,6 +36,7 @@ odd = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 40),
+    st.sampled_from([2**32, -(2**64), 10**400]),
     st.floats(),
     st.text(max_size=5),
     st.lists(st.integers(-1, 40), max_size=4),
