@@ -129,3 +129,18 @@ def test_a_compiled_network_takes_the_same_step(tiny_config, monkeypatch):
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
     names = make_learner(tiny_config("ddfp")).student.state_dict().keys()
     assert learner.student.state_dict().keys() == names  # checkpoints fit either way
+
+
+def test_a_network_that_cannot_be_compiled_is_told_in_a_line(tiny_config, tmp_path, monkeypatch):
+    """As on a CPU without a C++ compiler."""
+    compile_module = torch.nn.Module.compile
+
+    def broken(*graph):
+        raise OSError("no compiler was found\nin all of it")
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compile_module(self, backend=broken)
+    )
+    config = tiny_config("ddfp", training={"compile": True})
+    with pytest.raises(UserError, match=r"^training\.compile: .*found in all of it\); leave"):
+        train(config, tmp_path / "run", device=torch.device("cpu"))

@@ -190,7 +190,7 @@ def train(
             if stop_at is not None and step >= stop_at:
                 return None
             batch = next(batches).to(device)
-            with _enough_memory(accumulate):
+            with _advised(accumulate):
                 losses = training_step(learner, batch, step)
             if step % LOG_EVERY == 0:
                 learner.watch.check()
@@ -243,13 +243,22 @@ def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
 
 
 @contextmanager
-def _enough_memory(accumulate: int) -> Iterator[None]:
+def _advised(accumulate: int) -> Iterator[None]:
+    """Tell, in a line with what helps, that a step lacks memory or a compiler."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of GPU memory; take a step's images in more parts with --accumulate "
             f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
+        ) from error
+    except RuntimeError as error:
+        # no public name stands for what torch.compile raises
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise UserError(
+            f"training.compile: PyTorch cannot compile the networks here ({reason}); leave it out"
         ) from error
 
 
