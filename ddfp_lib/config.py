@@ -240,10 +240,11 @@ class Config:
         counts += ["training.evaluate_every", "training.checkpoint_every"]
         if self.method.consistency:
             counts.append("training.batch_unlabeled")
-        counts.append("method.descent_steps")
+        counts += ["method.descent_steps", "density.hidden", "density.samples"]
         amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
         amounts += ["training.lr_encoder", "training.lr_head"]
         amounts += ["training.weight_decay", "training.poly"]
+        amounts += ["density.lr", "density.lr_decay", "density.noise", "density.clamp"]
         parts = ["training.consistency_from", "training.perturb_from"]
         parts += ["training.confidence", "training.ema_decay", "training.momentum"]
         below_one = ["network.dropout", "method.drop"]
@@ -253,6 +254,10 @@ class Config:
             (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
             (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
             (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
+            (["density.betas"], lambda value: all(0 <= b < 1 for b in value), "give 0 to below 1"),
+            (["network.dilations"], lambda value: all(d >= 1 for d in value), "give 1 or more"),
+            (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
+            (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
             (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
             (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
         ):

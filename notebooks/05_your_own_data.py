@@ -438,7 +438,7 @@ temporary.cleanup()
 # | the layout | `data/voc.py:39` `Voc` | VOC alone; opens masks of unlabeled images too |
 # | lists of names | `data/splits.py:58` `read_split` | lists; Cityscapes lists do not parse |
 # | masks are checked | `data/base.py:144` `read_mask` | - |
-# | settings are checked | `config.py:357` `load_config` | its logs show keys that no code reads |
+# | settings are checked | `config.py:362` `load_config` | its logs show keys that no code reads |
 # | overlays | `prediction.py:44` `predict_files` | - |
 #
 # ## Next

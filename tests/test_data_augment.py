@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -208,8 +210,10 @@ def test_mix_takes_the_box_from_the_next_image():
         ({"crop": 6}, "crop 6: use more than the 6 pixels"),
         ({"scale": (0.0, 2.0)}, "scale"),
         ({"scale": (2.0, 1.0)}, "scale"),
+        ({"scale": (1.0, math.inf)}, "scale .*at most 100"),
         ({"jitter": (0.5, 0.5, 0.5, 0.6)}, "jitter.*hue"),
         ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
+        ({"blur_sigma": (math.nan, math.nan)}, "blur_sigma .*at most 100"),
         ({"gray_p": 1.5}, "gray_p 1.5"),
     ],
 )

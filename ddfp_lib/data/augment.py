@@ -15,6 +15,9 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import resize_mask
 from ddfp_lib.errors import UserError
 
+LARGEST = 100
+"""No image is enlarged or blurred by more: such a view would not fit into memory."""
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -46,19 +49,20 @@ class AugmentConfig:
     cutmix_p: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("scale", "blur_sigma"):
+            least, greatest = getattr(self, name)
+            if not 0 < least <= greatest <= LARGEST:
+                raise UserError(
+                    f"augment: {name} {(least, greatest)}: use (least, greatest) above 0, at most "
+                    f"{LARGEST}"
+                )
         reach = math.ceil(3 * self.blur_sigma[1])  # blur mirrors so many pixels at the border
         rules = {
             f"crop {self.crop}: use more than the {reach} pixels that blur reaches": (
                 min(self.size) > max(0, reach)
             ),
-            f"scale {self.scale}: use (least, greatest) above 0": (
-                0 < self.scale[0] <= self.scale[1]
-            ),
             f"jitter {self.jitter}: use four of 0 to 1, the last (hue) at most 0.5": (
                 all(0 <= change <= 1 for change in self.jitter) and self.jitter[3] <= 0.5
-            ),
-            f"blur_sigma {self.blur_sigma}: use (least, greatest) above 0": (
-                0 < self.blur_sigma[0] <= self.blur_sigma[1]
             ),
         }
         for name in ("jitter_p", "gray_p", "blur_p", "cutmix_p"):

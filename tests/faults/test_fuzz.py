@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import json
 import math
 import signal
@@ -40,6 +41,7 @@ odd = st.one_of(
     st.floats(),
     st.text(max_size=5),
     st.lists(st.integers(-1, 40), max_size=4),
+    st.lists(st.floats(), max_size=4),
     st.dictionaries(st.text(max_size=3), st.integers(0, 9), max_size=2),
 )
 """Any YAML value, of a size that a run can be tried with."""
@@ -86,7 +88,8 @@ def leaves(values, path=()):
 WHOLE = to_dict(from_dict(copy.deepcopy(TINY) | {"method": to_dict(load_method("ddfp"))}))
 WHOLE["training"] |= {"steps": 3, "consistency_from": 0.0, "perturb_from": 0.3}
 KEYS = sorted(leaves(WHOLE))
-QUICK = [key for key in KEYS if key != ("training", "compile")]  # a compiler takes minutes
+SLOW = {("training", "compile"), ("network", "pretrained")}  # minutes of a compiler; a download
+QUICK = [key for key in KEYS if key not in SLOW]
 
 
 def spoilt(changes, whole=WHOLE):
@@ -127,6 +130,21 @@ def test_runs_of_odd_configurations(change):
             train(from_dict(spoilt([change])), folder / "run", device=torch.device("cpu"))
         except FloatingPointError as error:  # as lr 1e300
             assert "\n" not in str(error)
+
+
+EDGES = [None, True, -1, 0, 1, 0.5, 1e-300, 3e38, math.inf, math.nan, "", "x", {}, []]
+EDGES += [[0], [-1, -1], [0, 0], [2, 1], [-1, 0.5], [0.1, 0.2], [math.nan] * 2, [math.inf] * 2]
+
+
+@pytest.mark.fault("odd settings", "each setting with each value at an edge")
+@pytest.mark.soak
+def test_runs_of_each_setting_at_the_edges():
+    for key, value in itertools.product(QUICK, EDGES):
+        with scratch() as folder, ends_well():
+            try:
+                train(from_dict(spoilt([(key, value)])), folder / "run", device=torch.device("cpu"))
+            except FloatingPointError as error:
+                assert "\n" not in str(error)
 
 
 @pytest.mark.fault("random input", "YAML files")
