@@ -71,9 +71,9 @@ def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
         difference = ""
         if method != rival:
             gap = paired_difference(runs, method, rival)
-            difference = f"{gap['difference']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+            difference = f"{gap['difference']:+z.1f} ({gap['low']:+z.1f} to {gap['high']:+z.1f})"
             if gap["seeds"] < 2:
-                difference = f"{gap['difference']:+.1f} (one seed)"
+                difference = f"{gap['difference']:+z.1f} (one seed)"
         cells = [
             f"`{method}`",
             f"**{row['mean']:.1f}**" + (f" ± {row['std']:.1f}" if len(seeds) > 1 else ""),
@@ -105,7 +105,7 @@ def paper_table(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         runs = ledger[(ledger["benchmark"] == cell.benchmark) & (ledger["split"] == cell.split)]
         ours = {name: found["test_miou"] for name, found in runs.groupby("method")}
         known = not pd.isna(cell.miou)
-        difference = f"{ours['ddfp'].mean() - cell.miou:+.1f}" if known and "ddfp" in ours else ""
+        difference = f"{ours['ddfp'].mean() - cell.miou:+z.1f}" if known and "ddfp" in ours else ""
         methods = ("ddfp_released", "consistency", "supervised")
         row = [
             cell.benchmark,

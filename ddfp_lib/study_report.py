@@ -47,8 +47,8 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
 
 def _interval(gap: pd.Series) -> str:
     if pd.isna(gap["low"]):
-        return f"{gap['difference']:+.1f}"
-    return f"{gap['difference']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+        return f"{gap['difference']:+z.1f}"
+    return f"{gap['difference']:+z.1f} ({gap['low']:+z.1f} to {gap['high']:+z.1f})"
 
 
 def _answer(study: Study, runs: pd.DataFrame) -> str:

@@ -86,7 +86,7 @@ def differences_of(study):
         for rival in some["method"].unique()
     ]
     values = pd.concat(gaps)[["difference", "low", "high"]].to_numpy().ravel()
-    return {f"{value:+.1f}" for value in values}
+    return {f"{value:+z.1f}" for value in values}
 
 
 def misquoted(text, known):
