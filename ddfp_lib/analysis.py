@@ -1,6 +1,6 @@
 """What runs say: means, paired differences with their uncertainty, and where features go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,12 @@ def difference_table(ledger: pd.DataFrame, rival: str, score: str = "test_miou")
     others = [name for name in ledger["method"].unique() if name != rival]
     rows = {name: paired_difference(ledger, name, rival, score) for name in others}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def signed(difference: Mapping[str, float]) -> str:
+    """Write a :func:`paired_difference` in points, as ``+1.7 (+0.7 to +2.8)``; never as -0.0."""
+    gap, low, high = (f"{difference[name]:+z.1f}" for name in ("difference", "low", "high"))
+    return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
 
 
 def verdict(difference: dict[str, float]) -> str:

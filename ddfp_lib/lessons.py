@@ -33,6 +33,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
+from ddfp_lib.constants import QUIET_KERNEL
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically, write_text
 
@@ -114,7 +115,7 @@ def store(script: Path) -> float:
             notebook,
             timeout=CELL_SECONDS,
             resources={"metadata": {"path": str(script.parent)}},
-            extra_arguments=["--log-level=CRITICAL"],  # as in ddfp_lib.reproduction
+            extra_arguments=QUIET_KERNEL,
         )
         client.execute(env=environment)
     except CellExecutionError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfp_lib.config import find_benchmark
+from ddfp_lib.constants import QUIET_KERNEL
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.matrix import Cell, plan
@@ -144,8 +145,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
             kernel_name="python3",
             progress_bar=False,
             stdout_file=sys.stdout,
-            # what the kernel says of itself, as that it talks to this machine without encryption
-            extra_arguments=["--log-level=CRITICAL"],
+            extra_arguments=QUIET_KERNEL,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddfp_lib.analysis import paired_difference, score_table
+from ddfp_lib.analysis import paired_difference, score_table, signed
 from ddfp_lib.config import find_benchmark, splits_of
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
@@ -71,9 +71,7 @@ def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
         difference = ""
         if method != rival:
             gap = paired_difference(runs, method, rival)
-            difference = f"{gap['difference']:+z.1f} ({gap['low']:+z.1f} to {gap['high']:+z.1f})"
-            if gap["seeds"] < 2:
-                difference = f"{gap['difference']:+z.1f} (one seed)"
+            difference = signed(gap) + (" (one seed)" if gap["seeds"] < 2 else "")
         cells = [
             f"`{method}`",
             f"**{row['mean']:.1f}**" + (f" ± {row['std']:.1f}" if len(seeds) > 1 else ""),

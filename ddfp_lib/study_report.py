@@ -5,7 +5,7 @@ Written by :mod:`ddfp_lib.pages`.
 
 import pandas as pd
 
-from ddfp_lib.analysis import difference_table, score_table, verdict
+from ddfp_lib.analysis import difference_table, score_table, signed, verdict
 from ddfp_lib.mechanism import ALL, CHANGE, RANK, RIGHT
 from ddfp_lib.study import SCORES, Study, studies
 
@@ -40,15 +40,9 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
     for name, row in scores.iterrows():
         cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
-        cells += ["" if name == study.rival else _interval(gaps.loc[name])]
+        cells += ["" if name == study.rival else signed(gaps.loc[name])]
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
-
-
-def _interval(gap: pd.Series) -> str:
-    if pd.isna(gap["low"]):
-        return f"{gap['difference']:+z.1f}"
-    return f"{gap['difference']:+z.1f} ({gap['low']:+z.1f} to {gap['high']:+z.1f})"
 
 
 def _answer(study: Study, runs: pd.DataFrame) -> str:
@@ -63,7 +57,7 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         return f"Validation chooses {chosen}."
     told: dict[str, list[str]] = {}
     for name, gap in difference_table(runs, study.rival, study.score).iterrows():
-        told.setdefault(verdict(gap), []).append(f"`{name}` {_interval(gap)}")
+        told.setdefault(verdict(gap), []).append(f"`{name}` {signed(gap)}")
     return (
         "Against `"
         + study.rival

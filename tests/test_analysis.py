@@ -41,6 +41,14 @@ def test_paired_difference_is_the_paired_t_interval(frame):
     assert gap["seeds"] == 3
 
 
+def test_a_difference_near_nothing_has_no_minus_and_one_seed_no_interval():
+    assert (
+        analysis.signed({"difference": -0.01, "low": -2.6, "high": -0.04}) == "+0.0 (-2.6 to +0.0)"
+    )
+    alone = {"difference": 1.0, "low": float("nan"), "high": float("nan")}
+    assert analysis.signed(alone) == "+1.0"
+
+
 def test_paired_difference_uses_common_seeds_alone(frame):
     frame = frame[~((frame["method"] == "ddfp") & (frame["seed"] == 2))]
     gap = analysis.paired_difference(frame, "ddfp", "consistency")
