@@ -35,6 +35,7 @@ test: lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store

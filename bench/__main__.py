@@ -13,7 +13,7 @@ from bench.alone import alone
 from bench.goals import Goal, goal_table
 from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.files import write_text
-from ddfp_lib.training.loop import data_of
+from ddfp_lib.training.data import data_of
 
 HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"

@@ -35,12 +35,12 @@ from pathlib import Path
 import FrEIA.framework
 import FrEIA.modules
 import torch
-import torch.nn.functional as F
 import zuko
 from torch import Tensor, nn
 
 from bench.alone import alone
-from ddfp_lib.density import DensityConfig, DensityEstimator
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
 
 PRODUCT = 2048
 """Rows and columns of the matrices that the machine's own rate is measured with."""
@@ -257,7 +257,7 @@ def products() -> dict[str, Callable[[], Tensor]]:
     ways = {"default": lambda: matrix @ matrix}
     if torch.backends.mkldnn.is_available():
         inner = matrix.to_mkldnn()
-        ways["oneDNN"] = lambda: F.linear(inner, matrix)
+        ways["oneDNN"] = lambda: nn.functional.linear(inner, matrix)
     return ways
 
 

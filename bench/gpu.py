@@ -31,9 +31,11 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.files import write_text
-from ddfp_lib.models.network import resize
+from ddfp_lib.models.maps import resize, to_rows
 from ddfp_lib.seeds import generator
-from ddfp_lib.training.objective import Learner, cross_entropy, to_rows, training_step
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.losses import cross_entropy
+from ddfp_lib.training.step import training_step
 
 PAGE = Path(__file__).parent / "GPU.md"
 METHODS = ("supervised", "consistency", "noise", "ddfp")

@@ -24,8 +24,10 @@ from torch.utils._pytree import tree_leaves
 
 from bench.step import batches_of
 from ddfp_lib.config import find_benchmark, load_config
-from ddfp_lib.density import DensityConfig, DensityEstimator
-from ddfp_lib.training.objective import Learner, training_step
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.step import training_step
 
 Work = Callable[[], object]
 

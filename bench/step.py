@@ -19,8 +19,9 @@ import torch
 
 from ddfp_lib.config import Config, find_benchmark, load_config
 from ddfp_lib.data.loaders import Batch, training_batches
-from ddfp_lib.training.loop import data_of, split_of
-from ddfp_lib.training.objective import Learner, training_step
+from ddfp_lib.training.data import data_of, split_of
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.step import training_step
 
 METHODS = ("supervised", "consistency", "noise", "vat", "dropout", "ddfp", "ddfp_released")
 BATCHES = 8

@@ -1,8 +1,54 @@
 """Density-Descending Feature Perturbation, as a library that can be read in an afternoon.
 
-Start with :mod:`ddfp_lib.training.objective` (one training step on one screen), then
-:mod:`ddfp_lib.density` (what is learned about the features) and :mod:`ddfp_lib.perturb` (how the
-features are moved). Importing this package imports nothing else.
+Start with :mod:`ddfp_lib.training.reference_step` (one training step on one screen), then
+:mod:`ddfp_lib.method.density` (what is learned about the features) and
+:mod:`ddfp_lib.method.perturb` (how the features are moved). ``docs/architecture.md`` draws the
+rooms. The names below are imported when they are first used, so that ``import ddfp_lib`` is quick.
 """
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "config": ("Config", "load_config"),
+    "data": ("open_dataset",),
+    "evaluation.descent": ("measure_descent",),
+    "evaluation.prediction": ("overlay", "predict_files", "segment"),
+    "evaluation.scores": ("evaluate",),
+    "method.config": ("DensityConfig",),
+    "method.density": ("DensityEstimator",),
+    "method.flow": ("CouplingBlock", "Flow"),
+    "method.mixture": ("GaussianMixture",),
+    "method.perturb": (
+        "AdversarialVAT",
+        "ChannelDropout",
+        "DensityDescent",
+        "FeatureModels",
+        "UniformNoise",
+    ),
+    "models.network": ("SegmentationNetwork",),
+    "runs.folder": ("Run",),
+    "training.data": ("data_of", "split_of"),
+    "training.learner": ("Learner", "load_learner"),
+    "training.loop": ("train",),
+    "training.reference_step": ("reference_step",),
+    "training.step": ("training_step",),
+}
+"""The module of each name that this package offers."""
+
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of :data:`__all__` from its module when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,7 @@ from ddfp_lib.errors import UserError
 
 
 @contextlib.contextmanager
-def told_as_user_error(path: Path) -> Iterator[None]:
+def raises_user_error(path: Path) -> Iterator[None]:
     """Tell in one line that ``path`` cannot be written.
 
     Raises:
@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with told_as_user_error(path):
+        with raises_user_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(partial)
             with partial.open("rb") as file:

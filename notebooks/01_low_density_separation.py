@@ -55,8 +55,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddfp_lib.constants import UNLABELED
-from ddfp_lib.density import DensityConfig, DensityEstimator
-from ddfp_lib.perturb import AdversarialVAT, DensityDescent, Query, UniformNoise
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.perturb import AdversarialVAT, DensityDescent, FeatureModels, UniformNoise
 from ddfp_lib.plots.lines import curves, seed_dots
 from ddfp_lib.plots.planes import Panel, Window, density_under_boundary, maps
 from ddfp_lib.plots.style import METHOD_COLOURS
@@ -308,9 +309,9 @@ print(inspect.getsource(DensityDescent.__call__))
 # %%
 def step_down(log_density, x, eps):
     """Return the step of each point (N, 2) down a density, (N, 2)."""
-    query = Query(log_density=lambda v: log_density(v[0].T)[None], logits=None)
+    models = FeatureModels(log_density=lambda v: log_density(v[0].T)[None], logits=None)
     everywhere = torch.ones(1, len(x), dtype=torch.bool)
-    return DensityDescent(eps)(x.T[None], everywhere, query, generator("unused"))[0].T
+    return DensityDescent(eps)(x.T[None], everywhere, models, generator("unused"))[0].T
 
 
 downhill = {name: step_down(density[name].log_prob, train_set[name][0], eps) for name in clouds}
@@ -387,7 +388,7 @@ def consistency(step):
 
 
 def noise(eps):
-    perturb, rng, nothing = UniformNoise(eps), generator("noise"), Query(None, None)
+    perturb, rng, nothing = UniformNoise(eps), generator("noise"), FeatureModels(None, None)
     return consistency(lambda student, x, moved: perturb(x, moved, nothing, rng))
 
 
@@ -566,14 +567,16 @@ assert under_boundary("gap", after).mean() < under_boundary("gap", before).mean(
 # ## Exercises
 #
 # **1. Ask the classifier instead.** `AdversarialVAT(eps)` moves each point to where the
-# *prediction* changes fastest; it needs `Query(None, student)` and a generator. Write the rule, and
-# train with it on moons and gap. Does it side with noise or with descent?
+# *prediction* changes fastest; it needs `FeatureModels(None, student)` and a generator. Write the
+# rule, and train with it on moons and gap. Does it side with noise or with descent?
 
 
 # %% tags=["solution"]
 def vat(eps):
     perturb, rng = AdversarialVAT(eps), generator("vat")
-    return consistency(lambda student, x, moved: perturb(x, moved, Query(None, student), rng))
+    return consistency(
+        lambda student, x, moved: perturb(x, moved, FeatureModels(None, student), rng)
+    )
 
 
 def gains(rules):
@@ -631,8 +634,8 @@ gains({name: descent(name, eps, clouds[name].log_density) for name in ("moons", 
 # object as here.
 #
 # ```python
-# # ddfp_lib/training/objective.py
-#         shift = learner.perturbation(movable.detach(), moved, query, device)
+# # ddfp_lib/training/reference_step.py
+#         shift = learner.perturbation(start.detach(), confident, models, for_features)
 # ```
 #
 # Whether descent beats noise there is measured, not assumed: [the results](../reproduce/RESULTS.md)

@@ -56,8 +56,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, KNeighborsClassifier
 
 from ddfp_lib.constants import UNLABELED
-from ddfp_lib.density import DensityConfig, DensityEstimator
-from ddfp_lib.flow import CouplingBlock
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.flow import CouplingBlock
 from ddfp_lib.plots.lines import change_of_variables, curves
 from ddfp_lib.plots.planes import Panel, Window, maps
 from ddfp_lib.plots.style import CLASS_COLOURS
@@ -580,15 +581,15 @@ pd.DataFrame(rows).map(lambda gap: f"{gap:.1f}" if gap < 10 else "more than 10")
 # teacher's features, labels where there are some:
 #
 # ```python
-# # ddfp_lib/training/objective.py
-#         rows, known = density_rows(described, batch.labels, batch.valid, believed, void=void)
-#         losses["bits_per_dim"] = density.fit_step(rows, known, generator=device).bits_per_dim
+# # ddfp_lib/training/reference_step.py
+#         rows, classes = density_training_data(teacher_v, batch.labels, batch.valid)
+#         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
 # and the block, in the form it has there:
 #
 # ```python
-# # ddfp_lib/flow.py
+# # ddfp_lib/method/flow.py
 #         y_a, log_det_a = _Affine.apply(x_a, self.from_right(x_b), self.clamp)
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```

@@ -49,20 +49,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddfp_lib.analysis import measure_descent
 from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data.loaders import evaluation_batches
-from ddfp_lib.density import DensityConfig, DensityEstimator
+from ddfp_lib.evaluation.descent import measure_descent
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.perturb import AdversarialVAT, DensityDescent, FeatureModels, UniformNoise
+from ddfp_lib.models.maps import resize_nearest, to_rows
 from ddfp_lib.models.network import evaluating
-from ddfp_lib.perturb import AdversarialVAT, DensityDescent, Query, UniformNoise
 from ddfp_lib.plots.features import descents, embeddings, step_costs
 from ddfp_lib.plots.planes import Panel, Window, maps
 from ddfp_lib.plots.training import panels
-from ddfp_lib.runs import Run
+from ddfp_lib.runs.folder import Run
 from ddfp_lib.seeds import generator
-from ddfp_lib.training.loop import data_of, train
-from ddfp_lib.training.objective import resize_nearest, to_rows
+from ddfp_lib.training.data import data_of
+from ddfp_lib.training.learner import load_learner
+from ddfp_lib.training.loop import train
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another
@@ -109,7 +112,7 @@ def draw(count: int, *seed: int | str) -> tuple[Tensor, Tensor]:
 
 
 # %%
-def learn(seed: int) -> Query:
+def learn(seed: int) -> FeatureModels:
     x, classes = draw(points, seed)
     labels = classes.where(torch.arange(points) < points // 10, UNLABELED)
     config = DensityConfig(blocks=4, hidden=32, lr=5e-3, noise=0.05)
@@ -127,7 +130,7 @@ def learn(seed: int) -> Query:
         optimizer.zero_grad()
         F.cross_entropy(classifier(x), classes).backward()
         optimizer.step()
-    return Query(flow.log_prob, classifier)
+    return FeatureModels(flow.log_prob, classifier)
 
 
 queries = [learn(seed) for seed in seeds]
@@ -184,12 +187,12 @@ def walkers(eps: float) -> dict:
 
 falls = {name: torch.zeros(len(seeds), len(lengths)) for name in walkers(1.0)}
 flips = {name: torch.zeros(len(seeds), len(lengths)) for name in walkers(1.0)}
-for row, (seed, query) in enumerate(zip(seeds, queries, strict=True)):
+for row, (seed, models) in enumerate(zip(seeds, queries, strict=True)):
     x, _ = draw(1500, "fresh", seed)
     everywhere = torch.ones(len(x), dtype=torch.bool)
     for column, eps in enumerate(lengths):
         for name, walk in walkers(eps).items():
-            there = x + walk(x, everywhere, query, generator("walk", seed))
+            there = x + walk(x, everywhere, models, generator("walk", seed))
             falls[name][row, column] = (true_log_density(x) - true_log_density(there)).mean()
             flips[name][row, column] = (true_class(there) != true_class(x)).float().mean()
 step_costs(lengths, falls, flips)
@@ -243,12 +246,12 @@ assert share["True"] > share["False"] + 0.2
 table = {}
 for dimensions in (2, 8, 32, 128):
     v = torch.randn(4000, dimensions, generator=generator("gauss", dimensions))
-    query = Query(lambda v: -0.5 * v.square().sum(1), lambda v: v)
+    models = FeatureModels(lambda v: -0.5 * v.square().sum(1), lambda v: v)
     rows = torch.ones(len(v), dtype=torch.bool)
     table[dimensions] = {
         name: float(
             (
-                0.5 * (v + walk(v, rows, query, generator(1))).square().sum(1)
+                0.5 * (v + walk(v, rows, models, generator(1))).square().sum(1)
                 - 0.5 * v.square().sum(1)
             ).mean()
         )
@@ -275,7 +278,7 @@ assert all(abs(row["random"] - 0.5) < 0.1 for row in table.values())
 length = (2 * 32**0.5 + 1) ** 0.5  # eps^2 / 2 = sqrt(D) + 1/2
 v = torch.randn(4000, 32, generator=generator("exercise"))
 rows = torch.ones(len(v), dtype=torch.bool)
-there = v + UniformNoise(length)(v, rows, query, generator(2))
+there = v + UniformNoise(length)(v, rows, models, generator(2))
 fall = 0.5 * (there.square().sum(1) - v.square().sum(1)).mean()
 assert abs(fall - table[32]["density descent"]) < 0.5
 print(f"length {length:.1f}")
@@ -307,7 +310,7 @@ settings = {
 config = load_config(find_benchmark("digits"), "ddfp", 0, [f"{k}={v}" for k, v in settings.items()])
 with tempfile.TemporaryDirectory() as folder:
     train(config, Path(folder), device=torch.device("cpu"))
-    learner = Run.open(Path(folder)).learner(torch.device("cpu"))
+    learner = load_learner(Run.open(Path(folder)), torch.device("cpu"))
 validation = data_of(config, "val")
 validation.classes
 
@@ -349,19 +352,19 @@ assert measured.kept["density descent"] > 0.95
 images, masks = next(evaluation_batches(validation, len(validation)))
 network, rng = learner.teacher, generator("map")
 with torch.no_grad(), evaluating(network):
-    query = learner.query(rng, network)
+    models = learner.feature_models(rng, network)
     features = network.encode(images / 255)
     truth = resize_nearest(masks, features.shape[2:])
-    confidence = query.logits(features).softmax(1).amax(1)
+    confidence = models.logits(features).softmax(1).amax(1)
     moved = (confidence > config.training.confidence) & (truth != IGNORE_INDEX)
     ways = {
         "at rest": features,
-        "after a random step": features + UniformNoise(config.eps)(features, moved, query, rng),
-        "after descent": features + DensityDescent(config.eps)(features, moved, query, rng),
+        "after a random step": features + UniformNoise(config.eps)(features, moved, models, rng),
+        "after descent": features + DensityDescent(config.eps)(features, moved, models, rng),
     }
-    log_p = {name: query.log_density(f) for name, f in ways.items()}
+    log_p = {name: models.log_density(f) for name, f in ways.items()}
     where = {
-        name: to_rows(network.embed(f, frozen=True))[moved.flatten()] for name, f in ways.items()
+        name: to_rows(network.embed(f, eval_mode=True))[moved.flatten()] for name, f in ways.items()
     }
 chosen = torch.randperm(int(moved.sum()), generator=rng)[:shown]
 classes = truth[moved][chosen]
@@ -440,11 +443,11 @@ assert rank_correlation < -0.2
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the step | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
-# | one length for all | `perturb.py:56` `scale_to_length` | `model/model/attack.py` |
-# | what it may ask | `training/objective.py:447` `Learner.query` | `model/model/attack.py` |
-# | the density | `density.py:150` `log_prob` | `model/flow/loss.py:25-33` |
-# | steps, measured | `analysis.py:120` `measure_descent` | |
+# | the step | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
+# | one length for all | `method/perturb.py` `scale_to_length` | `model/model/attack.py` |
+# | what it may ask | `training/learner.py` `Learner.feature_models` | `model/model/attack.py` |
+# | the density | `method/density.py` `log_prob` | `model/flow/loss.py:25-33` |
+# | steps, measured | `evaluation/descent.py` `measure_descent` | |
 #
 # The release takes one straight step, of length 4 in 304 dimensions, for confident pixels and
 # those neighbours that the gradient reaches; here neighbours stay.

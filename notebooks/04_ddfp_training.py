@@ -48,27 +48,29 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ddfp_lib.analysis import difference_table, paired_difference, score_table, verdict
 from ddfp_lib.config import Config, find_benchmark, load_config, load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
 from ddfp_lib.data.loaders import training_batches
-from ddfp_lib.evaluation import evaluate
-from ddfp_lib.models.network import resize
+from ddfp_lib.evaluation.prediction import segment
+from ddfp_lib.evaluation.scores import evaluate
+from ddfp_lib.experiments.statistics import (
+    difference_table,
+    paired_difference,
+    score_table,
+    verdict,
+)
+from ddfp_lib.experiments.study import find_study
+from ddfp_lib.models.maps import resize
 from ddfp_lib.plots import runs as run_figures
 from ddfp_lib.plots.training import distances, history, panels
-from ddfp_lib.prediction import segment
-from ddfp_lib.runs import Run
-from ddfp_lib.study import find_study
-from ddfp_lib.training.loop import data_of, split_of, train
-from ddfp_lib.training.objective import (
-    Learner,
-    PseudoLabels,
-    cross_entropy,
-    density_rows,
-    training_step,
-)
-from ddfp_lib.training.teacher import ema_keep, follow
+from ddfp_lib.runs.folder import Run
+from ddfp_lib.training.data import data_of, split_of
+from ddfp_lib.training.learner import Learner, load_learner
+from ddfp_lib.training.loop import train
+from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
+from ddfp_lib.training.step import training_step
+from ddfp_lib.training.teacher import ema_decay_at, update_ema
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another
@@ -164,7 +166,7 @@ assert not (folder / "result.json").exists()
 
 # %%
 run = Run.open(folder)
-learner = run.learner(device)
+learner = load_learner(run, device)
 student, teacher, density = learner.student, learner.teacher, learner.density
 step = next(
     s
@@ -256,12 +258,12 @@ panels(
 # %%
 movable = features[len(labeled_images) :].detach()
 confident_here = target.at(movable.shape[2:]).confident
-query = learner.query(on_device)
-shift = learner.perturbation(movable, confident_here, query, on_device)
+models = learner.feature_models(on_device)
+shift = learner.perturbation(movable, confident_here, models, on_device)
 
 with torch.no_grad():
-    before = query.log_density(movable)
-    change = query.log_density(movable + shift) - before
+    before = models.log_density(movable)
+    change = models.log_density(movable + shift) - before
 fell = (change[confident_here] < 0).float().mean()
 nowhere = torch.full_like(change, float("nan"))
 panels(
@@ -300,14 +302,14 @@ logits_moved = resize(student.classify(moved), weak.shape[2:])
 losses["perturbed"] = target.cross_entropy(logits_moved, mean)
 summed: dict[str, torch.Tensor] = {}
 learner.backward(losses, summed)
-told = learner.descend(summed, step)
+told = learner.optimizer_step(summed, step)
 print("told of the step:", ", ".join(told))
 
 # %% [markdown]
 # ### Part 5. The flow takes its own step
 
 # %%
-rows, row_classes = density_rows(seen, batch.labels, batch.valid)
+rows, row_classes = density_training_data(seen, batch.labels, batch.valid)
 fit = density.fit_step(rows, row_classes, generator=on_device)
 losses["bits_per_dim"] = fit.bits_per_dim
 print(f"rows of v: {tuple(rows.shape)}, {(row_classes >= 0).sum()} of them with a class")
@@ -324,9 +326,9 @@ def distance(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
 
 
 far = distance(teacher, student)
-follow(teacher, student, step, training.ema_decay)
+update_ema(teacher, student, step, training.ema_decay)
 near = distance(teacher, student)
-keep = ema_keep(step, training.ema_decay)
+keep = ema_decay_at(step, training.ema_decay)
 print(f"the teacher keeps {keep:.3f} of itself; its distance shrinks to {near / far:.3f} of it")
 
 # %% [markdown]
@@ -334,7 +336,7 @@ print(f"the teacher keeps {keep:.3f} of itself; its distance shrinks to {near / 
 # step, and compare.
 
 # %% tags=["check"]
-other = run.learner(device)
+other = load_learner(run, device)
 whole = training_step(other, batch, step)
 for name, value in losses.items():
     torch.testing.assert_close(value.detach(), whole[name])
@@ -381,7 +383,7 @@ assert bits[-1] < bits[0] - 0.3
 
 # %% tags=["thumbnail"]
 test = scenes_of["test"]
-final = run.learner(device).teacher
+final = load_learner(run, device).teacher
 shown = torch.linspace(0, len(test) - 1, 7).long().tolist()
 images = [test.image(index) for index in shown]
 teachers = {"half way": other.teacher, "at the end": final}
@@ -592,7 +594,7 @@ torch.testing.assert_close(by_confident, by_valid / target.coverage())
 
 # %% tags=["solution"]
 for decay in (0.99, 0.999):
-    begin = next(n for n in range(2000) if ema_keep(n, decay) >= decay)
+    begin = next(n for n in range(2000) if ema_decay_at(n, decay) >= decay)
     print(f"decay {decay}: from step {begin}")
 # Before that step the teacher is the plain mean of all students so far, random start included:
 # with 0.999 for the whole of a run of 240 steps.
@@ -615,13 +617,13 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the six parts | `training/objective.py:27` `training_step` | `train_ddfp_pascal.py:372-524` |
-# | pseudo-labels | `training/objective.py:192` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
-# | the step down | `perturb.py:87` `DensityDescent` | `model/model/attack.py` |
-# | the sum of losses | `training/objective.py:484` `backward` | `train_ddfp_pascal.py:426` |
-# | the flow's step | `density.py:216` `fit_step` | `train_ddfp_pascal.py:455-500` |
-# | the teacher | `training/teacher.py:43` `follow` | `train_ddfp_pascal.py:505-524` |
-# | the loop | `training/loop.py:72` `train` | |
+# | the six parts | `training/reference_step.py` `reference_step` | `train_ddfp_pascal.py:372-524` |
+# | pseudo-labels | `training/losses.py` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
+# | the step down | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
+# | the sum of losses | `training/learner.py` `backward` | `train_ddfp_pascal.py:426` |
+# | the flow's step | `method/density.py` `fit_step` | `train_ddfp_pascal.py:455-500` |
+# | the teacher | `training/teacher.py` `update_ema` | `train_ddfp_pascal.py:505-524` |
+# | the loop | `training/loop.py` `train` | |
 #
 # The paper's setting has a ResNet-101, crops of 513 pixels, 16 + 16 images a step, a threshold of
 # 0.95, an average of 0.999 and steps of length 4.

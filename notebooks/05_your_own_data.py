@@ -55,7 +55,7 @@ from ddfp_lib.data.splits import read_split
 from ddfp_lib.data.voc import Voc, write_voc
 from ddfp_lib.errors import UserError
 from ddfp_lib.plots.training import history, panels
-from ddfp_lib.runs import Run
+from ddfp_lib.runs.folder import Run
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another
@@ -435,11 +435,11 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py:39` `Voc` | VOC alone; opens masks of unlabeled images too |
-# | lists of names | `data/splits.py:58` `read_split` | lists; Cityscapes lists do not parse |
-# | masks are checked | `data/base.py:144` `read_mask` | - |
-# | settings are checked | `config.py:362` `load_config` | its logs show keys that no code reads |
-# | overlays | `prediction.py:44` `predict_files` | - |
+# | the layout | `data/voc.py` `Voc` | VOC alone; opens masks of unlabeled images too |
+# | lists of names | `data/splits.py` `read_split` | lists; Cityscapes lists do not parse |
+# | masks are checked | `data/base.py` `read_mask` | - |
+# | settings are checked | `config/reading.py` `load_config` | its logs show keys no code reads |
+# | overlays | `evaluation/prediction.py` `predict_files` | - |
 #
 # ## Next
 #

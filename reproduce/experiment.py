@@ -40,14 +40,17 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from ddfp_lib import analysis
 from ddfp_lib.config import find_benchmark
-from ddfp_lib.literature import released_curve
-from ddfp_lib.matrix import Cell, ledger, plan, run_matrix, write_ledger
+from ddfp_lib.evaluation.descent import measure_descent
+from ddfp_lib.evaluation.prediction import segment
+from ddfp_lib.experiments import statistics
+from ddfp_lib.experiments.ledger import ledger, write_ledger
+from ddfp_lib.experiments.matrix import Cell, plan, run_matrix
+from ddfp_lib.experiments.published import released_curve
 from ddfp_lib.plots import runs as figures
-from ddfp_lib.prediction import segment
-from ddfp_lib.runs import Run
-from ddfp_lib.training.loop import data_of
+from ddfp_lib.runs.folder import Run
+from ddfp_lib.training.data import data_of
+from ddfp_lib.training.learner import load_learner
 
 # %% [markdown]
 # ## Training
@@ -106,7 +109,7 @@ display(
 
 # %% tags=["scores"]
 for _, rows in each_split():
-    display(analysis.score_table(rows).style.format("{:.1f}", na_rep="-"))
+    display(statistics.score_table(rows).style.format("{:.1f}", na_rep="-"))
 
 # %% tags=["scores-figure"]
 rival = "consistency" if "consistency" in methods else methods[0]
@@ -123,11 +126,11 @@ for _, rows in each_split():
     sentences = []
     for other in against:
         for method in [m for m in methods if m not in against[: against.index(other) + 1]]:
-            gap = analysis.paired_difference(rows, method, other)
+            gap = statistics.paired_difference(rows, method, other)
             sentences.append(
                 f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "
                 f"95 % interval {gap['low']:+.1f} to {gap['high']:+.1f} over {gap['seeds']} seeds: "
-                f"{analysis.verdict(gap)}."
+                f"{statistics.verdict(gap)}."
             )
     display(Markdown("\n".join(sentences)))
 
@@ -167,7 +170,7 @@ truths = [test.mask(index) for index in shown]
 for runs, _ in each_split():
     predictions = {}
     for method, found in by_method(runs).items():
-        teacher = found[0].learner(where).teacher
+        teacher = load_learner(found[0], where).teacher
         predictions[method] = [segment(teacher, image, where) for image in images]
     display(figures.segmentations(images, truths, predictions, test.classes, test.palette))
 
@@ -195,8 +198,8 @@ for runs, _ in each_split():
     if described is None:
         display(Markdown("None of these methods learns a density."))
         continue
-    learner = Run.open(described.folder).learner(where)
-    measured = analysis.measure_descent(learner, data_of(config, "val"), eps=config.eps)
+    learner = load_learner(Run.open(described.folder), where)
+    measured = measure_descent(learner, data_of(config, "val"), eps=config.eps)
     if len(measured.before) == 0:
         display(Markdown("The teacher is confident nowhere: there is no feature to move."))
         continue

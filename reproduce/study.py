@@ -31,13 +31,15 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from ddfp_lib import mechanism, study_report
+from ddfp_lib.experiments.ledger import ledger, write_ledger
+from ddfp_lib.experiments.matrix import run_matrix
+from ddfp_lib.experiments.mechanism import measure_run
+from ddfp_lib.experiments.study import SCORES, find_study
 from ddfp_lib.files import write_text
-from ddfp_lib.matrix import ledger, run_matrix, write_ledger
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.plots.study import boundary
-from ddfp_lib.runs import Run
-from ddfp_lib.study import SCORES, find_study
+from ddfp_lib.reports import studies as study_report
+from ddfp_lib.runs.folder import Run
 
 # %% [markdown]
 # ## Training
@@ -77,7 +79,7 @@ display(figures.curves(by_variant))
 
 # %% tags=["mechanism"]
 measured = [
-    mechanism.measure_run(run, device=torch.device(device))
+    measure_run(run, device=torch.device(device))
     for run in opened
     if run.config.method.name in asked.mechanism
 ]

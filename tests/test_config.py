@@ -26,7 +26,7 @@ from ddfp_lib.config import (
     to_yaml,
 )
 from ddfp_lib.errors import UserError
-from ddfp_lib.literature import PAPER, published_scores
+from ddfp_lib.experiments.published import PAPER, published_scores
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = sorted((REPOSITORY / "reproduce" / "configs").rglob("*.yaml"))

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from ddfp_lib.data.augment import AugmentConfig, cutmix_boxes, mix, strong_view, weak_view
 from ddfp_lib.errors import UserError
@@ -29,8 +29,8 @@ def test_weak_view_keeps_image_and_mask_together(seed, crop):
     assert image.dtype == mask.dtype == torch.uint8
     # Where the mask is one class for 2 pixels around, resizing has mixed no colours.
     inner = mask[None].float()
-    same = F.max_pool2d(inner, 5, 1)[0] == -F.max_pool2d(-inner, 5, 1)[0]
-    flat = F.pad(same, [2] * 4)
+    same = nn.functional.max_pool2d(inner, 5, 1)[0] == -nn.functional.max_pool2d(-inner, 5, 1)[0]
+    flat = nn.functional.pad(same, [2] * 4)
     assert flat.any()
     expected = torch.where(mask == 255, 0, mask * 20)
     assert torch.equal(image[:, flat], expected[flat].expand(3, -1))

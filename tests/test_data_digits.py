@@ -1,7 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.datasets import load_digits, load_sample_images
+from torch import nn
 
 from ddfp_lib.data.digits import (
     LUMINANCE,
@@ -89,7 +89,7 @@ def test_a_single_scene_may_want_fewer_digits_than_it_might_have():
 def test_the_ring_is_as_wide_as_asked_for(border):
     _, masks = scenes(border=border, digits=(1, 1))
     digit = (masks > 0) & (masks < 255)
-    grown = F.max_pool2d(digit.float(), 2 * border + 1, stride=1, padding=border).bool()
+    grown = nn.functional.max_pool2d(digit.float(), 2 * border + 1, stride=1, padding=border).bool()
     assert torch.equal(grown & ~digit, masks == 255)
 
 

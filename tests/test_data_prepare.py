@@ -25,10 +25,10 @@ from ddfp_lib.data.splits import read_names, read_split
 from ddfp_lib.data.verify import verify
 from ddfp_lib.data.voc import Voc
 from ddfp_lib.errors import UserError
-from ddfp_lib.literature import published_scores
-from ddfp_lib.matrix import ledger
-from ddfp_lib.results import results_page
-from ddfp_lib.runs import finished_result
+from ddfp_lib.experiments.ledger import ledger
+from ddfp_lib.experiments.published import published_scores
+from ddfp_lib.reports.results import results_page
+from ddfp_lib.runs.folder import finished_result
 from tests.conftest import TINY
 from tests.fixtures.trees import (
     add_member,

@@ -3,13 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddfp_lib.data.splits import (
-    classes_present,
-    make_split,
-    read_names,
-    read_split,
-    write_split,
-)
+from ddfp_lib.data.splits import classes_present, make_split, read_names, read_split, write_split
 from ddfp_lib.errors import UserError
 from tests.fixtures.trees import InMemory, block_masks
 

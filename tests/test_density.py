@@ -11,10 +11,11 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ddfp_lib.density
+import ddfp_lib.method.density
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
-from ddfp_lib.density import DensityConfig, DensityEstimator
 from ddfp_lib.errors import UserError
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
 
 SMALL = DensityConfig(hidden=16)
 
@@ -137,7 +138,7 @@ def test_bits_are_nats_over_log_two_and_dimensions():
 @pytest.fixture
 def chunked(monkeypatch):
     """Chunks of 7 rows: the last one of 20 rows is shorter."""
-    monkeypatch.setattr(ddfp_lib.density, "CPU_CHUNK_ROWS", 7)
+    monkeypatch.setattr(ddfp_lib.method.density, "CPU_CHUNK_ROWS", 7)
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(20) % 4 - 1])
@@ -266,7 +267,7 @@ def test_every_parameter_moves_in_a_step():
 def test_chunks_do_not_change_the_step(monkeypatch):
     whole, chunked = estimator().double(), estimator().double()
     whole_step = whole.fit_step(points(20, 5), generator=seeded())
-    monkeypatch.setattr(ddfp_lib.density, "CPU_CHUNK_ROWS", 7)
+    monkeypatch.setattr(ddfp_lib.method.density, "CPU_CHUNK_ROWS", 7)
     chunked_step = chunked.fit_step(points(20, 5), generator=seeded())
     torch.testing.assert_close(chunked_step.nll, whole_step.nll)
     torch.testing.assert_close(chunked_step.grad_norm, whole_step.grad_norm)
@@ -478,5 +479,5 @@ def test_impossible_sizes_are_refused(arguments, message):
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(ddfp_lib.density)
+    result = doctest.testmod(ddfp_lib.method.density)
     assert result.attempted and not result.failed

@@ -17,23 +17,27 @@ import ddfp_lib.training.loop as loop
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.loaders import training_batches
 from ddfp_lib.data.splits import make_split
-from ddfp_lib.density import DensityConfig, DensityEstimator
 from ddfp_lib.errors import UserError
-from ddfp_lib.evaluation import evaluate
+from ddfp_lib.evaluation.scores import evaluate
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.models.norms import SharedBatchNorm2d
-from ddfp_lib.training.distributed import (
+from ddfp_lib.ranks import (
     differentiable_total,
     first_of_next,
-    launch,
-    process_group,
     rank,
     sum_gradients,
     together,
     total,
     world_size,
 )
-from ddfp_lib.training.loop import data_of, shares_of, train
-from ddfp_lib.training.objective import Learner, Pixels, PseudoLabels, training_step
+from ddfp_lib.training.data import data_of
+from ddfp_lib.training.distributed import launch, process_group
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.loop import train
+from ddfp_lib.training.losses import PixelCounts, PseudoLabels
+from ddfp_lib.training.memory import shares_of
+from ddfp_lib.training.step import training_step
 from tests.conftest import TINY
 from tests.fixtures.ranks import run_ranks
 from tests.test_evaluation import Painted, Reader
@@ -282,7 +286,7 @@ def test_cutmix_changes_no_count():
     pseudo = PseudoLabels(labels, torch.rand(labels.shape, generator=rng) < 0.7)
     box = torch.zeros(8, 9).bool()
     box[2:6, 1:8] = True
-    before, after = (Pixels.of(labels, each) for each in (pseudo, pseudo.mixed(box)))
+    before, after = (PixelCounts.of(labels, each) for each in (pseudo, pseudo.mixed(box)))
     assert before == after
     assert 0 < before.confident < before.valid
 

@@ -3,12 +3,14 @@
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from ddfp_lib.config import find_benchmark, load_config
-from ddfp_lib.estimate import estimate, fitting_parts, training_memory
-from ddfp_lib.matrix import LEDGER
-from ddfp_lib.models.network import SegmentationNetwork, resize
+from ddfp_lib.experiments.cost import estimate
+from ddfp_lib.experiments.ledger import LEDGER
+from ddfp_lib.models.maps import resize
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.training.memory import fitting_parts, training_memory
 
 EMPTY = pd.DataFrame(columns=list(LEDGER))
 
@@ -28,7 +30,9 @@ def test_counted_bytes_are_those_of_a_real_pass(tiny_config):
 
     labels = torch.zeros(4, 32, 32, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = F.cross_entropy(resize(network(torch.rand(4, 3, 32, 32)), (32, 32)), labels)
+        loss = nn.functional.cross_entropy(
+            resize(network(torch.rand(4, 3, 32, 32)), (32, 32)), labels
+        )
     weights = {p.untyped_storage().data_ptr(): p for p in network.parameters()}
     real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
     real += 4 * sum(p.numel() * 4 for p in weights.values())

@@ -10,9 +10,9 @@ from torch import nn
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.errors import UserError
-from ddfp_lib.evaluation import Evaluation, evaluate
-from ddfp_lib.protocol import Protocol
+from ddfp_lib.evaluation.scores import Evaluation, evaluate
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -253,7 +253,7 @@ def test_protocols_count_what_they_see(counted):
 
 
 def test_large_images_go_one_at_a_time(monkeypatch, counted):
-    monkeypatch.setattr("ddfp_lib.evaluation.PIXELS", 2 * 7 * 9)
+    monkeypatch.setattr("ddfp_lib.evaluation.scores.PIXELS", 2 * 7 * 9)
     network = Reader()
     scores = evaluate(network, Painted(), device=CPU)
     assert network.batches == [2, 1, 1, 2, 1]

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import ddfp_lib.flow
+import ddfp_lib.method.flow
 from ddfp_lib.errors import UserError
-from ddfp_lib.flow import ATAN_SLOPE, ONEDNN_WIDTH, Flow
+from ddfp_lib.method.flow import ATAN_SLOPE, ONEDNN_WIDTH, Flow
 
 
 @st.composite
@@ -182,5 +182,5 @@ def test_impossible_sizes_are_refused(arguments):
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(ddfp_lib.flow)
+    result = doctest.testmod(ddfp_lib.method.flow)
     assert result.attempted and not result.failed

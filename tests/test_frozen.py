@@ -5,7 +5,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from ddfp_lib.frozen import MEMORY, SHARES, FrozenDensity
+from ddfp_lib.method.frozen import MEMORY, SHARES, FrozenDensity
 from ddfp_lib.training.loop import train
 from tests.test_training import make_learner
 

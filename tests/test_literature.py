@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ddfp_lib.config import find_benchmark, load_config
-from ddfp_lib.literature import paper_score, published_scores, released_curve
+from ddfp_lib.experiments.published import paper_score, published_scores, released_curve
 from ddfp_lib.plots import runs as figures
 
 

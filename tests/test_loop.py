@@ -16,14 +16,16 @@ import yaml
 from tensorboard.backend.event_processing import event_accumulator
 from torch.utils.data import get_worker_info
 
-import ddfp_lib.training.checkpoint as checkpoint
+import ddfp_lib.runs.checkpoints as checkpoint
 import ddfp_lib.training.loop as loop
 from ddfp_lib.config import from_dict
 from ddfp_lib.data.digits import DigitScenes
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import sha256
-from ddfp_lib.runs import MetricsLog, Run, exclusive, read_metrics
-from ddfp_lib.training.checkpoint import Checkpoints, read_checkpoint
+from ddfp_lib.runs.checkpoints import Checkpoints, read_checkpoint
+from ddfp_lib.runs.folder import Run, exclusive
+from ddfp_lib.runs.metrics import MetricsLog, read_metrics
+from ddfp_lib.training.learner import load_learner
 from ddfp_lib.training.loop import train
 
 CPU = torch.device("cpu")
@@ -264,7 +266,7 @@ def test_the_folder_knows_its_configuration(tiny_config, finished):
     assert run.config == config
     assert run.result().config_hash == config.config_hash
     state = newest_state(folder)["learner"]["student"]
-    restored = run.learner(CPU).student.state_dict()
+    restored = load_learner(run, CPU).student.state_dict()
     assert all(torch.equal(value, restored[name]) for name, value in state.items())
 
 

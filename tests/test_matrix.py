@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-from ddfp_lib import matrix
 from ddfp_lib.errors import UserError
-from ddfp_lib.matrix import LEDGER, ledger, plan, run_matrix, write_ledger
-from ddfp_lib.runs import exclusive
+from ddfp_lib.experiments import matrix
+from ddfp_lib.experiments.ledger import LEDGER, ledger, write_ledger
+from ddfp_lib.experiments.matrix import plan, run_matrix
+from ddfp_lib.runs.folder import exclusive
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 from tests.test_loop import assert_same_run
@@ -105,7 +106,7 @@ MATRIX = """
 import sys
 from pathlib import Path
 import torch
-from ddfp_lib.matrix import plan, run_matrix
+from ddfp_lib.experiments.matrix import plan, run_matrix
 benchmark, out, *settings = sys.argv[1:]
 cells = plan(Path(benchmark), ["ddfp"], [0], Path(out), settings)
 run_matrix(cells, device=torch.device("cpu"))

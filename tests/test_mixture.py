@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ddfp_lib.mixture
+import ddfp_lib.method.mixture
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.errors import UserError
-from ddfp_lib.mixture import GaussianMixture
+from ddfp_lib.method.mixture import GaussianMixture
 
 
 def seeded(seed=0):
@@ -128,5 +128,5 @@ def test_impossible_sizes_are_refused(sizes):
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(ddfp_lib.mixture)
+    result = doctest.testmod(ddfp_lib.method.mixture)
     assert result.attempted and not result.failed

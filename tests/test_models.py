@@ -8,7 +8,8 @@ from ddfp_lib.config import NetworkConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.decoder import ASPP, Embedding
 from ddfp_lib.models.encoder import enlarged_to_multiple
-from ddfp_lib.models.network import SegmentationNetwork, evaluating, resize
+from ddfp_lib.models.maps import resize
+from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.models.norms import DualBatchNorm2d
 
 CLASSES = 4
@@ -278,7 +279,7 @@ def test_frozen_is_evaluation_and_leaves_no_trace(auxiliary):
     x = 2 + 3 * torch.randn(4, 3, 5, 6, generator=seeded())
     norm(x, auxiliary=auxiliary)
     before = snapshot(norm)
-    frozen = norm(x, auxiliary=auxiliary, frozen=True)
+    frozen = norm(x, auxiliary=auxiliary, eval_mode=True)
     assert norm.training
     assert not changed(norm, before)
     assert torch.equal(frozen, norm.eval()(x, auxiliary=auxiliary))
@@ -307,7 +308,7 @@ def test_dropout_needs_a_generator(network, features):
 def test_no_dropout_in_evaluation_nor_frozen(network, features):
     network.embed(features)  # statistics that are not those of the start
     before = snapshot(network)
-    frozen = network.embed(features, frozen=True, generator=seeded())
+    frozen = network.embed(features, eval_mode=True, generator=seeded())
     assert network.training
     network.eval()
     assert torch.equal(frozen, network.embed(features))

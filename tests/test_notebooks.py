@@ -11,6 +11,8 @@ from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_c
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
+from ddfp_lib.lessons.__main__ import main
+from ddfp_lib.lessons.pairs import YOUR_TURN
 
 SCRIPTS = lessons.scripts()
 FIRST = SCRIPTS[0]
@@ -128,7 +130,7 @@ def spoil_section(notebook):
 
 
 def spoil_quotation(notebook):
-    notebook.cells[-1].source += "\n```python\n# ddfp_lib/flow.py\ndef nobody(): ...\n```"
+    notebook.cells[-1].source += "\n```python\n# ddfp_lib/method/flow.py\ndef nobody(): ...\n```"
 
 
 def spoil_print(notebook):
@@ -141,7 +143,7 @@ def spoil_printed_nothing(notebook):
 
 
 def spoil_place(notebook):
-    notebook.cells[-1].source += "\n| the flow | `flow.py:1` `Flow` |"
+    notebook.cells[-1].source += "\n| the flow | `method/flow.py` `NoSuchFlow` |"
 
 
 SPOILERS = [
@@ -196,7 +198,7 @@ def test_student_version_has_no_solution_and_no_output(tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert not [cell for cell in notebook.cells if "solution" in lessons.tags(cell)]
     assert not [output for cell in code(notebook) for output in cell.outputs]
-    assert lessons.YOUR_TURN in [cell.source for cell in code(notebook)]
+    assert YOUR_TURN in [cell.source for cell in code(notebook)]
 
 
 def test_storing_executes_and_a_failing_cell_writes_nothing(tmp_path):
@@ -214,5 +216,5 @@ def test_storing_executes_and_a_failing_cell_writes_nothing(tmp_path):
 
 
 def test_unknown_lessons_are_refused(capsys):
-    assert lessons.main(["store", "77"]) == 2
+    assert main(["store", "77"]) == 2
     assert "no lesson begins with '77'" in capsys.readouterr().err

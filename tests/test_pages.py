@@ -5,15 +5,16 @@ import re
 import pandas as pd
 import pytest
 
-from ddfp_lib import pages
-from ddfp_lib.analysis import difference_table
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.ledger import read_ledger
+from ddfp_lib.experiments.published import published_scores
+from ddfp_lib.experiments.statistics import difference_table
+from ddfp_lib.experiments.study import Study, find_study, studies
 from ddfp_lib.files import repository
-from ddfp_lib.literature import published_scores
-from ddfp_lib.pages import BEGIN, END, headline, readme_page, replace_block
-from ddfp_lib.results import read_ledger, results_page
-from ddfp_lib.study import Study, find_study, studies
-from ddfp_lib.study_report import by_figure, page
+from ddfp_lib.reports import pages
+from ddfp_lib.reports.pages import BEGIN, END, headline, readme_page, replace_block
+from ddfp_lib.reports.results import results_page
+from ddfp_lib.reports.studies import by_figure, page
 
 
 def test_replace_block_changes_the_block_alone():

@@ -5,19 +5,19 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import ddfp_lib.perturb
-from ddfp_lib.density import DensityConfig, DensityEstimator
+import ddfp_lib.method.perturb
 from ddfp_lib.errors import UserError
-from ddfp_lib.perturb import (
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.perturb import (
     AdversarialVAT,
     ChannelDropout,
     DensityDescent,
-    Query,
+    FeatureModels,
     UniformNoise,
     make_perturbation,
     scale_to_length,
@@ -35,7 +35,7 @@ def seeded(seed=0):
 def normal_query(channels, scale=1.0):
     """A standard normal density and a linear classifier, of features with any further axes."""
     weight = 0.5 * torch.randn(4, channels, generator=seeded(1), requires_grad=True)
-    return Query(
+    return FeatureModels(
         log_density=lambda v: -0.5 * scale * v.square().sum(1),
         logits=lambda v: torch.einsum("kc,bc...->bk...", weight.to(v.dtype), v),
     )
@@ -70,8 +70,8 @@ def test_shift_has_length_eps_where_asked_and_zero_elsewhere(name, sizes, channe
 @pytest.mark.parametrize("name", ["none", *MOVERS])
 def test_nothing_confident_moves_nothing(name, shape):
     features, moved = features_and_mask(shape)
-    query = normal_query(shape[1])
-    shift = make_perturbation(name, 1.0)(features, torch.zeros_like(moved), query, seeded())
+    models = normal_query(shape[1])
+    shift = make_perturbation(name, 1.0)(features, torch.zeros_like(moved), models, seeded())
     assert torch.equal(shift, torch.zeros(shape))
 
 
@@ -94,11 +94,11 @@ def test_asking_leaves_no_trace(name):
     given_features, moved = features_and_mask((2, 6, 3, 4))
     features = given_features.clone().requires_grad_()
     weight = torch.randn(4, 6, generator=seeded(1), requires_grad=True)
-    query = Query(
+    models = FeatureModels(
         lambda v: -(torch.einsum("kc,bc...->bk...", weight, v)).square().sum(1),
         lambda v: torch.einsum("kc,bc...->bk...", weight, v),
     )
-    shift = make_perturbation(name, 1.0)(features * 1.0, moved, query, seeded())
+    shift = make_perturbation(name, 1.0)(features * 1.0, moved, models, seeded())
     assert not shift.requires_grad
     assert shift.grad_fn is None
     assert features.grad is None
@@ -109,12 +109,12 @@ def test_asking_leaves_no_trace(name):
 @pytest.mark.parametrize("name", MOVERS)
 def test_the_seed_decides_the_shift(name):
     features, moved = features_and_mask((2, 6, 3, 4))
-    perturb, query = make_perturbation(name, 1.0), normal_query(6)
+    perturb, models = make_perturbation(name, 1.0), normal_query(6)
     state = torch.get_rng_state()
-    first = perturb(features, moved, query, seeded(3))
+    first = perturb(features, moved, models, seeded(3))
     torch.rand(1)  # the global generator has no part in it
-    assert torch.equal(perturb(features, moved, query, seeded(3)), first)
-    assert torch.equal(perturb(features, moved, query, seeded(4)), first) == (name not in RANDOM)
+    assert torch.equal(perturb(features, moved, models, seeded(3)), first)
+    assert torch.equal(perturb(features, moved, models, seeded(4)), first) == (name not in RANDOM)
     torch.set_rng_state(state)
 
 
@@ -177,10 +177,10 @@ def test_a_step_down_lowers_the_learned_density(fitted):
     direction in a few is close to the best one.
     """
     estimator, features = fitted
-    moved, query = torch.ones(len(features)).bool(), Query(estimator.log_prob, None)
+    moved, models = torch.ones(len(features)).bool(), FeatureModels(estimator.log_prob, None)
     before = estimator.log_prob(features)
-    down = estimator.log_prob(features + DensityDescent(0.25)(features, moved, query, seeded()))
-    astray = estimator.log_prob(features + UniformNoise(0.25)(features, moved, query, seeded()))
+    down = estimator.log_prob(features + DensityDescent(0.25)(features, moved, models, seeded()))
+    astray = estimator.log_prob(features + UniformNoise(0.25)(features, moved, models, seeded()))
     assert (down < before).float().mean() >= 0.99
     assert (before - down).mean() > 3 * (before - astray).mean().abs()
     assert (down < astray).float().mean() >= (0.9 if features.shape[1] == 2 else 0.99)
@@ -188,23 +188,23 @@ def test_a_step_down_lowers_the_learned_density(fitted):
 
 def test_direction_is_against_the_score(fitted):
     estimator, features = fitted
-    moved, query = torch.ones(len(features)).bool(), Query(estimator.log_prob, None)
-    shift = DensityDescent(0.25)(features, moved, query, seeded())
-    torch.testing.assert_close(shift, -0.25 * F.normalize(estimator.score(features)))
+    moved, models = torch.ones(len(features)).bool(), FeatureModels(estimator.log_prob, None)
+    shift = DensityDescent(0.25)(features, moved, models, seeded())
+    torch.testing.assert_close(shift, -0.25 * nn.functional.normalize(estimator.score(features)))
 
 
 def test_several_steps_are_small_steps_one_after_another(fitted):
     """So the path may bend: never longer than eps, and lower than the straight step on average."""
     estimator, features = fitted
-    moved, query = torch.ones(len(features)).bool(), Query(estimator.log_prob, None)
+    moved, models = torch.ones(len(features)).bool(), FeatureModels(estimator.log_prob, None)
     shift = torch.zeros_like(features)
     for _ in range(3):
-        shift = shift + DensityDescent(0.5)(features + shift, moved, query, seeded())
-    bent = DensityDescent(1.5, steps=3)(features, moved, query, seeded())
+        shift = shift + DensityDescent(0.5)(features + shift, moved, models, seeded())
+    bent = DensityDescent(1.5, steps=3)(features, moved, models, seeded())
     torch.testing.assert_close(bent, shift)
     assert (bent.norm(dim=1) <= 1.5 * (1 + 1e-6)).all()
     assert (bent.norm(dim=1) < 1.49).any()
-    straight = DensityDescent(1.5)(features, moved, query, seeded())
+    straight = DensityDescent(1.5)(features, moved, models, seeded())
     assert (
         estimator.log_prob(features + bent).mean() < estimator.log_prob(features + straight).mean()
     )
@@ -215,25 +215,25 @@ def convolutional():
     """A density that looks at each feature through a 3x3 convolution, and one confident pixel."""
     embed = nn.Conv2d(3, 5, 3, padding=1, bias=False)
     nn.init.normal_(embed.weight, generator=seeded())
-    query = Query(lambda f: -0.5 * embed(f).square().sum(1), None)
+    models = FeatureModels(lambda f: -0.5 * embed(f).square().sum(1), None)
     features, moved = torch.randn(2, 3, 6, 7, generator=seeded(1)), torch.zeros(2, 6, 7).bool()
     moved[1, 2, 3] = True
-    return features, moved, query
+    return features, moved, models
 
 
 def test_unconfident_neighbours_stay_put(convolutional):
-    features, moved, query = convolutional
-    shift = DensityDescent(2.0)(features, moved, query, seeded())
+    features, moved, models = convolutional
+    shift = DensityDescent(2.0)(features, moved, models, seeded())
     torch.testing.assert_close(shift.norm(dim=1), 2.0 * moved.float())
 
 
 def test_leak_moves_exactly_the_pixels_that_the_gradient_reaches(convolutional):
-    features, moved, query = convolutional
-    shift = DensityDescent(2.0, leak=True)(features, moved, query, seeded())
+    features, moved, models = convolutional
+    shift = DensityDescent(2.0, leak=True)(features, moved, models, seeded())
     ring = torch.zeros_like(moved)
     ring[1, 1:4, 2:5] = True
     torch.testing.assert_close(shift.norm(dim=1), 2.0 * ring.float())
-    own = DensityDescent(2.0)(features, moved, query, seeded())
+    own = DensityDescent(2.0)(features, moved, models, seeded())
     where = in_channel(moved).expand_as(shift)
     assert torch.equal(shift[where], own[where])
 
@@ -242,11 +242,13 @@ def test_what_only_unconfident_pixels_say_is_not_heard():
     """Density of one pixel that depends on its neighbour: the neighbour's surprise has no part."""
     features = torch.randn(1, 2, 2, generator=seeded())
     moved = torch.tensor([[True, False]])
-    query = Query(lambda f: -f.square().sum(1) - 100 * f.prod(2, keepdim=True).sum(1), None)
-    shift = DensityDescent(1.0)(features, moved, query, seeded())
+    models = FeatureModels(
+        lambda f: -f.square().sum(1) - 100 * f.prod(2, keepdim=True).sum(1), None
+    )
+    shift = DensityDescent(1.0)(features, moved, models, seeded())
     at = features.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(-query.log_density(at)[:, 0].sum(), at)
-    torch.testing.assert_close(shift[:, :, 0], F.normalize(gradient)[:, :, 0])
+    (gradient,) = torch.autograd.grad(-models.log_density(at)[:, 0].sum(), at)
+    torch.testing.assert_close(shift[:, :, 0], nn.functional.normalize(gradient)[:, :, 0])
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e30, 1e36])
@@ -276,18 +278,18 @@ def test_noise_points_everywhere_alike():
     assert error.abs().max() < 5 * math.sqrt(2) / width / math.sqrt(count)
 
 
-def divergence(query, features, shift):
-    before, after = (query.logits(f).log_softmax(1) for f in (features, features + shift))
-    return F.kl_div(after, before, log_target=True, reduction="none").sum(1)
+def divergence(models, features, shift):
+    before, after = (models.logits(f).log_softmax(1) for f in (features, features + shift))
+    return nn.functional.kl_div(after, before, log_target=True, reduction="none").sum(1)
 
 
 def test_vat_changes_the_prediction_more_than_noise():
     features, moved = torch.randn(500, 8, generator=seeded()), torch.ones(500).bool()
-    query = normal_query(8)
+    models = normal_query(8)
     for eps in (0.01, 0.1, 1.0):
-        adversarial = AdversarialVAT(eps)(features, moved, query, seeded(1))
-        noise = UniformNoise(eps)(features, moved, query, seeded(1))
-        worse = divergence(query, features, adversarial) > divergence(query, features, noise)
+        adversarial = AdversarialVAT(eps)(features, moved, models, seeded(1))
+        noise = UniformNoise(eps)(features, moved, models, seeded(1))
+        worse = divergence(models, features, adversarial) > divergence(models, features, noise)
         assert worse.float().mean() > 0.9
 
 
@@ -315,17 +317,17 @@ def test_dropout_with_eps_keeps_its_own_direction():
     features, moved = features_and_mask((2, 6, 3, 4))
     own = ChannelDropout(None)(features, moved, normal_query(6), seeded())
     brought = ChannelDropout(0.5)(features, moved, normal_query(6), seeded())
-    torch.testing.assert_close(brought, 0.5 * F.normalize(own))
+    torch.testing.assert_close(brought, 0.5 * nn.functional.normalize(own))
 
 
 @pytest.mark.parametrize("name", MOVERS)
 def test_after_dropout_the_step_is_taken_from_the_dropped_feature(name):
     """What one generator draws for both parts, they draw one after the other."""
     features, moved = features_and_mask((2, 6, 3, 4))
-    rng, query = seeded(), normal_query(6)
-    dropped = ChannelDropout(p=0.3)(features, moved, query, rng)
-    step = make_perturbation(name, 0.7)(features + dropped, moved, query, rng)
-    both = make_perturbation(name, 0.7, drop=0.3)(features, moved, query, seeded())
+    rng, models = seeded(), normal_query(6)
+    dropped = ChannelDropout(p=0.3)(features, moved, models, rng)
+    step = make_perturbation(name, 0.7)(features + dropped, moved, models, rng)
+    both = make_perturbation(name, 0.7, drop=0.3)(features, moved, models, seeded())
     assert torch.equal(both, dropped + step)
     assert not both[~in_channel(moved).expand_as(both)].any()
     lengths = (both - dropped).norm(dim=1)[moved]
@@ -333,7 +335,7 @@ def test_after_dropout_the_step_is_taken_from_the_dropped_feature(name):
 
 
 def test_examples_of_the_documentation():
-    outcome = doctest.testmod(ddfp_lib.perturb)
+    outcome = doctest.testmod(ddfp_lib.method.perturb)
     assert outcome.attempted > 0
     assert outcome.failed == 0
 
@@ -341,16 +343,16 @@ def test_examples_of_the_documentation():
 @given(st.floats(1e-3, 1e2), st.floats(0.1, 4), st.integers(1, 3))
 def test_max_fall_shortens_steps_and_turns_none(max_fall, eps, steps):
     features, moved = features_and_mask((3, 6, 4))
-    query = normal_query(6)
-    bounded = DensityDescent(eps, max_fall=max_fall)(features, moved, query, seeded())
-    whole = DensityDescent(eps)(features, moved, query, seeded())
+    models = normal_query(6)
+    bounded = DensityDescent(eps, max_fall=max_fall)(features, moved, models, seeded())
+    whole = DensityDescent(eps)(features, moved, models, seeded())
     # the gradient of -log p of a standard normal is the feature itself
     fall = (bounded * features).sum(1)[moved]
     slope = features.norm(dim=1)[moved]
     torch.testing.assert_close(fall, (eps * slope).clamp(max=max_fall))
-    cosine = F.cosine_similarity(bounded, whole)[moved]
+    cosine = nn.functional.cosine_similarity(bounded, whole)[moved]
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
-    several = DensityDescent(eps, steps, max_fall=max_fall)(features, moved, query, seeded())
+    several = DensityDescent(eps, steps, max_fall=max_fall)(features, moved, models, seeded())
     assert (several.norm(dim=1) <= whole.norm(dim=1) + 1e-5).all()
 
 

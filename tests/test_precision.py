@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import ddfp_lib.training.objective as objective
+import ddfp_lib.training.learner as learners
 from ddfp_lib.errors import UserError
 from ddfp_lib.training.loop import train
-from ddfp_lib.training.objective import training_step
+from ddfp_lib.training.step import training_step
 from tests.test_loop import assert_same_run, newest_state
 from tests.test_training import make_batches, make_learner
 
@@ -86,14 +86,14 @@ def test_gradients_that_overflow_are_skipped_and_the_scale_falls(tiny_config, mo
     learner = make_learner(config)
     before = {name: p.clone() for name, p in learner.student.named_parameters()}
     scale = learner.scaler.get_scale()
-    summed = objective.sum_gradients
+    summed = learners.sum_gradients
 
     def overflowing(parameters):
         parameters = list(parameters)
         summed(parameters)
         parameters[0].grad.fill_(torch.inf)
 
-    monkeypatch.setattr(objective, "sum_gradients", overflowing)
+    monkeypatch.setattr(learners, "sum_gradients", overflowing)
     training_step(learner, make_batches(config, 1)[0], 0)
     assert learner.scaler.get_scale() == scale / 2
     assert all(p.equal(before[name]) for name, p in learner.student.named_parameters())

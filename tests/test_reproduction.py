@@ -14,12 +14,14 @@ import yaml
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.ledger import record
+from ddfp_lib.experiments.published import published_scores
+from ddfp_lib.experiments.reproduction import Request, check_inputs, check_parameters, reproduce
 from ddfp_lib.files import repository, write_text
-from ddfp_lib.literature import published_scores
-from ddfp_lib.reproduction import Request, check_inputs, check_parameters, reproduce
-from ddfp_lib.results import record, results_page
-from ddfp_lib.runs import data_digest
-from ddfp_lib.training.loop import data_of, split_of, train
+from ddfp_lib.reports.results import results_page
+from ddfp_lib.runs.identity import data_digest
+from ddfp_lib.training.data import data_of, split_of
+from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 from tests.fixtures.trees import make_voc
 

@@ -4,14 +4,12 @@ import pandas as pd
 import pytest
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.matrix import LEDGER
-from ddfp_lib.results import (
+from ddfp_lib.experiments.ledger import LEDGER, read_ledger, record
+from ddfp_lib.reports.results import (
     NOT_RUN,
     markdown_table,
     paper_table,
     published_table,
-    read_ledger,
-    record,
     results_page,
 )
 

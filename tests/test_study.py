@@ -7,25 +7,25 @@ import pytest
 import torch
 import yaml
 
-from ddfp_lib import study as module
 from ddfp_lib.config import load_config
 from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.errors import UserError
-from ddfp_lib.matrix import LEDGER
-from ddfp_lib.mechanism import (
+from ddfp_lib.evaluation.mechanism import (
     COLUMNS,
     Embeddings,
-    Judge,
+    IndependentDensity,
     boundary_density,
     embeddings,
-    measure_run,
     percentiles,
 )
+from ddfp_lib.experiments import study as module
+from ddfp_lib.experiments.ledger import LEDGER
+from ddfp_lib.experiments.mechanism import measure_run
+from ddfp_lib.experiments.reproduction import run_study
+from ddfp_lib.experiments.study import find_study, read_study, record, studies
 from ddfp_lib.models.network import SegmentationNetwork
-from ddfp_lib.reproduction import run_study
-from ddfp_lib.runs import Run
-from ddfp_lib.study import find_study, read_study, record, studies
-from ddfp_lib.study_report import inside, section
+from ddfp_lib.reports.studies import inside, section
+from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 
@@ -189,11 +189,11 @@ def test_the_judge_finds_the_gap_between_two_clusters():
     rng = torch.Generator().manual_seed(0)
     rows = torch.randn(3000, 4, generator=rng)
     rows[:1500, 0] += 8
-    judge = Judge(rows)
+    judge = IndependentDensity(rows)
     gap = torch.zeros(50, 4)
     gap[:, 0] = 4
     assert judge.log_prob(gap).mean() < judge.log_prob(rows).quantile(0.1)
-    assert torch.equal(Judge(rows).log_prob(gap), judge.log_prob(gap))
+    assert torch.equal(IndependentDensity(rows).log_prob(gap), judge.log_prob(gap))
 
 
 def test_the_boundary_is_where_two_classes_are_nearly_as_probable():

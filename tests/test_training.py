@@ -6,25 +6,19 @@ import typing
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-import ddfp_lib.training.objective as objective
+import ddfp_lib.training.step as steps
 from ddfp_lib.config import MethodConfig, load_method, presets
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.loaders import training_batches
 from ddfp_lib.data.splits import make_split
-from ddfp_lib.training.objective import (
-    Learner,
-    PseudoLabels,
-    cross_entropy,
-    density_rows,
-    resize_nearest,
-    to_rows,
-    training_step,
-)
-from ddfp_lib.training.teacher import ema_keep, follow, make_teacher
+from ddfp_lib.models.maps import resize_nearest, to_rows
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
+from ddfp_lib.training.step import training_step
+from ddfp_lib.training.teacher import ema_decay_at, make_teacher, update_ema
 
 CPU = torch.device("cpu")
 WHOLE = {"consistency_from": 0.0, "perturb_from": 0.0}  # all of the method from step 0
@@ -117,8 +111,8 @@ def watch_shift(learner, monkeypatch):
     seen = []
     perturbation = learner.perturbation
 
-    def spy(features, moved, query, generator):
-        shift = perturbation(features, moved, query, generator)
+    def spy(features, moved, models, generator):
+        shift = perturbation(features, moved, models, generator)
         seen.append((features, moved, shift))
         return shift
 
@@ -154,10 +148,10 @@ def test_ema_teacher_is_the_average_of_the_students(tiny_config):
 
 
 def test_ema_forgets_the_random_start():
-    assert ema_keep(0, 0.999) == 0
-    assert ema_keep(1, 0.999) == 0.5
-    assert ema_keep(10_000, 0.999) == 0.999
-    keeps = [ema_keep(step, 0.9) for step in range(30)]
+    assert ema_decay_at(0, 0.999) == 0
+    assert ema_decay_at(1, 0.999) == 0.5
+    assert ema_decay_at(10_000, 0.999) == 0.999
+    keeps = [ema_decay_at(step, 0.9) for step in range(30)]
     assert keeps == sorted(keeps)
 
 
@@ -167,7 +161,7 @@ def test_following_changes_the_teacher_alone(tiny_config):
         for parameter in learner.student.parameters():
             parameter += 1
     before = snapshot(learner.student)
-    follow(learner.teacher, learner.student, step=1, decay=0.9)
+    update_ema(learner.teacher, learner.student, step=1, decay=0.9)
     assert not changed(learner.student, before)
     for ours, theirs in zip(
         learner.teacher.parameters(), learner.student.parameters(), strict=True
@@ -204,7 +198,7 @@ def test_tied_teacher_is_the_student_but_for_its_statistics(tiny_config):
 
 def test_teacher_in_eval_mode_leaves_its_statistics_to_the_average(tiny_config, monkeypatch):
     config = tiny_config("ddfp", training=WHOLE)
-    monkeypatch.setattr(objective, "follow", lambda *args: None)
+    monkeypatch.setattr(steps, "update_ema", lambda *args: None)
     learner = make_learner(config)
     assert not any(module.training for module in learner.teacher.modules())
     before = dict(learner.teacher.named_buffers())
@@ -216,7 +210,7 @@ def test_teacher_in_eval_mode_leaves_its_statistics_to_the_average(tiny_config, 
 
 def test_teacher_in_train_mode_updates_them_itself(tiny_config, monkeypatch):
     config = tiny_config("ddfp", method={"teacher_mode": "train"}, training=WHOLE)
-    monkeypatch.setattr(objective, "follow", lambda *args: None)
+    monkeypatch.setattr(steps, "update_ema", lambda *args: None)
     learner = make_learner(config)
     assert all(module.training for module in learner.teacher.modules())
     before = snapshot(learner.teacher)
@@ -308,15 +302,17 @@ def test_asking_for_a_direction_leaves_no_trace(tiny_config, method):
     before = snapshot(learner.student)
     rng = torch.Generator().manual_seed(0)
     moved = torch.ones(features.shape[:1] + features.shape[2:]).bool()
-    shift = learner.perturbation(features, moved, learner.query(rng), rng)
+    shift = learner.perturbation(features, moved, learner.feature_models(rng), rng)
     assert shift.norm(dim=1).min() > 0
     assert not gradients(learner.student)
     assert learner.density is None or not gradients(learner.density)
     assert not changed(learner.student, before)
     assert learner.student.training
     again = torch.Generator().manual_seed(0)
-    query = learner.query(torch.Generator().manual_seed(9))  # dropout's generator has no part
-    assert torch.equal(learner.perturbation(features, moved, query, again), shift)
+    models = learner.feature_models(
+        torch.Generator().manual_seed(9)
+    )  # dropout's generator has no part
+    assert torch.equal(learner.perturbation(features, moved, models, again), shift)
 
 
 def test_the_released_query_leaves_its_trace_in_the_auxiliary_statistics(tiny_config):
@@ -324,7 +320,7 @@ def test_the_released_query_leaves_its_trace_in_the_auxiliary_statistics(tiny_co
     features = torch.randn(2, 12, 8, 8, generator=torch.Generator().manual_seed(0))
     before = snapshot(learner.student)
     rng = torch.Generator().manual_seed(0)
-    learner.perturbation(features, torch.ones(2, 8, 8).bool(), learner.query(rng), rng)
+    learner.perturbation(features, torch.ones(2, 8, 8).bool(), learner.feature_models(rng), rng)
     moved = changed(learner.student, before)
     assert moved
     assert all(".auxiliary." in name for name in moved)
@@ -337,12 +333,12 @@ def test_the_density_is_asked_about_the_embedding_of_the_features(tiny_config):
     learner, _ = take_steps(config, 3)
     student, density = learner.student, learner.density
     features = torch.randn(1, 12, 4, 5, generator=torch.Generator().manual_seed(0))
-    values = learner.query(torch.Generator()).log_density(features)
+    values = learner.feature_models(torch.Generator()).log_density(features)
     with torch.no_grad():
         rows = student.eval().embed(features).permute(0, 2, 3, 1).reshape(20, 8)
         torch.testing.assert_close(values, density.log_prob(rows).view(1, 4, 5))
     learner.config = tiny_config("ddfp", method={"perturb_at": "embedding"})
-    values = learner.query(torch.Generator()).log_density(features[:, :8])
+    values = learner.feature_models(torch.Generator()).log_density(features[:, :8])
     rows = features[:, :8].permute(0, 2, 3, 1).reshape(20, 8)
     torch.testing.assert_close(values, density.log_prob(rows).view(1, 4, 5))
 
@@ -355,7 +351,7 @@ def test_cross_entropy_is_the_mean_over_labeled_pixels():
     logits = torch.randn(2, 4, 3, 5, generator=rng, requires_grad=True)
     labels = torch.randint(0, 4, (2, 3, 5), generator=rng)
     labels[0, 1] = IGNORE_INDEX
-    expected = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    expected = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
     nothing = cross_entropy(logits, torch.full_like(labels, IGNORE_INDEX))
     nothing.backward()
@@ -401,7 +397,7 @@ def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
     seen = torch.arange(3 * 2 * 2 * 2.0).view(3, 2, 2, 2)  # one labeled and two weak images
     labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
     valid = torch.tensor([[[True, False], [True, True]], [[False, False], [True, False]]])
-    rows, known = density_rows(
+    rows, known = density_training_data(
         seen,
         labels.repeat_interleave(4, 1).repeat_interleave(4, 2),
         valid.repeat_interleave(4, 1).repeat_interleave(4, 2),
@@ -419,7 +415,9 @@ def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
 def test_void_pixels_may_be_dropped_as_released():
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)
     labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
-    rows, known = density_rows(seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void="dropped")
+    rows, known = density_training_data(
+        seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void="dropped"
+    )
     assert known.tolist() == [4, 0, 2] + [UNLABELED] * 4
     assert rows[2].tolist() == seen[0, :, 1, 1].tolist()
 
@@ -431,7 +429,7 @@ def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
     valid = torch.tensor([[[True, False], [True, True]]])
     believed = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
     believed = believed.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    rows, known = density_rows(seen, labels, valid, believed)
+    rows, known = density_training_data(seen, labels, valid, believed)
     assert len(rows) == len(known) == 4 + 3
     assert known.tolist() == [4, 0, UNLABELED, 2, 3, UNLABELED, 1]
 
@@ -501,8 +499,8 @@ def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatc
     batch.valid[1, :7] = False
     box = torch.zeros(32, 32).bool()
     box[4:20, 8:30] = True
-    monkeypatch.setattr(objective, "cutmix_boxes", lambda *args: box)
-    monkeypatch.setattr(objective, "strong_view", lambda images, *args: images)
+    monkeypatch.setattr(steps, "cutmix_boxes", lambda *args: box)
+    monkeypatch.setattr(steps, "strong_view", lambda images, *args: images)
     encode, encoded = learner.student.encode, []
     monkeypatch.setattr(
         learner.student, "encode", lambda images: encoded.append(images) or encode(images)
@@ -608,11 +606,11 @@ def test_split_warm_up_sends_every_second_image_through_the_auxiliary_norm(tiny_
     student = twin.student
     features = student.encode(batch.labeled_images / 255)
     logits = [
-        objective.resize(student.classify(student.embed(half, auxiliary=aux)), (32, 32))
+        steps.resize(student.classify(student.embed(half, auxiliary=aux)), (32, 32))
         for half, aux in ((features[0::2], False), (features[1::2], True))
     ]
     total = sum(
-        F.cross_entropy(part, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        nn.functional.cross_entropy(part, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         for part, labels in zip(logits, (batch.labels[0::2], batch.labels[1::2]), strict=True)
     )
     torch.testing.assert_close(loss, total / (batch.labels != IGNORE_INDEX).sum())

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
@@ -64,7 +63,7 @@ class DigitScenesConfig:
         seed: of everything random.
 
     Raises:
-        UserError: a value that no scene can follow.
+        UserError: a value that no scene can update_ema.
     """
 
     size: int = 64
@@ -240,8 +239,12 @@ def _draw(
     theta = torch.stack(
         [cos, sin, -(cos * x + sin * y), -sin, cos, sin * x - cos * y], dim=1
     ).reshape(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(digit), 1, config.size, config.size], align_corners=False)
-    grey = F.grid_sample(glyphs[:, None], grid, mode="bicubic", align_corners=False)[:, 0]
+    grid = nn.functional.affine_grid(
+        theta, [len(digit), 1, config.size, config.size], align_corners=False
+    )
+    grey = nn.functional.grid_sample(glyphs[:, None], grid, mode="bicubic", align_corners=False)[
+        :, 0
+    ]
     # 8 x 8 grey levels make a blurred stroke: a steep ramp gives it an edge of about a pixel.
     return ((grey - 0.3) / 0.3).clamp(0, 1)
 
@@ -263,4 +266,4 @@ def _colours(scenes: Tensor, alpha: Tensor, rng: torch.Generator) -> Tensor:
 
 def _widen(body: Tensor, width: int) -> Tensor:
     """Grow a region (N, H, W), bool, by ``width`` pixels in all eight directions."""
-    return F.max_pool2d(body.float(), 2 * width + 1, stride=1, padding=width).bool()
+    return nn.functional.max_pool2d(body.float(), 2 * width + 1, stride=1, padding=width).bool()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddfp_lib.models.norms import DualBatchNorm2d
@@ -85,10 +84,10 @@ class Fusion(nn.Module):
         """
         low = self.low(low)
         if self.enlarge != 1:
-            low = F.interpolate(
+            low = nn.functional.interpolate(
                 low, scale_factor=self.enlarge, mode="bilinear", align_corners=False
             )
-        context = F.interpolate(
+        context = nn.functional.interpolate(
             self.aspp(high), size=low.shape[2:], mode="bilinear", align_corners=False
         )
         return torch.cat([low, context], dim=1)
@@ -118,7 +117,7 @@ class Embedding(nn.Module):
         features: Tensor,
         *,
         auxiliary: bool = False,
-        frozen: bool = False,
+        eval_mode: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Map F (B, inputs, h, w) to v (B, D, h, w).
@@ -126,13 +125,13 @@ class Embedding(nn.Module):
         Args:
             features: F, (B, inputs, h, w) float.
             auxiliary: use the statistics kept for perturbed features.
-            frozen: normalise by running statistics and leave them alone.
+            eval_mode: normalise by running statistics and leave them alone.
             generator: draws the dropout masks, on the device of ``features``; without it, and in
                 evaluation, there is no dropout.
         """
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
-            features = norm(conv(features), auxiliary=auxiliary, frozen=frozen).relu()
-            if generator is not None and self.training and not frozen and self.dropout > 0:
+            features = norm(conv(features), auxiliary=auxiliary, eval_mode=eval_mode).relu()
+            if generator is not None and self.training and not eval_mode and self.dropout > 0:
                 # one byte a pixel is kept for the backward pass, and uniform is fast to draw
                 drawn = torch.empty_like(features, dtype=torch.float32)
                 kept = drawn.uniform_(generator=generator) < 1 - self.dropout

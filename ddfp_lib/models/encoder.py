@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddfp_lib.errors import UserError, one_line
@@ -149,4 +148,4 @@ def enlarged_to_multiple(images: Tensor, patch: tuple[int, int]) -> Tensor:
     size = [-(-side // each) * each for side, each in zip(images.shape[2:], patch, strict=True)]
     if size == list(images.shape[2:]):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)

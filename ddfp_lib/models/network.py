@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddfp_lib.config import NetworkConfig
 from ddfp_lib.models.decoder import Embedding, Fusion
 from ddfp_lib.models.encoder import Encoder
+from ddfp_lib.models.maps import resize
 from ddfp_lib.seeds import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -100,7 +102,7 @@ class SegmentationNetwork(nn.Module):
         features: Tensor,
         *,
         auxiliary: bool = False,
-        frozen: bool = False,
+        eval_mode: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Map features F (B, C, h, w) to embeddings v (B, D, h, w).
@@ -108,10 +110,12 @@ class SegmentationNetwork(nn.Module):
         Args:
             features: F, float.
             auxiliary: normalise by the statistics kept for perturbed features.
-            frozen: normalise by running statistics, leave them alone, no dropout.
+            eval_mode: normalise by running statistics, leave them alone, no dropout.
             generator: draws the dropout masks of a training pass; none, no dropout.
         """
-        return self.embedding(features, auxiliary=auxiliary, frozen=frozen, generator=generator)
+        return self.embedding(
+            features, auxiliary=auxiliary, eval_mode=eval_mode, generator=generator
+        )
 
     @_in_precision
     def classify(self, embeddings: Tensor) -> Tensor:
@@ -121,11 +125,6 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W), float in [0, 1], to logits (B, K, H, W)."""
         return resize(self.classify(self.embed(self.encode(images))), images.shape[2:])
-
-
-def resize(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Resize logits (B, K, h, w) bilinearly to (B, K, *size)."""
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """BatchNorm with a second set of statistics, and BatchNorm over several processes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.training.distributed import differentiable_total, world_size
+from ddfp_lib.ranks import differentiable_total, world_size
 
 
 class DualBatchNorm2d(nn.Module):
@@ -26,22 +25,22 @@ class DualBatchNorm2d(nn.Module):
         self.main = nn.BatchNorm2d(channels)
         self.auxiliary = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Tensor, *, auxiliary: bool = False, frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, auxiliary: bool = False, eval_mode: bool = False) -> Tensor:
         """Normalise ``x``.
 
         Args:
             x: (B, C, H, W) float.
             auxiliary: use the second set (perturbed features).
-            frozen: normalise by the running statistics and leave them as they are, also in
+            eval_mode: normalise by the running statistics and leave them as they are, also in
                 training: for a look at the network that must not change it.
 
         Returns:
             (B, C, H, W) float.
         """
         norm = self.auxiliary if auxiliary else self.main
-        if not frozen:
+        if not eval_mode:
             return norm(x)
-        return F.batch_norm(
+        return nn.functional.batch_norm(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ddfp_lib.analysis import Descent
+from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.plots.style import (
     CLASS_MARKERS,
     Picture,
@@ -67,7 +67,7 @@ def descents(measured: Descent) -> Picture:
     """Draw how each kind of step changed the log-density of real features.
 
     Args:
-        measured: see :func:`ddfp_lib.analysis.measure_descent`.
+        measured: see :func:`ddfp_lib.evaluation.descent.measure_descent`.
     """
     changes = {name: (after - measured.before).numpy() for name, after in measured.after.items()}
     low, high = np.quantile(np.concatenate(list(changes.values())), [0.01, 0.999])

@@ -6,15 +6,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from ddfp_lib.constants import UNLABELED
-from ddfp_lib.density import DensityConfig, DensityEstimator
 from ddfp_lib.files import write_atomically
-from ddfp_lib.perturb import DensityDescent, Query
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.perturb import DensityDescent, FeatureModels
 from ddfp_lib.plots.style import WIDTH, figure_style, method_colour
 from ddfp_lib.seeds import generator
 
@@ -34,18 +34,18 @@ def two_moons(labels_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     return points, labels
 
 
-def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0) -> Query:
+def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0) -> FeatureModels:
     """Fit a flow to the points and return what a perturbation may ask; it has no classifier."""
     config = DensityConfig(blocks=4, hidden=64, lr=3e-3, noise=0.02)
     estimator = DensityEstimator(2, 2, config, total_steps=steps, seed=seed)
     rng = generator(seed, 7)
     for _ in range(steps):
         estimator.fit_step(points, labels, generator=rng)
-    return Query(estimator.log_prob, lambda v: v)
+    return FeatureModels(estimator.log_prob, lambda v: v)
 
 
 def train_classifier(
-    points: Tensor, labels: Tensor, query: Query | None, steps: int = 1200, seed: int = 0
+    points: Tensor, labels: Tensor, models: FeatureModels | None, steps: int = 1200, seed: int = 0
 ) -> nn.Module:
     """Train a small network on the labeled points, and with a density on shifted ones too.
 
@@ -61,16 +61,16 @@ def train_classifier(
     rng, known = generator(seed, 8), labels != UNLABELED
     everywhere = torch.ones(len(points), dtype=torch.bool)
     moved = points
-    if query is not None:
-        moved = points + DensityDescent(EPS)(points, everywhere, query, rng)
+    if models is not None:
+        moved = points + DensityDescent(EPS)(points, everywhere, models, rng)
     for step in range(steps):
-        loss = F.cross_entropy(network(points[known]), labels[known])
-        if query is not None and step >= steps // 8:
+        loss = nn.functional.cross_entropy(network(points[known]), labels[known])
+        if models is not None and step >= steps // 8:
             with torch.no_grad():
                 probability, pseudo = network(points).softmax(dim=1).max(dim=1)
             sure = probability > 0.8
             for views in (points, moved):
-                each = F.cross_entropy(network(views), pseudo, reduction="none")
+                each = nn.functional.cross_entropy(network(views), pseudo, reduction="none")
                 loss = loss + 0.5 * each.where(sure, 0.0).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -81,15 +81,15 @@ def train_classifier(
 def overview(seed: int = 1) -> Figure:
     """Draw the three steps of the idea on two moons with three labels each."""
     points, labels = two_moons(3, seed)
-    query = fit_density(points, labels)
+    models = fit_density(points, labels)
     everywhere = torch.ones(len(points), dtype=torch.bool)
-    shift = DensityDescent(EPS)(points, everywhere, query, generator(0))
+    shift = DensityDescent(EPS)(points, everywhere, models, generator(0))
     plain = train_classifier(points, labels, None)
-    descended = train_classifier(points, labels, query)
+    descended = train_classifier(points, labels, models)
     x, y = np.meshgrid(np.linspace(-1.6, 2.6, 240), np.linspace(-1.15, 1.65, 160))
     plane = torch.from_numpy(np.stack([x, y], axis=-1)).float().view(-1, 2)
     with torch.no_grad():
-        height = query.log_density(plane).view(x.shape).clamp(min=-9)
+        height = models.log_density(plane).view(x.shape).clamp(min=-9)
         margins = [
             (logits[:, 1] - logits[:, 0]).view(x.shape)
             for logits in (plain(plane), descended(plane))
@@ -115,7 +115,7 @@ def overview(seed: int = 1) -> Figure:
         row[0].scatter(*points.T, color="black", s=2)
         row[0].set_title("1  learn the density of the features")
         some = slice(0, None, 4)
-        lower = query.log_density(points + shift) < query.log_density(points)
+        lower = models.log_density(points + shift) < models.log_density(points)
         row[1].quiver(
             *points[some].T,
             *shift[some].T,

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ddfp_lib.analysis import Descent, paired_difference
 from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.evaluation.descent import Descent
+from ddfp_lib.experiments.statistics import paired_difference
 from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
 
 VOID = (255, 255, 255)
@@ -24,7 +25,7 @@ def scores(
     """Draw each run's score, and each method's paired difference to ``rival``.
 
     Args:
-        ledger: see :func:`ddfp_lib.matrix.ledger`.
+        ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
         rival: the method that the others are compared with, seed by seed.
         score: column of the ledger, mIoU in percent.
         label: what the score is, with its unit.
@@ -88,7 +89,7 @@ def curves(
         logs: for each method the ``metrics.jsonl`` of each seed.
         marks: steps at which something begins, by what begins; drawn as vertical lines.
         released: (step, mIoU) of the release's log, drawn beside ours; see
-            :func:`ddfp_lib.literature.released_curve`.
+            :func:`ddfp_lib.experiments.published.released_curve`.
     """
     panels = {
         "teacher_miou": "teacher's validation mIoU (%)",

@@ -11,15 +11,15 @@ PANELS = {
     "pseudo-label precision": "pseudo-label precision (%)",
     "pseudo-label coverage": "pseudo-label coverage (%)",
 }
-"""Quantities of :mod:`ddfp_lib.mechanism`, and how a figure calls them."""
+"""Quantities of :mod:`ddfp_lib.evaluation.mechanism`, and how a figure calls them."""
 
 
 def boundary(mechanism: pd.DataFrame) -> Picture:
     """Draw what happens at the decision boundary through training: a line a method, its mean.
 
     Args:
-        mechanism: columns :data:`ddfp_lib.mechanism.COLUMNS`; the band is from the lowest to the
-            highest seed.
+        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`; the band is from the
+            lowest to the highest seed.
     """
     with figure_style():
         picture, grid = new_picture(2, 3)

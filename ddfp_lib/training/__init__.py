@@ -1,1 +1,1 @@
-"""The training step, its teacher, and the loop around them."""
+"""Training one run: the step, the loop, and what they change."""

@@ -11,44 +11,33 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from ddfp_lib.errors import UserError
 from ddfp_lib.machine import usable_cores
+from ddfp_lib.ranks import (
+    SharedError,
+    _connection,
+)
 
 Result = TypeVar("Result")
+
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it takes them for lost."""
 
+
 RESTARTS = 3
 """How often the launcher starts the ranks anew after one was lost."""
 
+
 GRACE = 5.0
 """Seconds that a rank which lost another leaves it to tell the launcher what it died of."""
-
-
-def rank() -> int:
-    """Return this process's number, 0 where it is alone."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Return the number of processes that train together, 1 where this one is alone."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def ranks_here() -> int:
-    """Return how many of these processes share this machine and its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
 @contextmanager
@@ -82,120 +71,6 @@ def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterato
         yield device
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _connection() -> Iterator[None]:
-    """Name the loss of another rank as what it is; gloo says it with a bare RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        # two errors that come up anywhere, and have names of their own
-        if isinstance(error, torch.OutOfMemoryError) or "DataLoader worker" in str(error):
-            raise
-        raise ConnectionError(
-            f"rank {os.environ.get('RANK')} lost another process of its group ("
-            f"{str(error).splitlines()[0]}); start the same command again to go on from the last "
-            "checkpoint"
-        ) from error
-
-
-def total(value: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    """Return the sum of a tensor over all ranks, without a graph; the same bits on each.
-
-    Args:
-        value: any shape and dtype, the same on every rank.
-        op: another reduction, as ``MAX``.
-    """
-    if world_size() == 1:
-        return value
-    value = value.detach().clone()
-    with _connection():
-        dist.all_reduce(value, op)
-    return value
-
-
-class _Total(torch.autograd.Function):
-    """:func:`total` with a graph: what every rank made of the sum flows back to every summand."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return total(value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        return total(grad_output)
-
-
-def differentiable_total(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks; gradients find their way back to each rank."""
-    return _Total.apply(value)
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their sums over all ranks, in one message.
-
-    Args:
-        parameters: those without a gradient are passed over; they are the same on every rank,
-            since what is switched on depends on the step alone.
-    """
-    if world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    summed = total(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(
-        gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True
-    ):
-        gradient.copy_(part.view_as(gradient))
-
-
-def first_of_next(batch: Tensor) -> Tensor:
-    """Return the first item of the next rank's batch, of the first rank's after the last.
-
-    Args:
-        batch: (B, ...), B >= 1, the same shape on every rank.
-
-    Returns:
-        (1, ...). Where there is one process, its own first item.
-    """
-    first = batch[:1].contiguous()
-    if world_size() == 1:
-        return first
-    firsts = [torch.empty_like(first) for _ in range(world_size())]
-    with _connection():
-        dist.all_gather(firsts, first)
-    return firsts[(rank() + 1) % world_size()]
-
-
-class SharedError(UserError):
-    """Bad input that one rank found, raised on all of them: none waits for another."""
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Let what one rank finds wrong stop all of them, with its words.
-
-    Every rank enters, and no rank talks to another within.
-
-    Raises:
-        SharedError: a rank raised a UserError; the first rank's words count.
-    """
-    found: UserError | None = None
-    try:
-        yield
-    except UserError as error:
-        found = error
-    if world_size() == 1:
-        if found:
-            raise found
-        return
-    told: list[str | None] = [None] * world_size()
-    with _connection():
-        dist.all_gather_object(told, None if found is None else str(found))
-    message = next((text for text in told if text is not None), None)
-    if message is not None:
-        raise SharedError(message) from found
 
 
 def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Result:

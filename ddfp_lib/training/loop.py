@@ -12,61 +12,24 @@ import torch
 from tqdm import tqdm
 
 from ddfp_lib.config import Config
-from ddfp_lib.data import open_dataset
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import (
-    batch_names,
-    default_workers,
-    lost_worker_named,
-    training_batches,
-)
-from ddfp_lib.data.splits import make_split, read_split
-from ddfp_lib.errors import UserError
-from ddfp_lib.evaluation import evaluate
+from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
+from ddfp_lib.evaluation.scores import evaluate
 from ddfp_lib.files import write_text
-from ddfp_lib.runs import (
-    MetricsLog,
-    RunResult,
-    commit,
-    data_digest,
-    describe,
-    exclusive,
-    finished_result,
-    gpu_name,
-    peak_memory,
-)
-from ddfp_lib.training.checkpoint import Checkpoints
-from ddfp_lib.training.distributed import (
-    process_group,
-    rank,
-    ranks_here,
-    together,
-    world_size,
-)
-from ddfp_lib.training.objective import Learner, training_step
-from ddfp_lib.training.watch import NotFiniteError
+from ddfp_lib.ranks import rank, ranks_here, together, world_size
+from ddfp_lib.runs.checkpoints import Checkpoints
+from ddfp_lib.runs.environment import commit, gpu_name, peak_memory
+from ddfp_lib.runs.folder import RunResult, describe, exclusive, finished_result
+from ddfp_lib.runs.identity import data_digest
+from ddfp_lib.runs.metrics import MetricsLog
+from ddfp_lib.training.data import data_of, split_of
+from ddfp_lib.training.distributed import process_group
+from ddfp_lib.training.finite import NotFiniteError
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.memory import memory_advice, micro_batches_for, shares_of
+from ddfp_lib.training.step import training_step
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl
-
-
-def data_of(config: Config, subset: str) -> SegmentationDataset:
-    """Open a subset (``train``, ``val`` or ``test``) of the configured data set."""
-    data = config.data
-    return open_dataset(data.dataset, subset, root=data.root, digits=data.digits, size=data.size)
-
-
-def split_of(config: Config, dataset: SegmentationDataset) -> tuple[list[int], list[int]]:
-    """Return the indices of the labeled and of the unlabeled training images.
-
-    Raises:
-        UserError: a list is missing, empty or names unknown images; or a count does not fit.
-    """
-    data = config.data
-    if not str(data.labeled).endswith(".txt"):
-        return make_split(dataset, data.labeled, data.split_seed)
-    root = Path(data.root or "")
-    unlabeled = None if data.unlabeled is None else root / data.unlabeled
-    return read_split(dataset, root / str(data.labeled), unlabeled)
 
 
 def train(
@@ -95,7 +58,7 @@ def train(
         out: its folder.
         device: to train on.
         accumulate: parts in which a process takes its share, where all of it is too much for the
-            memory; see :class:`~ddfp_lib.training.objective.Learner`. 0: on a GPU as many as its
+            memory; see :class:`~ddfp_lib.training.learner.Learner`. 0: on a GPU as many as its
             memory asks for, else one.
         keep: checkpoints that stay, the last ones.
         tensorboard: write the log for TensorBoard too.
@@ -117,7 +80,7 @@ def train(
     first = rank() == 0
     with lost_worker_named(), ExitStack() as held:
         with together():
-            accumulate = accumulate or _parts_for(config, device)
+            accumulate = accumulate or micro_batches_for(config, device)
             shares = shares_of(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))
@@ -180,7 +143,7 @@ def train(
                 note(step, scores, f"val mIoU {scores['teacher_miou']:.1f}")
             due = step % training.checkpoint_every == 0 or step == training.steps
             if due and step > start:
-                learner.watch.check()
+                learner.finite_check.check()
                 with together():
                     if first:
                         state = {"step": step, "seconds": seconds()}
@@ -190,76 +153,14 @@ def train(
             if stop_at is not None and step >= stop_at:
                 return None
             batch = next(batches).to(device)
-            with _advised(accumulate):
+            with memory_advice(accumulate):
                 losses = training_step(learner, batch, step)
             if step % LOG_EVERY == 0:
-                learner.watch.check()
+                learner.finite_check.check()
                 values = {name: float(value) for name, value in losses.items()}
                 note(step, values)
         data = data_digest(dataset, labeled, unlabeled, validation)
         return _finish(out, config, learner, log, seconds(), data)
-
-
-def _parts_for(config: Config, device: torch.device) -> int:
-    from ddfp_lib.estimate import fitting_parts
-
-    if device.type != "cuda":
-        return 1
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return fitting_parts(config, world_size(), memory)
-
-
-def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
-    """Tell how a step's images are shared out, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
-
-    The global batch is the configuration's, whatever it is trained on, and so is the learning
-    rate, which belongs to it.
-
-    Args:
-        config: of the run.
-        accumulate: parts in which each process takes its share.
-        device: of the processes.
-
-    Raises:
-        UserError: the images cannot be shared out evenly.
-    """
-    training, processes = config.training, world_size()
-    sizes = {"labeled": training.batch_labeled}
-    if config.method.consistency:
-        sizes["unlabeled"] = training.batch_unlabeled
-    if accumulate < 1:
-        raise UserError(f"--accumulate {accumulate}: give at least 1")
-    kind = "GPU" if device.type == "cuda" else "process"
-    many = f"{processes} {kind}" + ("" if processes == 1 else "s" if kind == "GPU" else "es")
-    for name, size in sizes.items():
-        if size % (processes * accumulate):
-            raise UserError(
-                f"training.batch_{name}: {size} images cannot be shared by {many} in {accumulate} "
-                "part(s) each; choose their number or --accumulate so that the product divides it"
-            )
-    whole = "+".join(str(size) for size in sizes.values())
-    part = "+".join(str(size // (processes * accumulate)) for size in sizes.values())
-    return f"global batch {whole} = {many} x {accumulate} x {part}"
-
-
-@contextmanager
-def _advised(accumulate: int) -> Iterator[None]:
-    """Tell, in a line with what helps, that a step lacks memory or a compiler."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of GPU memory; take a step's images in more parts with --accumulate "
-            f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
-        ) from error
-    except RuntimeError as error:
-        # no public name stands for what torch.compile raises
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise UserError(
-            f"training.compile: PyTorch cannot compile the networks here ({reason}); leave it out"
-        ) from error
 
 
 def train_rank(
@@ -313,7 +214,7 @@ def _evaluate_both(
     learner: Learner, dataset: SegmentationDataset, config: Config
 ) -> dict[str, Any]:
     """Validate student and teacher, and the pseudo-labels that the teacher would make."""
-    learner.watch.check()
+    learner.finite_check.check()
     options = {
         "device": learner.device,
         "protocol": config.data.protocol,

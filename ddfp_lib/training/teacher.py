@@ -15,8 +15,8 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
 
     Args:
         student: the network to follow.
-        kind: ``ema``: own weights, see :func:`follow`. ``tied``: the student's very parameters with
-            BatchNorm statistics of its own. The release meant an average and has this:
+        kind: ``ema``: own weights, see :func:`update_ema`. ``tied``: the student's very parameters
+            with BatchNorm statistics of its own. The release meant an average and has this:
             ``t.data = s.data`` makes the two storages one (train_ddfp_pascal.py:505-524).
         mode: ``eval``: running statistics, no dropout. ``train``: batch statistics and dropout, as
             released.
@@ -30,7 +30,7 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
     return teacher
 
 
-def ema_keep(step: int, decay: float) -> float:
+def ema_decay_at(step: int, decay: float) -> float:
     """Return the part of itself that the teacher keeps: ``min(1 - 1 / (step + 1), decay)``.
 
     Without the first term the random starting weights would stay in the average for about
@@ -40,7 +40,7 @@ def ema_keep(step: int, decay: float) -> float:
 
 
 @torch.no_grad()
-def follow(
+def update_ema(
     teacher: SegmentationNetwork, student: SegmentationNetwork, step: int, decay: float
 ) -> None:
     """Move the teacher towards the student: ``t <- keep * t + (1 - keep) * s``.
@@ -52,9 +52,9 @@ def follow(
         teacher: of kind ``ema``; changed in place.
         student: followed.
         step: number of this step, from 0.
-        decay: see :func:`ema_keep`.
+        decay: see :func:`ema_decay_at`.
     """
-    weight = 1 - ema_keep(step, decay)
+    weight = 1 - ema_decay_at(step, decay)
     averaged: list[tuple[Tensor, Tensor]] = []
     for ours, theirs in zip(_tensors(teacher), _tensors(student), strict=True):
         if ours.is_floating_point():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.training.checkpoint import Checkpoints
+from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.training.loop import train
 from tests.faults.victims import (
     AtStep,

@@ -8,12 +8,14 @@ import torch
 import ddfp_lib.training.loop as loop
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.loaders import Batch
-from ddfp_lib.density import DensityConfig, DensityEstimator
-from ddfp_lib.perturb import DensityDescent, Query
-from ddfp_lib.training.checkpoint import Checkpoints
+from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.perturb import DensityDescent, FeatureModels
+from ddfp_lib.runs.checkpoints import Checkpoints
+from ddfp_lib.training.finite import FiniteCheck, NotFiniteError
+from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.loop import train
-from ddfp_lib.training.objective import Learner, training_step
-from ddfp_lib.training.watch import NotFiniteError, Watch
+from ddfp_lib.training.step import training_step
 
 CPU = torch.device("cpu")
 BAD_STEP = 4  # after the checkpoint of step 4, before that of step 6
@@ -39,7 +41,7 @@ def spoilt(monkeypatch):
 
         def step(learner, batch, number):
             learners[:] = [learner]
-            learner.watch.at_once = at_once
+            learner.finite_check.at_once = at_once
             if number == BAD_STEP:
                 spoil(learner)
             return training_step(learner, batch, number)
@@ -86,7 +88,7 @@ def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_p
 
 
 def test_the_first_bad_step_is_remembered():
-    watch = Watch(CPU)
+    watch = FiniteCheck(CPU)
     watch.at_once = False
     for step, value in enumerate([1.0, math.nan, 2.0, math.inf]):
         watch.note(step, {"loss": torch.tensor(value)})
@@ -164,8 +166,10 @@ def test_the_score_of_half_precision_features(dtype, size):
 @pytest.mark.fault("half precision", "a gradient beyond float16")
 def test_a_gradient_that_overflows_moves_nothing():
     """A pixel whose direction is lost stays where it is; the others move by eps."""
-    query = Query(lambda v: (v * torch.tensor([7e4, 1.0])[:, None].half()).sum(1), lambda v: v)
+    models = FeatureModels(
+        lambda v: (v * torch.tensor([7e4, 1.0])[:, None].half()).sum(1), lambda v: v
+    )
     features = torch.ones(2, 3, dtype=torch.float16)
     moved = torch.tensor([True, True])
-    shift = DensityDescent(2.0)(features, moved, query, torch.Generator())
+    shift = DensityDescent(2.0)(features, moved, models, torch.Generator())
     assert shift.norm(dim=1).tolist() == pytest.approx([0.0, 2.0], rel=1e-3)

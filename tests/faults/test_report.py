@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ddfp_lib.pages import BEGIN, END
+from ddfp_lib.reports.pages import BEGIN, END
 
 HOOKS = """
 from tests.faults.report import pytest_addoption, pytest_configure, pytest_runtest_makereport

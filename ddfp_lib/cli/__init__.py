@@ -1,0 +1,61 @@
+"""The command line, ``ddfp``: data, train, evaluate, predict, reproduce, record, report.
+
+Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
+"""
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from ddfp_lib.cli import data, experiments, runs
+from ddfp_lib.errors import UserError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by custom of the shells: 128 and the number of the signal."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Density-Descending Feature Perturbation for semi-supervised segmentation.",
+    epilog="Start with: ddfp reproduce digits   (a CPU and a quarter of an hour are enough)",
+)
+
+app.add_typer(data.app, name="data")
+for command in (
+    runs.train,
+    runs.evaluate,
+    runs.predict,
+    experiments.reproduce,
+    experiments.study,
+    experiments.record,
+    experiments.report,
+):
+    app.command()(command)
+
+
+def run(command: Callable[[], object]) -> int:
+    """Call ``command``; return its exit status.
+
+    Bad input is one line and status 2; a loss that is no longer a number, or a lost process, one
+    line and status 1; Ctrl-C one line and status 130.
+    """
+    try:
+        command()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("ddfp: interrupted; start the same command again to go on", file=sys.stderr)
+        raise
+    except UserError as error:
+        print(f"ddfp: {error}", file=sys.stderr)
+        return 2
+    except (FloatingPointError, ConnectionError) as error:
+        print(f"ddfp: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run(app))

@@ -1,0 +1,125 @@
+"""Options that several commands share, and what they mean as values."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddfp_lib.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Benchmark = Annotated[
+    str,
+    typer.Argument(help="A benchmark below reproduce/configs (digits, camvid), or a .yaml file."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set; digits need none.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
+]
+Labeled = Annotated[
+    str | None, typer.Option("--labeled", help="Labeled images: a count, a part as 1/8, or all.")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="File of the backbone's starting weights, as resnet101.pth."),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="One of the benchmark's published splits, as 732.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
+]
+Accumulate = Annotated[
+    int,
+    typer.Option(min=0, help="Parts of a step's images on each GPU; 0: as its memory asks for."),
+]
+Jobs = Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one a core, or one GPU.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")
+]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as given to --out.")]
+Network = Annotated[str, typer.Option("--network", help="teacher or student.")]
+
+
+def as_overrides(
+    labeled: str | None, data: Path | None, weights: Path | None, settings: list[str] | None
+) -> list[str]:
+    """Return these options as ``key=value`` overrides, after those of ``--set``."""
+    overrides = list(settings or [])
+    if weights is not None:
+        if not weights.is_file():
+            raise UserError(f"--weights {weights}: is no file; give the one with starting weights")
+        overrides.append(f"network.weights={weights.resolve()}")
+    if labeled is not None:
+        overrides.append(f"data.labeled={labeled}")
+    if data is not None:
+        if not data.is_dir():
+            raise UserError(f"--data {data}: is no folder; give the one that holds the data set")
+        overrides.append(f"data.root={data.resolve()}")
+    return overrides
+
+
+def as_names(text: str) -> list[str]:
+    """Return the names of a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def as_numbers(text: str) -> list[int]:
+    """Return the numbers of a comma list of seeds."""
+    try:
+        return [int(name) for name in as_names(text)]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: is no comma list of numbers, as 0,1,2") from error
+
+
+def as_device(name: str) -> "torch.device":
+    """Return the device of this name; ``auto`` is a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    known = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name)
+    if known is None:
+        raise UserError(f"--device {name}: is unknown; use auto, cpu, cuda or cuda:1")
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has no such GPU; use --device cpu")
+    return torch.device(name)
+
+
+def as_ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str, int]:
+    """Return the device and the number of processes that a training asks for."""
+    import os
+
+    import torch
+
+    if gpus is None and processes is None:
+        return str(as_device(device)), 1
+    option, count = ("--gpus", gpus) if processes is None else ("--processes", processes)
+    if gpus is not None and processes is not None:
+        raise UserError("--gpus and --processes: give one of them, for GPUs or for a CPU")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(f"{option}: torchrun has started the processes already; leave it out")
+    if count < 1:
+        raise UserError(f"{option} {count}: give at least 1")
+    if processes is not None:
+        if device not in ("auto", "cpu"):
+            raise UserError(f"--processes {count}: are of a CPU; use --gpus for --device {device}")
+        return "cpu", count
+    if count > torch.cuda.device_count():
+        raise UserError(f"--gpus {count}: this machine has {torch.cuda.device_count()}")
+    if device not in ("auto", "cuda"):
+        raise UserError(f"--gpus {count}: leave --device {device} out")
+    return "cuda", count
+
+
+def as_network(learner: object, name: str) -> "torch.nn.Module":
+    """Return the teacher or the student of a learner."""
+    if name not in ("teacher", "student"):
+        raise UserError(f"--network {name}: is neither teacher nor student")
+    return getattr(learner, name)

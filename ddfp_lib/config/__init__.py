@@ -1,0 +1,49 @@
+"""Configurations: what a run is described by, and how it is read from strict YAML.
+
+:mod:`~ddfp_lib.config.schema` holds the dataclasses, :mod:`~ddfp_lib.config.reading` the files and
+overrides they come from, :mod:`~ddfp_lib.config.building` the errors for wrong keys and values.
+"""
+
+from ddfp_lib.config.building import build
+from ddfp_lib.config.reading import (
+    PRESETS,
+    find_benchmark,
+    from_dict,
+    load_config,
+    load_method,
+    presets,
+    read_benchmark,
+    read_config,
+    read_yaml,
+    splits_of,
+    to_yaml,
+)
+from ddfp_lib.config.schema import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    NetworkConfig,
+    TrainingConfig,
+    to_dict,
+)
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "MethodConfig",
+    "NetworkConfig",
+    "TrainingConfig",
+    "build",
+    "find_benchmark",
+    "from_dict",
+    "load_config",
+    "load_method",
+    "presets",
+    "read_benchmark",
+    "read_config",
+    "read_yaml",
+    "splits_of",
+    "to_dict",
+    "to_yaml",
+]

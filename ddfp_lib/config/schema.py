@@ -1,0 +1,303 @@
+"""The settings of a run, as frozen dataclasses."""
+
+import dataclasses
+import hashlib
+import json
+import operator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from ddfp_lib.data.augment import AugmentConfig
+from ddfp_lib.data.digits import DigitScenesConfig
+from ddfp_lib.data.protocol import Protocol
+from ddfp_lib.errors import UserError
+from ddfp_lib.method.config import DensityConfig
+
+LARGEST = 1e30
+"""Lengths, rates and weights are at most so large: float32 has to hold their multiples too."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What makes one method differ from another.
+
+    Attributes:
+        name: the preset's name.
+        consistency: learn the teacher's pseudo-labels on strong views of unlabeled images.
+        perturbation: of the features: ``none``, ``density``, ``noise``, ``vat``, ``dropout``.
+        perturb_at: ``features`` (F, before the decoder's second half) or ``embedding`` (v).
+        clean_weight: weight of the cross-entropy on strong views.
+        perturbed_weight: weight of the cross-entropy on their perturbed features.
+        consistency_mean: these two are means over all ``valid`` pixels (few confident pixels then
+            weigh little) or over the ``confident`` ones.
+        moved: pixels that the perturbation moves: ``confident``, ``all`` that are valid, or
+            ``leaky``, every pixel that the gradient reaches.
+        descent_steps: of density descent, each ``eps / descent_steps`` long.
+        max_fall: bound of its fall in log p, in nats; see
+            :class:`~ddfp_lib.method.perturb.DensityDescent`.
+        drop: probability that a channel of the features is dropped before they are perturbed.
+        descend: the density that descent goes down: ``marginal``, p(v), or ``conditional``,
+            p(v | pseudo-label).
+        density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
+        density_void: pixels of labeled images that have no class are learned as ``unlabeled``
+            ones, since the same things fill unlabeled images, or ``dropped``.
+        density_query: the embedding in which the density is asked for directions is normalised by
+            running statistics, without dropout and without a trace (``frozen``), or by the
+            auxiliary BatchNorm in training mode (``auxiliary``), which it then updates.
+        perturbed_norm: BatchNorm of the perturbed pass: ``auxiliary`` or ``shared``.
+        warmup_norm: before consistency starts, labeled images pass through the ``main``
+            BatchNorm, or every second one through the auxiliary (``split``).
+        teacher: an exponential moving average of the student (``ema``), or the student's own
+            weights with separate BatchNorm statistics (``tied``).
+        teacher_mode: pseudo-labels are made in ``eval`` mode, or in ``train`` mode with batch
+            statistics and dropout.
+    """
+
+    name: str
+    consistency: bool
+    perturbation: Literal["none", "density", "noise", "vat", "dropout"]
+    perturb_at: Literal["features", "embedding"]
+    clean_weight: float
+    perturbed_weight: float
+    consistency_mean: Literal["valid", "confident"]
+    moved: Literal["confident", "all", "leaky"]
+    descent_steps: int
+    max_fall: float
+    drop: float
+    descend: Literal["marginal", "conditional"]
+    density_of: Literal["embedding", "features"]
+    density_void: Literal["unlabeled", "dropped"]
+    density_query: Literal["frozen", "auxiliary"]
+    perturbed_norm: Literal["auxiliary", "shared"]
+    warmup_norm: Literal["main", "split"]
+    teacher: Literal["ema", "tied"]
+    teacher_mode: Literal["eval", "train"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of them are labeled.
+
+    Attributes:
+        dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout).
+        root: folder of the data set; digit scenes need none.
+        labeled: which training images are labeled: a count (``40``), a part (``1/8``), ``all``, or
+            the path of a list file (``labeled.txt``), absolute or below ``root``.
+        unlabeled: list file of the unlabeled images; ``None``: all that are not labeled.
+        split_seed: draws the labeled images where ``labeled`` is no list.
+        test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
+        size: (height, width) to which images are brought when read; ``None`` leaves them.
+        protocol: how images are segmented for scores: ``whole``, ``slideN`` or ``cropN`` with a
+            size in pixels, see :class:`~ddfp_lib.data.protocol.Protocol`.
+        workers: processes that read images ahead of training, in each training process; ``None``:
+            as many as there are cores for beside a GPU, none beside training on the CPU. Batches
+            are the same with any number.
+        digits: how digit scenes are made.
+        augment: weak and strong views.
+    """
+
+    dataset: Literal["digits", "camvid", "voc", "cityscapes"]
+    labeled: int | str
+    root: str | None = None
+    unlabeled: str | None = None
+    split_seed: int = 0
+    test: Literal["test", "val"] = "test"
+    size: tuple[int, int] | None = None
+    protocol: str = "whole"
+    workers: int | None = None
+    digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def split(self) -> str:
+        """Name of the split: ``labeled``, or for a list file the folder that it lies in."""
+        path = PurePosixPath(str(self.labeled))
+        return (path.parent.name or path.stem) if path.suffix == ".txt" else str(self.labeled)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """DeepLabv3+ on a timm backbone.
+
+    Attributes:
+        encoder: timm's name of the backbone.
+        encoder_options: further arguments of ``timm.create_model``.
+        pretrained: start from timm's pretrained weights.
+        weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`.
+        weights_sha256: what the file must hold. :func:`load_config` fills it in from the file, so
+            that a run is tied to its content and not to where it lies.
+        output_stride: image pixels per high-level feature: 8, 16 or 32; a plain transformer has
+            its patch's.
+        low_width: channels of the projected low-level features.
+        aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
+        dilations: of the ASPP's 3x3 convolutions.
+        embedding: channels D of v, the features whose density is learned.
+        dropout: probability in the decoder.
+    """
+
+    encoder: str = "resnet101"
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    weights: str | None = None
+    weights_sha256: str | None = None
+    output_stride: int = 16
+    low_width: int = 48
+    aspp_width: int = 256
+    dilations: tuple[int, ...] = (6, 12, 18)
+    embedding: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The schedule of a run.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_labeled, batch_unlabeled: images a step, over all processes together.
+        optimizer: ``sgd`` or ``adamw``.
+        lr_encoder, lr_head: learning rates of the backbone and of all else; they fall to zero as
+            ``(1 - step / steps) ** poly``.
+        momentum: of SGD.
+        weight_decay: of all weights.
+        poly: exponent of the schedule.
+        consistency_from: part of the steps after which consistency and density estimation start.
+        perturb_from: part of the steps after which features are perturbed.
+        confidence: a pseudo-label counts where the teacher's probability exceeds this.
+        ema_decay: the teacher keeps this part of itself each step, once it has history.
+        evaluate_every: steps between two validations.
+        checkpoint_every: steps between two checkpoints.
+        precision: what the networks compute in: ``float32``, or autocast to ``bfloat16`` or
+            ``float16`` (its gradients scaled). The density is always float32.
+        compile: let torch.compile make the networks' parts faster; their first steps take minutes.
+    """
+
+    steps: int
+    batch_labeled: int
+    batch_unlabeled: int
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr_encoder: float = 0.001
+    lr_head: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    poly: float = 0.9
+    consistency_from: float = 1 / 80
+    perturb_from: float = 2 / 80
+    confidence: float = 0.95
+    ema_decay: float = 0.999
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run's result.
+
+    Attributes:
+        benchmark: name of the benchmark, as it stands in the ledger.
+        eps: length of every feature perturbation, in units of the features it moves.
+        seed: of starting weights, data order, augmentation, perturbations and dropout.
+        data, network, density, training, method: see there.
+    """
+
+    benchmark: str
+    eps: float
+    data: DataConfig
+    network: NetworkConfig
+    density: DensityConfig
+    training: TrainingConfig
+    method: MethodConfig
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use, naming the key."""
+        counts = ["network.low_width", "network.aspp_width", "network.embedding"]
+        counts += ["training.steps", "training.batch_labeled"]
+        counts += ["training.evaluate_every", "training.checkpoint_every"]
+        if self.method.consistency:
+            counts.append("training.batch_unlabeled")
+        counts += ["method.descent_steps", "density.hidden", "density.samples"]
+        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
+        amounts += ["training.lr_encoder", "training.lr_head"]
+        amounts += ["training.weight_decay", "training.poly"]
+        amounts += ["density.lr", "density.lr_decay", "density.noise", "density.clamp"]
+        parts = ["training.consistency_from", "training.perturb_from"]
+        parts += ["training.confidence", "training.ema_decay", "training.momentum"]
+        below_one = ["network.dropout", "method.drop"]
+        for keys, good, mend in (
+            (counts, lambda value: value >= 1, "give at least 1"),
+            (amounts, lambda value: 0 <= value <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
+            (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
+            (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
+            (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
+            (["density.betas"], lambda value: all(0 <= b < 1 for b in value), "give 0 to below 1"),
+            (["network.dilations"], lambda value: all(d >= 1 for d in value), "give 1 or more"),
+            (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
+            (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
+            (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
+            (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
+        ):
+            for key in keys:
+                value = operator.attrgetter(key)(self)
+                if not good(value):
+                    raise UserError(f"{key}: {value} makes no sense here; {mend}")
+        Protocol.parse(self.data.protocol)
+        if self.network.pretrained and self.network.weights:
+            raise UserError(
+                "network.pretrained and network.weights: are two sets of starting weights; take one"
+            )
+
+        method = self.method
+        if method.perturb_at == "embedding" and method.density_of == "features":
+            raise UserError(
+                "method.density_of: features have no gradient in an embedding that is moved; "
+                "choose perturb_at: features"
+            )
+        if method.teacher == "tied" and method.teacher_mode == "eval":
+            raise UserError(
+                "method.teacher: a tied teacher learns BatchNorm statistics of its own in train "
+                "mode alone; choose teacher_mode: train"
+            )
+        if method.drop and method.perturbation == "none":
+            raise UserError(
+                "method.drop: nothing is perturbed that could be dropped before; choose 0, or "
+                "perturbation: dropout"
+            )
+        if method.descend == "conditional" and self.density.kind != "flow":
+            raise UserError(
+                f"method.descend: {self.density.kind!r} knows no classes; choose marginal"
+            )
+
+    def at(self, root: Path | None) -> "Config":
+        """Return this configuration with its data at ``root``, or as it is where that is None."""
+        if root is None:
+            return self
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
+
+    def bare(self) -> "Config":
+        """Return this configuration without starting weights, for a checkpoint to fill."""
+        network = dataclasses.replace(
+            self.network, pretrained=False, weights=None, weights_sha256=None
+        )
+        return dataclasses.replace(self, network=network)
+
+    @property
+    def config_hash(self) -> str:
+        """Eight hexadecimal digits that change with every value that can change the result.
+
+        Where data and starting weights lie and how many processes read are not such values; what
+        is in the weights is.
+        """
+        resolved = to_dict(self)
+        for section, key in (("data", "root"), ("data", "workers"), ("network", "weights")):
+            resolved[section].pop(key)
+        text = json.dumps(resolved, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested dicts and lists, as YAML and JSON know them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,0 +1,165 @@
+"""Does the boundary move to lower density? Where do steps lead? Measured in trained networks.
+
+A method's own flow cannot judge it: some methods have none, and one that was trained along might
+flatter the network it was trained with. So every network is judged by another kind of density, a
+mixture of Gaussians (scikit-learn's) fitted after the fact to its own features of training images,
+and densities are told as percentiles among its features of validation images: 50 is the median
+feature, 0 the sparsest.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.data.loaders import evaluation_batches
+from ddfp_lib.evaluation.descent import Descent
+from ddfp_lib.models.maps import resize_nearest, to_rows
+from ddfp_lib.models.network import SegmentationNetwork, evaluating
+from ddfp_lib.seeds import generator
+
+MARGIN = 0.2
+"""A feature lies at the decision boundary where its two highest probabilities differ by less."""
+
+
+COMPONENTS = 16
+"""Gaussians of the judging mixture, with full covariances."""
+
+
+INDEPENDENT_ROWS = 10_000
+"""Features that it is fitted to, at most."""
+
+
+COLUMNS = ["method", "seed", "step", "features", "quantity", "value"]
+"""Of a table of what was measured inside networks, a value a row."""
+
+
+ALL = "all"
+"""What ``features`` says where a value is of all features of a network, not of one kind of step."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of pixels that have a label, in evaluation mode.
+
+    Attributes:
+        rows: (N, D) float32, v.
+        probability: (N, K) float32, the classifier's.
+        labels: (N,) int64, the true classes.
+    """
+
+    rows: Tensor
+    probability: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def embeddings(
+    network: SegmentationNetwork, dataset: SegmentationDataset, images: int, batch_size: int = 16
+) -> Embeddings:
+    """Embed the first ``images`` images of a data set that has masks, whole and unaugmented."""
+    device = next(network.parameters()).device
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(network):
+        for number, (pictures, masks) in enumerate(evaluation_batches(dataset, batch_size)):
+            if number * batch_size >= images:
+                break
+            v = network.embed(network.encode(pictures.to(device) / 255))
+            labels = resize_nearest(masks.to(device), v.shape[2:]).flatten()
+            known = labels != IGNORE_INDEX
+            probability = to_rows(network.classify(v).float().softmax(dim=1))
+            parts.append((to_rows(v.float())[known], probability[known], labels[known]))
+    return Embeddings(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class IndependentDensity:
+    """A mixture of Gaussians fitted to a network's features, each dimension standardised.
+
+    Args:
+        rows: (N, D) float, the features; at most :data:`INDEPENDENT_ROWS` of them, drawn at random.
+        seed: of the draw and of the starting means.
+    """
+
+    def __init__(self, rows: Tensor, seed: int = 0) -> None:
+        rng = generator(seed, "judge")
+        rows = rows.cpu()[torch.randperm(len(rows), generator=rng)[:INDEPENDENT_ROWS]]
+        self.mean, self.std = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
+        self.mixture = GaussianMixture(
+            min(COMPONENTS, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
+        )
+        # Small matrices: threads would only wait for each other. And a judge that is still
+        # improving is good enough.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.mixture.fit(((rows - self.mean) / self.std).numpy())
+
+    def log_prob(self, rows: Tensor) -> Tensor:
+        """Return log p of features (N, D) as (N,) float64, in nats, up to a constant."""
+        if len(rows) == 0:
+            return torch.empty(0, dtype=torch.float64)
+        standard = (rows.cpu() - self.mean) / self.std
+        with threadpool_limits(1):
+            return torch.from_numpy(self.mixture.score_samples(standard.numpy()))
+
+
+def percentiles(values: Tensor, among: Tensor) -> Tensor:
+    """Return the percentile of each value (N,) among others (M,): the part of them below it.
+
+    Among themselves values reach from 0 to 100.
+    """
+    below = torch.searchsorted(among.sort().values, values)
+    return (100.0 * below / max(1, len(among) - 1)).clamp(max=100)
+
+
+def boundary_density(there: Embeddings, density: Tensor) -> dict[str, float]:
+    """Measure how dense the features are where the decision boundary runs.
+
+    Args:
+        there: features of validation images, N of them.
+        density: (N,) float, their judged log-densities.
+
+    Returns:
+        ``boundary percentile``: mean density percentile of the features at the boundary, NaN where
+        there is none; ``boundary share``: their part of all features, in percent; ``error
+        percentile``: mean density percentile of wrongly classified features.
+    """
+    rank = percentiles(density, density)
+    first, second = there.probability.topk(2, dim=1).values.unbind(dim=1)
+    boundary = first - second < MARGIN
+    wrong = there.probability.argmax(dim=1) != there.labels
+    return {
+        "boundary percentile": float(rank[boundary.cpu()].mean()),
+        "boundary share": 100 * float(boundary.float().mean()),
+        "error percentile": float(rank[wrong.cpu()].mean()),
+    }
+
+
+CHANGE, RANK, RIGHT = "change of log p", "percentile", "true class"
+"""What is told of each kind of step, see :func:`step_effects`."""
+
+
+def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]]:
+    """Sum up where steps from confident features lead.
+
+    Args:
+        measured: by :func:`ddfp_lib.evaluation.descent.measure_descent`, with a judge.
+        among: (N,) float, judged log-densities of all features of the same images' data set.
+
+    Returns:
+        By kind of step, ``at rest`` first: the mean ``percentile`` of the judged density; the part
+        of features that get their ``true class``, in percent; and but for those at rest the median
+        ``change of log p`` in nats, by the flow.
+    """
+    told = {}
+    for kind, judged in measured.judged.items():
+        rank = float(percentiles(judged, among).mean())
+        told[kind] = {RANK: rank, RIGHT: 100 * measured.right[kind]}
+    for kind, after in measured.after.items():
+        told[kind][CHANGE] = float((after - measured.before).median())
+    return told

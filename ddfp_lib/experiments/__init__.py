@@ -1,0 +1,1 @@
+"""Many runs: matrices, studies, papermill, statistics, kept results."""

@@ -1,0 +1,228 @@
+"""papermill runs the experiment notebook; the executed notebook is the report."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddfp_lib.config import find_benchmark
+from ddfp_lib.constants import QUIET_KERNEL
+from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.matrix import Cell, plan
+from ddfp_lib.experiments.study import find_study
+from ddfp_lib.files import repository, write_atomically, write_text
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parameters of ``reproduce/experiment.ipynb``, all of them.
+
+    Attributes:
+        benchmark: name below ``reproduce/configs``, or path of a ``.yaml``.
+        splits: names of the benchmark's published splits; none for what it names itself.
+        methods: names of presets.
+        seeds: one run of each method per seed.
+        out: folder of runs and report.
+        settings: ``key=value`` overrides.
+        quick: the benchmark's quick settings.
+        jobs: runs side by side; 0: one a core, or one on a GPU.
+        gpus: processes of each run, one a GPU.
+        accumulate: parts in which each of them takes its share of a step's images; 0: as its
+            memory asks for.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        tensorboard: write each run's log for TensorBoard too.
+    """
+
+    benchmark: str
+    splits: list[str]
+    methods: list[str]
+    seeds: list[int]
+    out: str
+    settings: list[str]
+    quick: bool
+    jobs: int
+    gpus: int
+    accumulate: int
+    device: str
+    tensorboard: bool
+
+    def cells(self) -> list[Cell]:
+        """Return the runs that are asked for; see :func:`ddfp_lib.experiments.matrix.plan`."""
+        return plan(
+            find_benchmark(self.benchmark),
+            self.methods,
+            self.seeds,
+            Path(self.out),
+            self.settings,
+            self.quick,
+            self.splits,
+        )
+
+
+def reproduce(request: Request) -> dict[Path, str]:
+    """Execute the experiment notebook and export it.
+
+    Everything that can be wrong with the request is found before the kernel starts.
+
+    Returns:
+        What was written: each file and what it is.
+
+    Raises:
+        UserError: the request is not right, or a run failed; starting again goes on from there.
+    """
+    out = Path(request.out).resolve()
+    cells = request.cells()
+    check_inputs(cells)
+    print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
+    report = out / "report.ipynb"
+    html = execute("experiment", {**asdict(request), "out": str(out)}, report)
+    return {
+        html: "the report, one file",
+        report: "the same as an executed notebook",
+        out / "results.csv": "a row for each run",
+        out / "runs": "configuration, log and checkpoints of each run",
+    }
+
+
+def run_study(
+    name: str, out: Path, *, root: Path | None, jobs: int, device: str
+) -> dict[Path, str]:
+    """Execute the study notebook and export it; see :mod:`ddfp_lib.experiments.study`.
+
+    Args:
+        name: of the study, or path of its file.
+        out: folder of all studies.
+        root: folder of the data set; digit scenes need none.
+        jobs: runs side by side; 0: one a core, or one on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        What was written: each file and what it is.
+
+    Raises:
+        UserError: a setting is not right, or a run failed; starting again goes on from there.
+    """
+    study, out = find_study(name), Path(out).resolve()
+    cells = study.cells(out, root)
+    check_inputs(cells)
+    print(f"{len(cells)} runs of the study {study.name} on {device}, in {out}", flush=True)
+    report = out / f"{study.name}.ipynb"
+    parameters = {"study": name, "out": str(out), "jobs": jobs, "device": device}
+    parameters |= {"root": None if root is None else str(Path(root).resolve())}
+    html = execute("study", parameters, report)
+    return {
+        html: "the report, one file",
+        report: "the same as an executed notebook",
+        out / f"{study.name}.csv": "a row for each run",
+    }
+
+
+def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
+    """Execute a notebook of ``reproduce/`` by papermill, and export it.
+
+    Args:
+        name: of the notebook, without the suffix.
+        parameters: each must be one of its ``parameters`` cell.
+        report: where the executed notebook is written; ``.html`` lands beside it.
+
+    Returns:
+        The exported page.
+
+    Raises:
+        UserError: a parameter is unknown, or a cell raised a ``UserError``.
+    """
+    import papermill
+
+    notebook = repository() / "reproduce" / f"{name}.ipynb"
+    check_parameters(notebook, parameters)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            _prepared(report),
+            parameters=parameters,
+            cwd=Path.cwd(),  # which paths in benchmarks and settings may be relative to
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            extra_arguments=QUIET_KERNEL,
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "UserError":
+            raise UserError(error.evalue) from error
+        raise
+    html = report.with_suffix(".html")
+    write_text(html, to_html(report))
+    return html
+
+
+def print_plan(request: Request) -> None:
+    """Print what a request would run and what that would cost; the data need not be there."""
+    from ddfp_lib.experiments.cost import table
+    from ddfp_lib.experiments.ledger import read_ledger
+
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    print(table(request.cells(), ledger, request.gpus, max(1, request.accumulate)))
+
+
+def _prepared(report: Path) -> str:
+    # an early, empty file shows at once that the folder can be written
+    write_atomically(report, lambda partial: partial.touch())
+    return str(report)
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have: papermill would only warn.
+
+    Raises:
+        UserError: a parameter is unknown, or the notebook is missing.
+    """
+    import papermill
+
+    if not notebook.is_file():
+        raise UserError(f"{notebook}: is missing; clone the whole repository")
+    known = papermill.inspect_notebook(str(notebook))
+    unknown = sorted(parameters.keys() - known.keys())
+    if unknown:
+        raise UserError(
+            f"{notebook}: has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+
+
+def check_inputs(cells: list[Cell]) -> None:
+    """Open the data of a matrix, draw its splits and build its network before a run does.
+
+    Raises:
+        UserError: a folder, file or list is missing or not right, or the starting weights are of
+            another network.
+    """
+    from ddfp_lib.models.network import SegmentationNetwork
+    from ddfp_lib.training.loop import data_of, split_of
+
+    config = cells[0].config
+    train = data_of(config, "train")
+    for data in {cell.config.data: cell.config for cell in cells}.values():
+        split_of(data, train)
+    for subset in {"val", config.data.test}:
+        data_of(config, subset)
+    if any(cell.steps_done() == 0 for cell in cells):  # others go on from their checkpoints
+        SegmentationNetwork(config.network, len(train.classes))
+
+
+def to_html(notebook: Path) -> str:
+    """Return an executed notebook as one self-contained page, code and progress left out."""
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    settings = Config()
+    settings.HTMLExporter.exclude_input = True
+    settings.HTMLExporter.embed_images = True
+    # scripts from elsewhere: the page shall look the same without a network
+    settings.HTMLExporter.mathjax_url = ""
+    settings.HTMLExporter.require_js_url = ""
+    settings.HTMLExporter.jquery_url = ""
+    settings.TagRemovePreprocessor.enabled = True
+    settings.TagRemovePreprocessor.remove_cell_tags = {"injected-parameters"}
+    settings.TagRemovePreprocessor.remove_all_outputs_tags = {"progress"}
+    page, _ = HTMLExporter(config=settings).from_filename(str(notebook))
+    return re.sub(r'<script src="">\s*</script>', "", page)

@@ -1,0 +1,79 @@
+"""What runs say: means, paired differences with their uncertainty, and where features go."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
+    """Return one row a method: mean, spread and each seed.
+
+    Args:
+        ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
+        score: the column to tabulate, mIoU in percent.
+
+    Returns:
+        Columns ``mean``, ``std`` (of single runs, n - 1), ``seed 0``, ...; methods in the ledger's
+        order.
+    """
+    seeds = ledger.pivot(index="method", columns="seed", values=score)
+    seeds = seeds.reindex(ledger["method"].unique())
+    table = seeds.rename(columns=lambda seed: f"seed {seed}")
+    table.insert(0, "mean", seeds.mean(axis=1))
+    table.insert(1, "std", seeds.std(axis=1))
+    return table.rename_axis(columns=None)
+
+
+def paired_difference(
+    ledger: pd.DataFrame,
+    method: str,
+    rival: str,
+    score: str = "test_miou",
+    confidence: float = 0.95,
+) -> dict[str, float]:
+    """Compare two methods seed by seed.
+
+    Both methods see the same scenes, split and data order under one seed, so that differences vary
+    less than scores. The interval is Student's t over the differences.
+
+    Returns:
+        ``difference`` (mean of method minus rival), ``low`` and ``high`` of its interval, NaN with
+        fewer than two common seeds, and their number ``seeds``.
+    """
+    wide = ledger.pivot(index="seed", columns="method", values=score)
+    if method not in wide or rival not in wide:
+        return {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
+    gaps = (wide[method] - wide[rival]).dropna()
+    low, high = np.nan, np.nan
+    if len(gaps) > 1 and gaps.std() == 0:
+        low = high = gaps.mean()
+    elif len(gaps) > 1:
+        low, high = stats.t.interval(confidence, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+    return {"difference": gaps.mean(), "low": low, "high": high, "seeds": len(gaps)}
+
+
+def difference_table(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> pd.DataFrame:
+    """Return :func:`paired_difference` of every other method to ``rival``, one row each."""
+    others = [name for name in ledger["method"].unique() if name != rival]
+    rows = {name: paired_difference(ledger, name, rival, score) for name in others}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def signed(difference: Mapping[str, float]) -> str:
+    """Write a :func:`paired_difference` in points, as ``+1.7 (+0.7 to +2.8)``; never as -0.0."""
+    gap, low, high = (f"{difference[name]:+z.1f}" for name in ("difference", "low", "high"))
+    return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
+
+
+def verdict(difference: dict[str, float]) -> str:
+    """Say in words what an interval allows one to say."""
+    low, high = difference["low"], difference["high"]
+    if np.isnan(low):
+        return "one seed: no statement about noise is possible"
+    if low > 0:
+        return "better, beyond the noise of these seeds"
+    if high < 0:
+        return "worse, beyond the noise of these seeds"
+    return "not told apart from the noise of these seeds"

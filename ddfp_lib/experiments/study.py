@@ -1,0 +1,194 @@
+"""Studies: named comparisons of variants of a method, each a YAML file and one command.
+
+A study asks one question. Its file, ``reproduce/studies/<name>.yaml``, names a benchmark, seeds and
+*variants*, each a preset and the settings that make it differ. ``ddfp study <name>`` trains them,
+``--record`` keeps what came out beside the file, and ``ddfp report`` writes
+``reproduce/STUDY.md`` from all that is kept.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import dacite
+import pandas as pd
+
+from ddfp_lib.config import find_benchmark, load_config, read_yaml
+from ddfp_lib.errors import UserError, one_line
+from ddfp_lib.experiments.ledger import read_ledger
+from ddfp_lib.experiments.matrix import Cell
+from ddfp_lib.files import repository, write_text
+from ddfp_lib.runs.checkpoints import Checkpoints
+
+SCORES = {
+    "test_miou": "test mIoU (%)",
+    "teacher_miou_last": "validation mIoU (%)",
+}
+"""Scores that a study may compare, and how a figure calls them."""
+
+
+EVERY = 1000
+"""Checkpoints that are kept where all of them shall be."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset, and what is set differently.
+
+    Attributes:
+        preset: name of a method.
+        set: ``key=value`` overrides.
+    """
+
+    preset: str
+    set: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the runs that answer it.
+
+    Attributes:
+        name: of its file, without the suffix.
+        number: its place in ``STUDY.md``.
+        question: in one sentence.
+        benchmark: name of a benchmark, or path of a ``.yaml``.
+        seeds: one run of each variant per seed.
+        variants: by the name that figures and tables give them.
+        rival: the variant that the others are compared with.
+        score: compared: ``test_miou``, or ``teacher_miou_last``, on validation images, where the
+            study chooses a setting: then test images stay unseen until the choice is made.
+        settings: overrides of all variants.
+        splits: names of the benchmark's splits; none for what it names itself.
+        mechanism: variants in whose networks densities are measured through training; their
+            checkpoints are kept.
+        reading: what we make of the numbers, in words.
+    """
+
+    name: str
+    number: int
+    question: str
+    benchmark: str
+    seeds: list[int]
+    variants: dict[str, Variant]
+    rival: str
+    score: Literal["test_miou", "teacher_miou_last"] = "test_miou"
+    settings: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    mechanism: list[str] = field(default_factory=list)
+    reading: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a study that names a variant it does not have."""
+        named = [("rival", self.rival), *(("mechanism", name) for name in self.mechanism)]
+        for key, name in named:
+            if name not in self.variants:
+                there = ", ".join(map(repr, self.variants))
+                raise UserError(
+                    f"{key}: {name!r} is no variant of this study; choose one of {there}"
+                )
+
+    def cells(self, out: Path, root: Path | str | None = None) -> list[Cell]:
+        """Return the runs, seed by seed, in folders that studies of one benchmark share.
+
+        A variant that another study has under the same name is not trained twice; so it keeps its
+        checkpoints where any study of this benchmark measures inside its networks.
+
+        Args:
+            out: folder of all studies; runs lie in ``out/<benchmark>/runs``.
+            root: folder of the data set; digit scenes need none.
+
+        Raises:
+            UserError: a preset, key or value is not right, or a folder holds another run.
+        """
+        benchmark = find_benchmark(self.benchmark)
+        measured = {*self.mechanism}.union(
+            *(other.mechanism for other in studies() if other.benchmark == self.benchmark)
+        )
+        cells = []
+        for split in self.splits or [None]:
+            for seed in self.seeds:
+                for name, variant in self.variants.items():
+                    overrides = [*self.settings, *variant.set, f"method.name={name}"]
+                    config = load_config(benchmark, variant.preset, seed, overrides, split=split)
+                    config = config.at(None if root is None else Path(root))
+                    words = " ".join([split or "", name, str(seed)])
+                    folder = re.sub(r"[^\w.]+", "-", words).strip("-")
+                    kept = EVERY if name in measured else Checkpoints.KEEP
+                    path = Path(out) / Path(self.benchmark).stem / "runs" / folder
+                    cells.append(Cell(config, path, keep=kept))
+        for cell in cells:
+            cell.finished()
+        return cells
+
+    @property
+    def folder(self) -> Path:
+        """Where the repository keeps studies."""
+        return repository() / "reproduce" / "studies"
+
+    def stored(self) -> pd.DataFrame | None:
+        """Return the ledger that was kept, or ``None`` where the study was not run yet."""
+        path = self.folder / f"{self.name}.csv"
+        return read_ledger(path) if path.is_file() else None
+
+    def stored_mechanism(self) -> pd.DataFrame | None:
+        """Return what :mod:`ddfp_lib.evaluation.mechanism` measured; ``None`` where nothing was."""
+        path = self.folder / f"{self.name}-mechanism.csv"
+        return pd.read_csv(path) if path.is_file() else None
+
+
+def studies() -> list[Study]:
+    """Return all studies, in the order of ``STUDY.md``."""
+    folder = repository() / "reproduce" / "studies"
+    return sorted(map(read_study, folder.glob("*.yaml")), key=lambda study: study.number)
+
+
+def find_study(name: str) -> Study:
+    """Return the study of this name, or that of a ``.yaml`` file.
+
+    Raises:
+        UserError: there is none; the message lists the names.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_study(Path(name))
+    known = {study.name: study for study in studies()}
+    if name not in known:
+        raise UserError(f"study: {name!r} is unknown; choose one of {', '.join(known)}")
+    return known[name]
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        UserError: the file, a key or a value in it is not right.
+    """
+    values = {"name": Path(path).stem, **read_yaml(path)}
+    try:
+        return dacite.from_dict(Study, values, dacite.Config(strict=True))
+    except dacite.DaciteError as error:
+        raise UserError(f"{path}: {one_line(error)}; mend the key") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def record(study: Study, results: Path) -> list[Path]:
+    """Keep a study's tables in the repository, beside its file.
+
+    Args:
+        study: that was run.
+        results: folder that holds its ``<name>.csv`` and, with a mechanism, that table too.
+
+    Returns:
+        The files written.
+    """
+    names = [f"{study.name}.csv"] + [f"{study.name}-mechanism.csv"] * bool(study.mechanism)
+    written = []
+    for name in names:
+        source = Path(results) / name
+        if not source.is_file():
+            raise UserError(f"{source}: is not there; a finished 'ddfp study' writes it")
+        write_text(study.folder / name, source.read_text(encoding="utf-8"))
+        written.append(study.folder / name)
+    return written

@@ -1,0 +1,235 @@
+"""What a stored lesson must be: each guard yields what is wrong with a pair."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from papermill import inspect_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from ddfp_lib.errors import UserError
+from ddfp_lib.lessons.pairs import TAGS, as_notebook, tags, thumbnail_path
+
+MAX_BYTES = 1_500_000
+
+
+MACHINE_PATH = re.compile(
+    r"(?<![\w.:/])/(?:home|root|tmp|work|Users|private|mnt|opt|usr|var)/[\w.-]"
+    r"|[A-Z]:\\\\?Users|ipykernel_\d+"
+)
+
+
+PLACE = re.compile(r"`([\w/]+\.py)` `(?:\w+\.)?(\w+)`")
+
+
+QUOTATION = re.compile(r"```python\n# (ddfp_lib/\S+\.py)\n(.*?)```", re.DOTALL)
+
+
+def unlike_source(script: Path) -> Iterator[str]:
+    """Yield where the pair's two files differ: kind, text or tags of a cell."""
+    source, stored = as_notebook(script), _stored(script)
+    if len(source.cells) != len(stored.cells):
+        yield f"{len(source.cells)} cells in the .py, {len(stored.cells)} in the .ipynb"
+    for number, (ours, theirs) in enumerate(zip(source.cells, stored.cells, strict=False)):
+        for name, of in (("kind", _kind), ("text", _text), ("tags", tags)):
+            if of(ours) != of(theirs):
+                yield f"cell {number}: the two files differ in {name}"
+
+
+def not_one_clean_run(script: Path) -> Iterator[str]:
+    """Yield code cells that did not run as the 1st, 2nd, ... n-th of one session."""
+    for number, cell in enumerate(_code(script), start=1):
+        if cell.execution_count != number:
+            yield f"code cell {number} has execution count {cell.execution_count}"
+
+
+def failed(script: Path) -> Iterator[str]:
+    """Yield code cells that ended in an error or wrote warnings."""
+    for number, cell in enumerate(_code(script), start=1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"code cell {number} stores the error {output.ename}"
+            if output.get("name") == "stderr":
+                yield f"code cell {number} wrote to stderr: {output.text[:80]!r}"
+
+
+def of_one_machine(script: Path) -> Iterator[str]:
+    """Yield paths of the machine that a lesson was made on."""
+    for path in (script, script.with_suffix(".ipynb")):
+        for found in MACHINE_PATH.finditer(_without_pictures(path)):
+            yield f"{path.suffix} names a path of some machine: {found.group()!r}"
+
+
+def too_large(script: Path) -> Iterator[str]:
+    """Yield the size of a notebook that a browser would wait for."""
+    size = script.with_suffix(".ipynb").stat().st_size
+    if size > MAX_BYTES:
+        yield f"{size:,} bytes, more than {MAX_BYTES:,}"
+
+
+def bad_parameters(script: Path) -> Iterator[str]:
+    """Yield what keeps papermill from setting parameters.
+
+    There is one cell of them, it assigns literals to names and does nothing else, papermill sees
+    every name, and takes a new value for it.
+    """
+    cells = [cell for cell in _code(script) if "parameters" in tags(cell)]
+    if len(cells) != 1:
+        yield f"{len(cells)} cells are tagged 'parameters', not 1"
+        return
+    names = []
+    for statement in ast.parse(cells[0].source).body:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            yield f"parameters: line {statement.lineno} is no assignment to a name"
+            continue
+        names.append(statement.targets[0].id)
+        try:
+            ast.literal_eval(statement.value)
+        except ValueError:
+            yield f"parameters: {names[-1]} is no literal"
+    seen = inspect_notebook(str(script.with_suffix(".ipynb")))
+    for name in names:
+        if name not in seen:
+            yield f"parameters: papermill does not see {name}"
+            continue
+        # papermill's own reader: it adds the metadata that papermill relies on
+        notebook = load_notebook_node(str(script.with_suffix(".ipynb")))
+        injected = parameterize_notebook(notebook, {name: 0}).cells
+        if not any(
+            "injected-parameters" in tags(cell) and f"{name} = 0" in cell.source
+            for cell in injected
+        ):
+            yield f"parameters: papermill cannot inject {name}"
+
+
+def out_of_form(script: Path) -> Iterator[str]:
+    """Yield what a reader would miss: badges, checks, exercises, thumbnail, a line in the index."""
+    notebook = _stored(script)
+    cells = notebook.cells
+    for cell in cells:
+        for tag in set(tags(cell)) - TAGS.keys():
+            yield f"tag {tag!r} is none of {', '.join(TAGS)}"
+    opening = cells[0].source if cells else ""
+    if f"notebooks/{script.stem}.ipynb" not in opening:
+        yield "the first cell has no badge that opens this notebook"
+    for part in ("**You will**", "**You need**", "minutes"):
+        if part not in opening:
+            yield f"the first cell does not say {part}"
+    for heading in ("What we saw", "In the real method", "Next"):
+        if not any(f"## {heading}" in cell.source for cell in cells):
+            yield f"there is no section {heading!r}"
+    checks = [cell for cell in cells if "check" in tags(cell)]
+    if len(checks) < 3:
+        yield f"{len(checks)} cells are tagged 'check', fewer than 3"
+    for cell in checks:
+        if not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source))):
+            yield f"a cell tagged 'check' asserts nothing: {cell.source[:40]!r}"
+    solved = [cell for cell in _code(script) if "solution" in tags(cell)]
+    if len(solved) < 2:
+        yield f"{len(solved)} code cells are tagged 'solution', fewer than 2"
+    for cell in solved:
+        if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"a solution is not folded: {cell.source[:40]!r}"
+    if not thumbnail_path(script).is_file():
+        yield "it has no thumbnail: tag the cell of a figure, and store"
+    index = script.parent / "README.md"
+    if not index.is_file() or script.stem not in index.read_text(encoding="utf-8"):
+        yield "README.md does not mention it"
+
+
+def misquoted(script: Path) -> Iterator[str]:
+    """Yield quotations of the library that are no longer in it.
+
+    A quotation is a block of Python in words that begins with its file, ``# ddfp_lib/method/flow.py``.
+    Indentation does not count; a line ``...`` stands for lines left out.
+    """
+    root = Path(__file__).parents[2]
+    for cell in _stored(script).cells:
+        if cell.cell_type != "markdown":
+            continue
+        for name, block in QUOTATION.findall(cell.source):
+            lines = _stripped((root / name).read_text(encoding="utf-8"))
+            for part in block.split("...\n"):
+                if _stripped(part) not in lines:
+                    yield f"{name} does not say {part.strip()!r}"
+
+
+def printed_before(script: Path) -> Iterator[str]:
+    """Yield printed sources of the library that have changed since the lesson was stored.
+
+    The notebook tests find that too, in minutes; this finds it without running anything.
+    """
+    library = [
+        _stripped(path.read_text("utf-8")) for path in Path(__file__).parents[1].rglob("*.py")
+    ]
+    for cell in _code(script):
+        if not cell.source.startswith("print(inspect.getsource("):
+            continue
+        shown = "".join(output.get("text", "") for output in cell.outputs)
+        if not shown or not any(_stripped(shown) in lines for lines in library):
+            yield f"{cell.source}: the library reads otherwise now; store the lesson again"
+
+
+def mislocated(script: Path) -> Iterator[str]:
+    """Yield places in the library, named as "`method/flow.py` `Flow`", that do not exist."""
+    library = Path(__file__).parents[1]
+    for cell in _stored(script).cells:
+        for name, called in PLACE.findall(cell.source):
+            path = library / name
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            if not re.search(rf"^\s*(?:def|class) {called}\b", text, re.MULTILINE):
+                yield f"{name} defines no {called}"
+
+
+GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
+    unlike_source,
+    not_one_clean_run,
+    failed,
+    of_one_machine,
+    too_large,
+    bad_parameters,
+    out_of_form,
+    misquoted,
+    printed_before,
+    mislocated,
+)
+"""All that a stored lesson must be; each yields the ways in which it is not."""
+
+
+def _stripped(text: str) -> str:
+    """Return lines without indentation, each between line breaks."""
+    return "\n" + "".join(f"{line.strip()}\n" for line in text.strip().splitlines())
+
+
+def _stored(script: Path) -> NotebookNode:
+    path = script.with_suffix(".ipynb")
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; run python -m ddfp_lib.lessons store")
+    return nbformat.read(path, as_version=4)
+
+
+def _code(script: Path) -> list[NotebookNode]:
+    return [cell for cell in _stored(script).cells if cell.cell_type == "code"]
+
+
+def _kind(cell: NotebookNode) -> str:
+    return cell.cell_type
+
+
+def _text(cell: NotebookNode) -> str:
+    return cell.source
+
+
+def _without_pictures(path: Path) -> str:
+    """Return a file's text; of a notebook, without its base64, in which anything can be found."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)
+    return nbformat.writes(notebook)

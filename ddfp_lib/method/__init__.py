@@ -1,0 +1,1 @@
+"""The paper: a density of features, and steps down that density."""

@@ -1,0 +1,147 @@
+"""``reproduce/STUDY.md``: every study's question, figure, table, answer, cost and command.
+
+Written by :mod:`ddfp_lib.reports.pages`.
+"""
+
+import pandas as pd
+
+from ddfp_lib.evaluation.mechanism import ALL, CHANGE, RANK, RIGHT
+from ddfp_lib.experiments.statistics import difference_table, score_table, signed, verdict
+from ddfp_lib.experiments.study import SCORES, Study, studies
+
+
+def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = None) -> str:
+    """Return what a study found, in Markdown: a table a split, and what may be said of it.
+
+    Args:
+        study: the question.
+        runs: its ledger, the variants' names as methods.
+        mechanism: what :func:`ddfp_lib.experiments.mechanism.measure_run` found, of all its runs.
+    """
+    parts = []
+    for split, some in runs.groupby("split", sort=False):
+        if runs["split"].nunique() > 1:
+            parts.append(f"### {split} labeled")
+        parts += [_table(study, some), _answer(study, some)]
+    if mechanism is not None:
+        parts += inside(mechanism)
+    if study.reading:
+        parts += study.reading.split("\n")  # folded YAML: a line a paragraph
+    return "\n\n".join(parts)
+
+
+def _table(study: Study, runs: pd.DataFrame) -> str:
+    scores = score_table(runs, study.score)
+    gaps = difference_table(runs, study.rival, study.score)
+    seconds = runs.groupby("method")["seconds"].mean()
+    seeds = [name for name in scores if name.startswith("seed")]
+    header = ["variant", SCORES[study.score], *seeds, f"minus `{study.rival}`", "seconds"]
+    lines = [_row(header), "|---" * len(header) + "|"]
+    for name, row in scores.iterrows():
+        cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
+        cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
+        cells += ["" if name == study.rival else signed(gaps.loc[name])]
+        lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
+    return "\n".join(lines)
+
+
+def _answer(study: Study, runs: pd.DataFrame) -> str:
+    """Say which setting validation chooses, or what the intervals allow one to say."""
+    if study.score == "teacher_miou_last":
+        means = runs.groupby("method", sort=False)[study.score].mean()
+        by_preset: dict[str, list[str]] = {}
+        for name in means.index:
+            by_preset.setdefault(study.variants[name].preset, []).append(name)
+        best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
+        chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
+        return f"Validation chooses {chosen}."
+    told: dict[str, list[str]] = {}
+    for name, gap in difference_table(runs, study.rival, study.score).iterrows():
+        told.setdefault(verdict(gap), []).append(f"`{name}` {signed(gap)}")
+    return (
+        "Against `"
+        + study.rival
+        + "`: "
+        + "; ".join(f"{words}: {', '.join(names)}" for words, names in told.items())
+        + "."
+    )
+
+
+def inside(mechanism: pd.DataFrame) -> list[str]:
+    """Tabulate what networks hold at the end of training: means over seeds.
+
+    Args:
+        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
+
+    Returns:
+        Tables in Markdown: one of all variants, and one of steps for each that has a density.
+    """
+    last = mechanism[mechanism["step"] == mechanism["step"].max()]
+    whole, steps = last[last["features"] == ALL], last[last["features"] != ALL]
+    networks = _means(whole, "method").rename(index="`{}`".format)
+    tables = [_markdown("variant, at the end of training", networks)]
+    for method, some in steps.groupby("method", sort=False):
+        effects = _means(some, "features")[[CHANGE, RANK, RIGHT]]
+        effects.columns = [f"median {CHANGE} (nats)", "judged percentile", "true class (%)"]
+        tables.append(_markdown(f"confident features of `{method}`, moved", effects))
+    return tables
+
+
+def _means(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Average over seeds: a row for each value of ``by``, a column a quantity, as they come."""
+    table = rows.pivot_table(index=by, columns="quantity", values="value")
+    return table.reindex(index=rows[by].unique(), columns=rows["quantity"].unique())
+
+
+def _markdown(corner: str, table: pd.DataFrame) -> str:
+    lines = [_row([corner, *table.columns]), "|---" * (1 + table.shape[1]) + "|"]
+    for name, row in table.iterrows():
+        lines.append(_row([name, *("-" if pd.isna(x) else f"{x:.1f}" for x in row)]))
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def by_figure(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the runs that each figure of a study shows, a split each, by the figure's name."""
+    splits = dict(list(runs.groupby("split", sort=False)))
+    if len(splits) == 1:
+        return {study.name: runs}
+    return {f"{study.name}-{split.replace('/', '-')}": some for split, some in splits.items()}
+
+
+def measured(runs: pd.DataFrame) -> str:
+    """Say what runs cost, and which commits they were."""
+    hours = runs["seconds"].sum() / 3600
+    commits = ", ".join(f"`{name}`" for name in runs["commit"].unique())
+    return f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}."
+
+
+def page() -> str:
+    """Return ``STUDY.md``; a study that was not run yet says so."""
+    parts = [
+        "# Studies",
+        "Generated by `ddfp report` from [`studies/`](studies), not by hand. mIoU in %, of the "
+        "teacher after the last step. `±` is the standard deviation between seeds; differences are "
+        "paired by seed, their 95 % intervals Student's t, not corrected for the number of "
+        "comparisons. Seconds are of one core that shared its machine with other work.",
+    ]
+    for study in studies():
+        parts.append(f"## {study.number}. {study.question}")
+        runs = study.stored()
+        if runs is None:
+            parts.append("Not run yet.")
+        else:
+            for name in by_figure(study, runs):
+                parts.append(f"![{study.question}](studies/{name}.png)")
+            if study.mechanism:
+                parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
+            parts.append(section(study, runs, study.stored_mechanism()))
+            if study.settings:
+                words = ", ".join(f"`{one}`" for one in study.settings)
+                parts.append(f"Set for all variants, before what each sets itself: {words}.")
+            parts.append(measured(runs))
+        parts.append(f"Command: `ddfp study {study.name} --record`")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,189 @@
+"""Run folders: what a training leaves behind, and how to read it again.
+
+==================  ===========================================================================
+file                content
+==================  ===========================================================================
+``config.yaml``     the resolved configuration
+``environment.json``  versions, threads, GPUs, commit, and the classes with their colours
+``metrics.jsonl``   one line per logged step and per validation
+``tensorboard/``    the numbers of ``metrics.jsonl`` again, where they were asked for
+``checkpoints/``    the last two, see :mod:`ddfp_lib.runs.checkpoints`
+``result.json``     written at the end: a folder that has it is finished
+==================  ===========================================================================
+"""
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddfp_lib.config import Config, from_dict, read_yaml, to_yaml
+from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import write_text
+from ddfp_lib.ranks import world_size
+from ddfp_lib.runs.checkpoints import Checkpoints
+from ddfp_lib.runs.environment import commit, gpu_name
+from ddfp_lib.runs.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run came to; mIoU in percent.
+
+    Validation images chose the ``best`` values (the evaluation with the highest mIoU), so they are
+    optimistic; ``last`` values chose nothing. ``test_miou`` is of the teacher after the last step.
+
+    ``protocol`` is how images were segmented to be scored. ``processes`` trained together, on as
+    many ``gpus`` of the name ``gpu``, none on a CPU. ``peak_memory`` is of the process that needed
+    most since it last started, GiB: on a GPU what PyTorch allocated, else all that is resident.
+    ``data`` names the images, see :func:`data_digest`.
+    """
+
+    benchmark: str
+    split: str
+    method: str
+    seed: int
+    miou_last: float
+    miou_best: float
+    teacher_miou_last: float
+    teacher_miou_best: float
+    test_miou: float
+    test_iou: list[float]
+    steps: int
+    seconds: float
+    commit: str
+    config_hash: str
+    protocol: str
+    processes: int
+    gpu: str | None
+    gpus: int
+    peak_memory: float
+    data: str
+
+
+def finished_result(out: Path, config: Config) -> RunResult | None:
+    """Return the result of a finished run, ``None`` where it has not ended.
+
+    Raises:
+        UserError: the folder holds a run of another configuration.
+    """
+    path = Path(out) / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        result = RunResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: is no result; remove it to let the run end again") from error
+    if result.config_hash != config.config_hash:
+        raise UserError(
+            f"{out}: holds a finished run of configuration {result.config_hash}, this one is "
+            f"{config.config_hash}; choose another --out"
+        )
+    return result
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another process is training there; wait for it") from error
+        for left in out.rglob(".*.partial"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+        yield
+
+
+def describe(out: Path, config: Config, dataset: SegmentationDataset, device: torch.device) -> None:
+    """Write ``config.yaml`` and ``environment.json`` of a run that is about to train."""
+    write_text(out / "config.yaml", to_yaml(config))
+    packages = ("torch", "torchvision", "timm", "torchmetrics", "numpy", "scikit-learn")
+    environment = {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "threads": torch.get_num_threads(),
+        "weights": config.network.weights_sha256,
+        "processes": world_size(),
+        "gpu": gpu_name(device),
+        "precision": config.training.precision,
+        "protocol": config.data.protocol,
+        "packages": {name: version(name) for name in packages},
+        "classes": list(dataset.classes),
+        "palette": [list(colour) for colour in dataset.palette],
+    }
+    write_text(out / "environment.json", json.dumps(environment, indent=2))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened for reading.
+
+    Attributes:
+        folder: of the run.
+        config: its resolved configuration.
+        classes: names of the classes, K of them.
+        palette: colour of each class, red, green and blue in 0..255.
+    """
+
+    folder: Path
+    config: Config
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open a folder that :func:`~ddfp_lib.training.loop.train` has made.
+
+        Raises:
+            UserError: it is no run folder.
+        """
+        folder = Path(folder)
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder}: is no run folder (no config.yaml); give the --out of a run")
+        values = read_yaml(folder / "config.yaml")
+        config = from_dict(values, str(folder / "config.yaml"))
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        palette = tuple(tuple(colour) for colour in environment["palette"])
+        return cls(folder, config, tuple(environment["classes"]), palette)
+
+    def newest_checkpoint(self, device: torch.device) -> dict[str, Any]:
+        """Return the newest whole checkpoint of this run.
+
+        Args:
+            device: where its tensors shall be.
+
+        Raises:
+            UserError: the run has no checkpoint, or one of another configuration.
+        """
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.config.config_hash)
+        state, _ = checkpoints.load(device)
+        if state is None:
+            raise UserError(f"{self.folder}: has no checkpoint; train this run first")
+        return state
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def result(self) -> RunResult | None:
+        """Return the result, ``None`` where the run has not ended."""
+        return finished_result(self.folder, self.config)

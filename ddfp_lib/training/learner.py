@@ -1,0 +1,272 @@
+"""What a training holds: student, teacher, density estimator, perturbation and optimizer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddfp_lib.config import Config
+from ddfp_lib.constants import UNLABELED
+from ddfp_lib.errors import UserError
+from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.frozen import FrozenDensity
+from ddfp_lib.method.perturb import FeatureModels, FeaturePerturbation, make_perturbation
+from ddfp_lib.models.maps import to_rows
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.models.norms import share_statistics
+from ddfp_lib.ranks import rank, sum_gradients, total, world_size
+from ddfp_lib.runs.folder import Run
+from ddfp_lib.seeds import generator
+from ddfp_lib.training.finite import FiniteCheck
+from ddfp_lib.training.losses import PseudoLabels
+from ddfp_lib.training.teacher import make_teacher
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Which parts of the method are switched on at a step."""
+
+    consistency: bool
+    perturb: bool
+
+
+class Learner:
+    """All that training changes: two networks, the density estimator, the optimizer.
+
+    Args:
+        config: of the run.
+        classes: number of classes K.
+        device: where everything lives.
+        accumulate: parts in which a step's images go through the networks, one after another;
+            the gradients of all parts make one step. Memory falls with their size. BatchNorm's
+            training statistics are of one part.
+    """
+
+    def __init__(
+        self, config: Config, classes: int, device: torch.device, accumulate: int = 1
+    ) -> None:
+        method, training = config.method, config.training
+        self.config, self.device, self.accumulate = config, device, accumulate
+        # channels_last: convolutions run 1.4 to 2 times faster on CPUs, and on GPUs' tensor cores
+        student = SegmentationNetwork(config.network, classes, config.seed, training.precision)
+        student.to(device, memory_format=torch.channels_last).train()
+        self.student = share_statistics(student, device)
+        self.teacher = make_teacher(self.student, method.teacher, method.teacher_mode)
+        if training.compile:
+            for network in (self.student, self.teacher):
+                for part in network.children():
+                    part.compile()
+        self.perturbation: FeaturePerturbation = make_perturbation(
+            method.perturbation,
+            config.eps,
+            leak=method.moved == "leaky",
+            steps=method.descent_steps,
+            max_fall=method.max_fall,
+            drop=method.drop,
+        )
+        self.density = self._make_density(classes)
+        self.optimizer = self._make_optimizer()
+        # half precision's gradients would underflow; bfloat16 has float32's range
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+        self.finite_check = FiniteCheck(device)
+
+    def _make_density(self, classes: int) -> DensityEstimator | FrozenDensity | None:
+        config, method, training = self.config, self.config.method, self.config.training
+        if method.perturbation != "density":
+            return None
+        of_features = method.density_of == "features"
+        width = self.student.fusion.channels if of_features else config.network.embedding
+        begin = round(training.consistency_from * training.steps)
+        if config.density.kind != "flow":
+            if world_size() > 1:  # each rank would remember features of its own
+                raise UserError(
+                    f"density.kind: {config.density.kind} learns in one process; leave --gpus out"
+                )
+            return FrozenDensity(
+                config.density.kind,
+                width,
+                classes,
+                freeze_after=round(training.perturb_from * training.steps) - begin,
+                seed=config.seed,
+            ).to(self.device)
+        return DensityEstimator(
+            width,
+            classes,
+            config.density,
+            total_steps=max(1, training.steps - begin),
+            seed=config.seed,
+        ).to(self.device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        training = self.config.training
+        encoder = list(self.student.encoder.parameters())
+        inside = set(encoder)
+        head = [p for p in self.student.parameters() if p not in inside]
+        groups = [
+            {"params": encoder, "lr": training.lr_encoder},
+            {"params": head, "lr": training.lr_head},
+        ]
+        if training.optimizer == "adamw":
+            return torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=True)
+        return torch.optim.SGD(
+            groups, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that training changes, as nested dicts of tensors and numbers.
+
+        Raises:
+            FloatingPointError: a step's loss or gradient was not finite: nothing worth keeping.
+        """
+        self.finite_check.check()
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state that :meth:`state_dict` returned."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"student": self.student, "teacher": self.teacher, "optimizer": self.optimizer}
+        if self.density is not None:
+            parts["density"] = self.density
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        return parts
+
+    def stage(self, step: int) -> Stage:
+        """Return what is switched on at this step, of the method's own parts."""
+        method, training = self.config.method, self.config.training
+        done = step / training.steps
+        return Stage(
+            consistency=method.consistency and done >= training.consistency_from,
+            perturb=method.perturbation != "none"
+            and done >= max(training.perturb_from, training.consistency_from),
+        )
+
+    def generators(self, step: int) -> tuple[torch.Generator, torch.Generator]:
+        """Return a step's randomness: on the host for views, on the device for features.
+
+        Views are drawn for the whole batch, the same on every rank. Features belong to one rank:
+        the first has the stream that a process alone has, each other one its own.
+        """
+        seed, others = self.config.seed, [rank()] if rank() else []
+        return generator(seed, 1, step), generator(seed, 2, step, *others, device=self.device)
+
+    def micro_batches(self, *batches: Any) -> Iterator[tuple[Any, ...]]:
+        """Cut this rank's share of a batch into ``accumulate`` parts, all of it alike.
+
+        Args:
+            batches: tensors (B, ...) or :class:`PseudoLabels`, B a multiple of ``accumulate``.
+        """
+        return zip(*(batch.chunk(self.accumulate) for batch in batches), strict=True)
+
+    def feature_models(
+        self,
+        dropout: torch.Generator,
+        network: SegmentationNetwork | None = None,
+        labels: PseudoLabels | None = None,
+    ) -> FeatureModels:
+        """Return the density and the classifier as functions of what the method moves, F or v.
+
+        By default they evaluate ``embed`` with running BatchNorm statistics and without dropout,
+        as the teacher did for the features that the flow learned, and update nothing. The weights
+        are those of the moment of the call.
+
+        Args:
+            dropout: generator of the dropout masks, used by ``density_query: auxiliary`` alone.
+            network: whose ``embed`` and ``classify`` are used; ``None``: the student's.
+            labels: pseudo-labels at the size of the features, used by ``descend: conditional``
+                alone.
+        """
+        network, density, method = network or self.student, self.density, self.config.method
+
+        def embed(features: Tensor) -> Tensor:
+            if method.perturb_at == "embedding":
+                return features
+            if method.density_query == "auxiliary":
+                return network.embed(features, auxiliary=True, generator=dropout)
+            return network.embed(features, eval_mode=True)
+
+        known = None
+        if method.descend == "conditional" and labels is not None:
+            known = labels.labels.where(labels.confident, UNLABELED).flatten()
+
+        def log_density(features: Tensor) -> Tensor:
+            described = features if method.density_of == "features" else embed(features)
+            maps = described.shape[:1] + described.shape[2:]
+            return density.log_prob(to_rows(described), known).view(maps)
+
+        return FeatureModels(log_density, lambda features: network.classify(embed(features)))
+
+    def backward(self, part: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
+        """Add the gradients of a part of the batch, and its losses to those of other parts.
+
+        The loss is the losses' weighted sum. Before features are perturbed, clean strong views
+        carry the weight of both.
+
+        Args:
+            part: losses of this part, with their graphs.
+            losses: sums over the parts before, detached; changed in place, ``loss`` included.
+        """
+        method = self.config.method
+        weights = {
+            "supervised": 1.0,
+            "clean": method.clean_weight,
+            "perturbed": method.perturbed_weight,
+        }
+        if "perturbed" not in part:
+            weights["clean"] += method.perturbed_weight
+        loss = torch.stack([weights[name] * value for name, value in part.items()]).sum()
+        self.scaler.scale(loss).backward()
+        for name, value in {**part, "loss": loss}.items():
+            losses[name] = losses[name] + value.detach() if name in losses else value.detach()
+
+    def optimizer_step(self, losses: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Take the optimizer's step, on the gradients of all parts and ranks.
+
+        Args:
+            losses: this rank's share of them.
+            step: number of this step, from 0, for the learning rate.
+
+        Returns:
+            The losses of the whole batch, and the norm of its gradient.
+
+        Raises:
+            FloatingPointError: on a CPU, where loss or gradient is not finite; nothing has moved.
+        """
+        training = self.config.training
+        factor = (1 - step / training.steps) ** training.poly
+        for group, base in zip(
+            self.optimizer.param_groups, (training.lr_encoder, training.lr_head), strict=True
+        ):
+            group["lr"] = base * factor
+        sum_gradients(self.student.parameters())
+        self.scaler.unscale_(self.optimizer)
+        losses = dict(zip(losses, total(torch.stack(list(losses.values()))), strict=True))
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.student.parameters() if p.grad is not None]
+        )
+        # the scaler looks for gradients that are too large by having some that are not finite
+        watched = losses if self.scaler.is_enabled() else {**losses, "grad_norm": norm}
+        self.finite_check.note(step, watched)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {**losses, "grad_norm": norm}
+
+
+def load_learner(run: Run, device: torch.device) -> Learner:
+    """Return the learner of a run's newest checkpoint.
+
+    Args:
+        run: its configuration and classes say what to build.
+        device: of the networks.
+
+    Raises:
+        UserError: the run has no checkpoint, or one of another configuration.
+    """
+    learner = Learner(run.config.bare(), len(run.classes), device)
+    learner.load_state_dict(run.newest_checkpoint(device)["learner"])
+    return learner

@@ -1,0 +1,154 @@
+"""How much of a batch goes through the networks at a time: counted memory, micro-batches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ddfp_lib.config import Config
+from ddfp_lib.errors import UserError
+from ddfp_lib.models.maps import resize
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.ranks import world_size
+
+GIB = 2**30
+
+
+def training_memory(config: Config, parts: int = 1) -> int:
+    """Count the bytes that a training step keeps on each GPU, without computing anything.
+
+    Weights of student and teacher, gradients, the optimizer's moments, and what autograd keeps for
+    the backward pass of labeled, strong and perturbed images, in float32. Left out: the density
+    estimator, the workspace of convolutions, what the allocator holds back. bfloat16 about halves
+    the activations.
+
+    Args:
+        config: of the run; backbones of any kind.
+        parts: that a step's images are taken in, side by side on GPUs or one after another.
+    """
+    method, training = config.method, config.training
+    classes = _classes(config)
+    with torch.device("meta"):  # shapes alone: no memory, no arithmetic
+        network = SegmentationNetwork(config.bare().network, classes)
+        shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
+        labeled, unlabeled = shares if method.consistency else (shares[0], 0)
+        images = torch.empty(labeled + unlabeled, 3, *config.data.augment.size)
+        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    def classified(embedded: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(
+            resize(network.classify(embedded), target.shape[1:]), target
+        )
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = network.encode(images)
+        clean = network.embed(features)
+        losses = [classified(clean, labels)]  # alive, and with them what they need
+        if method.perturbation != "none":
+            at_features = method.perturb_at == "features"
+            moved = network.embed(features[labeled:]) if at_features else clean[labeled:]
+            losses.append(classified(moved, labels[labeled:]))
+    weights = {p.untyped_storage()._cdata: p for p in network.parameters()}
+    activations = sum(
+        tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights
+    )
+    copies = 4 if training.optimizer == "sgd" else 5
+    return activations + copies * sum(p.numel() * p.element_size() for p in weights.values())
+
+
+def fitting_parts(config: Config, processes: int, memory: int) -> int:
+    """Return the fewest parts of each process's share with which a step should fit its GPU.
+
+    Counted by :func:`training_memory`, and so in float32: with half precision there is room left.
+
+    Args:
+        config: of the run.
+        processes: that share the batch.
+        memory: of each GPU, bytes; a fifth of it is left for what is not counted.
+
+    Returns:
+        A number that divides the shares of labeled and unlabeled images; as many parts as there are
+        images where nothing fits.
+    """
+    training = config.training
+    sizes = [training.batch_labeled]
+    sizes += [training.batch_unlabeled] if config.method.consistency else []
+    shares = [max(1, size // processes) for size in sizes]
+    choices = [n for n in range(1, min(shares) + 1) if all(share % n == 0 for share in shares)]
+    fitting = (n for n in choices if training_memory(config, processes * n) <= 0.8 * memory)
+    return next(fitting, choices[-1])
+
+
+def _classes(config: Config) -> int:
+    from ddfp_lib.data import camvid, cityscapes, voc
+
+    names = {"camvid": camvid.COLOURS, "cityscapes": cityscapes.CLASSES, "voc": voc.CLASSES}
+    dataset = config.data.dataset
+    return config.data.digits.classes + 1 if dataset == "digits" else len(names[dataset])
+
+
+def micro_batches_for(config: Config, device: torch.device) -> int:
+    """Return in how many micro-batches a rank takes its share: one on a CPU, else what fits."""
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return fitting_parts(config, world_size(), memory)
+
+
+def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
+    """Tell how a step's images are shared out, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
+
+    The global batch is the configuration's, whatever it is trained on, and so is the learning
+    rate, which belongs to it.
+
+    Args:
+        config: of the run.
+        accumulate: parts in which each process takes its share.
+        device: of the processes.
+
+    Raises:
+        UserError: the images cannot be shared out evenly.
+    """
+    training, processes = config.training, world_size()
+    sizes = {"labeled": training.batch_labeled}
+    if config.method.consistency:
+        sizes["unlabeled"] = training.batch_unlabeled
+    if accumulate < 1:
+        raise UserError(f"--accumulate {accumulate}: give at least 1")
+    kind = "GPU" if device.type == "cuda" else "process"
+    many = f"{processes} {kind}" + ("" if processes == 1 else "s" if kind == "GPU" else "es")
+    for name, size in sizes.items():
+        if size % (processes * accumulate):
+            raise UserError(
+                f"training.batch_{name}: {size} images cannot be shared by {many} in {accumulate} "
+                "part(s) each; choose their number or --accumulate so that the product divides it"
+            )
+    whole = "+".join(str(size) for size in sizes.values())
+    part = "+".join(str(size // (processes * accumulate)) for size in sizes.values())
+    return f"global batch {whole} = {many} x {accumulate} x {part}"
+
+
+@contextmanager
+def memory_advice(accumulate: int) -> Iterator[None]:
+    """Tell, in a line with what helps, that a step lacks memory or a compiler."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory; take a step's images in more parts with --accumulate "
+            f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
+        ) from error
+    except RuntimeError as error:
+        # no public name stands for what torch.compile raises
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise UserError(
+            f"training.compile: PyTorch cannot compile the networks here ({reason}); leave it out"
+        ) from error

@@ -1,0 +1,216 @@
+"""One training step in its general form; :mod:`~ddfp_lib.training.reference_step` comes first.
+
+What the reference step leaves out stands here: methods other than the paper's, stages of the
+schedule, micro-batches, several ranks.
+"""
+
+import torch
+from torch import Tensor
+
+from ddfp_lib.data.augment import cutmix_boxes, strong_view
+from ddfp_lib.data.loaders import Batch
+from ddfp_lib.models.maps import resize
+from ddfp_lib.ranks import rank
+from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.losses import (
+    PixelCounts,
+    PseudoLabels,
+    cross_entropy,
+    density_training_data,
+    mix_over_ranks,
+)
+from ddfp_lib.training.teacher import update_ema
+
+
+def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor]:
+    """Take one step of training.
+
+    ``loss = CE(labeled) + a * CE(strong, y) + b * CE(strong perturbed, y)`` with the pseudo-labels
+    y, and ``a``, ``b`` the method's ``clean_weight`` and ``perturbed_weight``.
+
+    Args:
+        learner: networks, density estimator and optimizer; changed in place.
+        batch: this rank's share of labeled and unlabeled images, see
+            :class:`~ddfp_lib.data.loaders.Batch`.
+        step: number of this step, from 0. All randomness is a function of it and of the seed.
+
+    Returns:
+        Scalars for the log, as 0-d tensors, of the batch of all ranks: the losses in nats, the norm
+        of the student's gradient, the fraction of valid pixels with a pseudo-label (``coverage``),
+        and of the flow its bits per dimension.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite, and the student is as before the step.
+            On a GPU it is found out later, see :class:`~ddfp_lib.training.finite.FiniteCheck`.
+    """
+    config, method, stage = learner.config, learner.config.method, learner.stage(step)
+    host, device = learner.generators(step)
+    labeled, weak = batch.labeled_images / 255, batch.weak_images / 255
+    if not stage.consistency:
+        return supervised_step(learner, labeled, batch.labels, step)
+
+    # 1. The teacher sees weak views: pseudo-labels, and the features that the flow learns from.
+    described, pseudo = teacher_pass(learner, labeled, weak, batch.valid, device)
+
+    # 2. The student sees labeled images and strong views, once.
+    box = cutmix_boxes(*weak.shape[2:], config.data.augment, host).to(weak.device)
+    torch.rand(rank() * len(weak), 8, generator=host)  # the draws of the ranks before this one
+    strong = mix_over_ranks(strong_view(weak, config.data.augment, host), box)
+    counts, losses = PixelCounts.of(batch.labels, pseudo), {}
+    learner.optimizer.zero_grad()
+    for images, labels, views, target in learner.micro_batches(
+        labeled, batch.labels, strong, pseudo.mixed(box)
+    ):
+        features = learner.student.encode(torch.cat([images, views]))
+        clean = learner.student.embed(features, generator=device)
+
+        # 3. The perturbation looks for a direction, for confident pixels.
+        moved = None
+        if stage.perturb:
+            start = (clean if method.perturb_at == "embedding" else features)[len(images) :]
+            moved = start + perturbation_of(learner, start.detach(), target, device)
+
+        # 4. Clean and perturbed features are classified; backward, then the optimizer's step.
+        part = student_losses(learner, clean, moved, labels, target, counts, device)
+        learner.backward(part, losses)
+    losses = learner.optimizer_step(losses, step)
+
+    # 5. The flow takes its own step, on features without a graph.
+    if learner.density is not None:
+        pseudo_classes = pseudo.labels if config.density.labels == "teacher" else None
+        rows, known = density_training_data(
+            described, batch.labels, batch.valid, pseudo_classes, void=method.density_void
+        )
+        found = learner.density.fit_step(rows, known, generator=device)
+        losses["bits_per_dim"] = found.bits_per_dim
+
+    # 6. The teacher follows the student.
+    if method.teacher == "ema":
+        update_ema(learner.teacher, learner.student, step, config.training.ema_decay)
+    return {**losses, "coverage": counts.confident / counts.valid.clamp(min=1)}
+
+
+@torch.no_grad()
+def teacher_pass(
+    learner: Learner, labeled: Tensor, weak: Tensor, valid: Tensor, device: torch.Generator
+) -> tuple[Tensor, PseudoLabels]:
+    """Let the teacher see images without strong augmentation.
+
+    Args:
+        learner: its teacher is asked, in micro-batches.
+        labeled: (B, 3, H, W) float in [0, 1]; seen only where a density is learned.
+        weak: (U, 3, H, W) float in [0, 1].
+        valid: (U, H, W) bool, False in padding.
+        device: generator of the dropout masks of ``teacher_mode: train``.
+
+    Returns:
+        What the flow learns from, (B + U, D, h, w) float, v or F as ``density_of`` says; and the
+        pseudo-labels of the weak images.
+    """
+    teacher, config = learner.teacher, learner.config
+    images = weak if learner.density is None else torch.cat([labeled, weak])
+    encoded = torch.cat([teacher.encode(x) for (x,) in learner.micro_batches(images)])
+    embedded = torch.cat(
+        [teacher.embed(x, generator=device) for (x,) in learner.micro_batches(encoded)]
+    )
+    scores = resize(teacher.classify(embedded[-len(weak) :]), weak.shape[2:])
+    pseudo = PseudoLabels.of(scores, valid, config.training.confidence)
+    return encoded if config.method.density_of == "features" else embedded, pseudo
+
+
+def perturbation_of(
+    learner: Learner, features: Tensor, target: PseudoLabels, device: torch.Generator
+) -> Tensor:
+    """Return the shift of the strong views' features, like ``features``, without a graph.
+
+    Args:
+        learner: its perturbation, density and student are asked.
+        features: (U, C, h, w) float, F or v as ``perturb_at`` says, detached.
+        target: pseudo-labels at the size of the images; they say which pixels move.
+        device: generator of all randomness.
+    """
+    small = target.at(features.shape[2:])
+    moved = small.valid if learner.config.method.moved == "all" else small.confident
+    models = learner.feature_models(device, labels=small)
+    return learner.perturbation(features, moved, models, device)
+
+
+def student_losses(
+    learner: Learner,
+    clean: Tensor,
+    moved: Tensor | None,
+    labels: Tensor,
+    target: PseudoLabels,
+    counts: PixelCounts,
+    device: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the cross-entropies of a micro-batch, with their graphs, in nats.
+
+    Args:
+        learner: its student is trained.
+        clean: (B + U, D, h, w) float, v of labeled images and strong views.
+        moved: (U, C, h, w) float, perturbed features of the strong views, F or v as ``perturb_at``
+            says; ``None`` before features are perturbed.
+        labels: (B, H, W) int64.
+        target: pseudo-labels of the U strong views.
+        counts: pixels of the whole batch, which the losses are means over.
+        device: generator of the dropout masks.
+    """
+    student, method = learner.student, learner.config.method
+    logits = resize(student.classify(clean), labels.shape[1:])
+    mean = method.consistency_mean
+    losses = {
+        "supervised": cross_entropy(logits[: len(labels)], labels, counts),
+        "clean": target.cross_entropy(logits[len(labels) :], mean, counts),
+    }
+    if moved is not None:
+        if method.perturb_at == "features":
+            auxiliary = method.perturbed_norm == "auxiliary"
+            moved = student.embed(moved, auxiliary=auxiliary, generator=device)
+        logits = resize(student.classify(moved), labels.shape[1:])
+        losses["perturbed"] = target.cross_entropy(logits, mean, counts)
+    return losses
+
+
+def supervised_step(
+    learner: Learner, labeled: Tensor, labels: Tensor, step: int
+) -> dict[str, Tensor]:
+    """Take a step on labeled images alone: the supervised baseline, and the others' warm-up.
+
+    With ``warmup_norm: split`` every second image passes through the auxiliary BatchNorm, as
+    released: the second, the fourth, ... of those that one process sees at a time.
+
+    Args:
+        learner: changed in place.
+        labeled: (B, 3, H, W) float in [0, 1].
+        labels: (B, H, W) int64.
+        step: number of this step, from 0.
+
+    Returns:
+        Loss and gradient norm, as :func:`training_step`.
+
+    Raises:
+        FloatingPointError: as :func:`training_step`.
+    """
+    method, student = learner.config.method, learner.student
+    _, device = learner.generators(step)
+    counts, losses = PixelCounts.of(labels), {}
+    learner.optimizer.zero_grad()
+    for images, known in learner.micro_batches(labeled, labels):
+        features = student.encode(images)
+        if method.warmup_norm == "split":
+            halves = features[0::2], features[1::2]
+            embedded = [
+                student.embed(half, auxiliary=auxiliary, generator=device)
+                for auxiliary, half in enumerate(halves)
+                if len(half)
+            ]
+            known, clean = torch.cat([known[0::2], known[1::2]]), torch.cat(embedded)
+        else:
+            clean = student.embed(features, generator=device)
+        logits = resize(student.classify(clean), known.shape[1:])
+        learner.backward({"supervised": cross_entropy(logits, known, counts)}, losses)
+    losses = learner.optimizer_step(losses, step)
+    if method.teacher == "ema":
+        update_ema(learner.teacher, student, step, learner.config.training.ema_decay)
+    return losses

@@ -1,0 +1,75 @@
+"""The page that draws the house agrees with the house, and the package offers what it says."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import ddfp_lib
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "ddfp_lib"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MOST_LINES = 350
+MOST_MODULES = 8
+
+
+def rows(heading: str) -> list[str]:
+    """Return the first column of the table below ``heading``."""
+    table = PAGE.split(heading, 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+
+
+def layers() -> list[str]:
+    """Return the names in the contract of layers, highest first."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (
+        each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    )
+    return [name.strip() for layer in contract["layers"] for name in layer.split("|")]
+
+
+def test_the_page_names_every_room_in_the_order_of_the_layers():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    named = rows("| room | what it holds |\n|---|---|\n")
+    assert set(named) == rooms
+    assert named == [name for name in layers() if name in rooms]
+
+
+def test_the_page_names_every_file_below_the_rooms():
+    files = {path.name for path in LIBRARY.glob("*.py")} - {"__init__.py"}
+    assert set(rows("| file | what it holds |\n|---|---|\n")) == files
+    assert len(files) + 1 <= MOST_MODULES
+
+
+def test_the_places_to_change_exist():
+    table = PAGE.split("## Where would you change ...?", 1)[1]
+    places = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", table)
+    assert len(places) > 10
+    assert all((LIBRARY / place).exists() for place in places)
+
+
+def test_the_diagram_has_every_room():
+    diagram = PAGE.split("```mermaid", 1)[1].split("```", 1)[0]
+    assert all(re.search(rf"\b{name}\b", diagram) for name in layers())
+
+
+def test_no_file_is_too_long_to_read():
+    lengths = {
+        str(path.relative_to(LIBRARY)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in LIBRARY.rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_every_name_that_the_package_offers_can_be_imported():
+    for name in ddfp_lib.__all__:
+        assert getattr(ddfp_lib, name) is not None
+    assert set(ddfp_lib.__all__) <= set(dir(ddfp_lib))
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    code = "import sys, ddfp_lib; print({'torch', 'pandas', 'yaml', 'timm'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"

@@ -1,0 +1,49 @@
+"""A measured step goes down the density, and what is measured beside it has the right length."""
+
+import pytest
+import torch
+
+from ddfp_lib.data import open_dataset
+from ddfp_lib.evaluation.descent import UNPERTURBED, measure_descent
+from ddfp_lib.runs.folder import Run
+from ddfp_lib.training.learner import Learner, load_learner
+from ddfp_lib.training.loop import train
+
+
+def test_measured_descent_lowers_the_density(tiny_config, tmp_path):
+    config = tiny_config(
+        "ddfp", training={"steps": 60, "evaluate_every": 60, "checkpoint_every": 60}
+    )
+    cpu = torch.device("cpu")
+    train(config, tmp_path, device=cpu)
+    learner = load_learner(Run.open(tmp_path), cpu)
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+    measured = measure_descent(learner, dataset, eps=0.2)
+    count = len(measured.before)
+    assert count > 50
+    change = {name: after - measured.before for name, after in measured.after.items()}
+    # Not all: neighbours move too, and a 3x3 convolution lets each pixel see them.
+    assert (change["density descent"] < 0).float().mean() > 0.85
+    assert change["density descent"].mean() < change["random"].mean()
+    assert all(len(after) == count for after in measured.after.values())
+    assert all(0 <= part <= 1 for part in [*measured.kept.values(), *measured.right.values()])
+    assert measured.judged == {}
+
+
+@pytest.mark.parametrize("place", ["features", "embedding"])
+def test_a_judge_is_asked_about_embeddings_at_rest_and_after_each_step(tiny_config, place):
+    config = tiny_config("ddfp", training={"confidence": 0.0}, method={"perturb_at": place})
+    learner = Learner(config, 4, torch.device("cpu"))
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+    measured = measure_descent(learner, dataset, eps=1.0, judge=lambda v: v.square().sum(dim=1))
+    assert set(measured.judged) == {UNPERTURBED, *measured.after}
+    assert all(len(values) == len(measured.before) for values in measured.judged.values())
+    assert not torch.equal(measured.judged["random"], measured.judged[UNPERTURBED])
+
+
+def test_descent_of_no_confident_feature_is_empty(tiny_config):
+    config = tiny_config("ddfp", training={"confidence": 1.0})
+    learner = Learner(config, 4, torch.device("cpu"))
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+    measured = measure_descent(learner, dataset, eps=1.0)
+    assert len(measured.before) == 0

@@ -1,0 +1,65 @@
+"""Statistics against SciPy and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ddfp_lib.experiments import statistics
+
+SCORES = {"consistency": [50.0, 52.0, 51.0], "ddfp": [51.5, 52.5, 53.0]}
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rows = [
+        {"method": method, "seed": seed, "test_miou": score}
+        for method, scores in SCORES.items()
+        for seed, score in enumerate(scores)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_score_table_has_mean_spread_and_seeds(frame):
+    table = statistics.score_table(frame)
+    assert list(table.columns) == ["mean", "std", "seed 0", "seed 1", "seed 2"]
+    assert list(table.index) == ["consistency", "ddfp"]
+    assert table.loc["ddfp", "mean"] == pytest.approx(np.mean(SCORES["ddfp"]))
+    assert table.loc["ddfp", "std"] == pytest.approx(np.std(SCORES["ddfp"], ddof=1))
+
+
+def test_paired_difference_is_the_paired_t_interval(frame):
+    gap = statistics.paired_difference(frame, "ddfp", "consistency")
+    interval = stats.ttest_rel(SCORES["ddfp"], SCORES["consistency"]).confidence_interval(0.95)
+    assert gap["difference"] == pytest.approx(np.mean([1.5, 0.5, 2.0]))
+    assert (gap["low"], gap["high"]) == pytest.approx((interval.low, interval.high))
+    assert gap["seeds"] == 3
+
+
+def test_a_difference_near_nothing_has_no_minus_and_one_seed_no_interval():
+    assert (
+        statistics.signed({"difference": -0.01, "low": -2.6, "high": -0.04})
+        == "+0.0 (-2.6 to +0.0)"
+    )
+    alone = {"difference": 1.0, "low": float("nan"), "high": float("nan")}
+    assert statistics.signed(alone) == "+1.0"
+
+
+def test_paired_difference_uses_common_seeds_alone(frame):
+    frame = frame[~((frame["method"] == "ddfp") & (frame["seed"] == 2))]
+    gap = statistics.paired_difference(frame, "ddfp", "consistency")
+    assert (gap["difference"], gap["seeds"]) == (pytest.approx(1.0), 2)
+
+
+def test_one_seed_has_no_interval_and_no_verdict(frame):
+    gap = statistics.paired_difference(frame[frame["seed"] == 0], "ddfp", "consistency")
+    assert gap["seeds"] == 1
+    assert np.isnan(gap["low"])
+    assert "no statement" in statistics.verdict(gap)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.1, 2, "better"), (-2, -0.1, "worse"), (-1, 1, "not told apart")]
+)
+def test_verdict_follows_the_interval(low, high, word):
+    assert word in statistics.verdict({"low": low, "high": high})
