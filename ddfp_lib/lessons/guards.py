@@ -144,7 +144,7 @@ def out_of_form(script: Path) -> Iterator[str]:
 def misquoted(script: Path) -> Iterator[str]:
     """Yield quotations of the library that are no longer in it.
 
-    A quotation is a block of Python in words that begins with its file, ``# ddfp_lib/method/flow.py``.
+    A quotation is a block of Python that begins with its file, as ``# ddfp_lib/method/flow.py``.
     Indentation does not count; a line ``...`` stands for lines left out.
     """
     root = Path(__file__).parents[2]
