@@ -12,25 +12,30 @@ import pytest
 import yaml
 
 from ddfp_lib.config import (
+    BASE,
     PRESETS,
     Config,
     MethodConfig,
+    differences,
     find_benchmark,
     from_dict,
     load_config,
     load_method,
     presets,
     read_yaml,
+    schema,
     splits_of,
+    summary,
     to_dict,
     to_yaml,
 )
+from ddfp_lib.config.schema import ADDED
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.published import PAPER, published_scores
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = sorted((REPOSITORY / "reproduce" / "configs").rglob("*.yaml"))
-METHODS = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+METHODS = sorted(path.stem for path in PRESETS.glob("*.yaml") if path != BASE)
 
 
 @pytest.fixture
@@ -54,23 +59,28 @@ def test_presets_are_the_yaml_files():
     assert {"supervised", "consistency", "ddfp", "ddfp_released"} <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_preset_has_every_key_in_the_same_order(name):
-    """So that ``diff`` of two presets is the difference of two methods, and nothing else."""
+def test_the_base_file_explains_every_key_in_the_order_of_the_dataclass():
     keys = [field.name for field in dataclasses.fields(MethodConfig) if field.name != "name"]
-    assert list(read_yaml(PRESETS / f"{name}.yaml")) == keys
+    assert set(read_yaml(BASE)) == set(keys)
+    blocks = BASE.read_text().split("\n\n")[1:]
+    for block in blocks[1:]:  # the first says whose behaviour a value can be
+        comment, *values = re.split(r"^(?=\w)", block, flags=re.MULTILINE)
+        assert comment.startswith("# ")
+        assert values
+        assert re.search(r"\[(paper|release|ours)", comment), f"whose behaviour is it? {block}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_preset_says_what_it_is_and_only_what_differs(name):
+    own = read_yaml(PRESETS / f"{name}.yaml")
+    assert own.pop("summary").endswith(".")
+    base = read_yaml(BASE)
+    assert all(base[key] != value for key, value in own.items())
     assert load_method(name).name == name
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_presets_begin_with_what_they_are(name):
-    lines = (PRESETS / f"{name}.yaml").read_text().splitlines()
-    assert lines[0].startswith("# ")
-    assert len(lines) == len(dataclasses.fields(MethodConfig))
-
-
 def test_no_two_presets_are_one_method():
-    bodies = {json.dumps(read_yaml(PRESETS / f"{name}.yaml")) for name in METHODS}
+    bodies = {json.dumps(to_dict(load_method(name)) | {"name": ""}) for name in METHODS}
     assert len(bodies) == len(METHODS)
 
 
@@ -137,7 +147,7 @@ def candidates(kind, value):
         return [0.5, 0.25] if math.isinf(value) else [value / 2 or 0.25, value + 0.125]
     if isinstance(value, str):
         choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
-        return [choice for choice in choices if choice != value] or [value + "x", "slide8"]
+        return [choice for choice in choices if choice != value] or [value + "x", "slide8", "a.b:C"]
     if isinstance(value, list):
         return [
             [*value[:place], other, *value[place + 1 :]]
@@ -169,6 +179,8 @@ def at(values, key):
 def test_every_value_that_can_change_the_result_changes_the_hash(values, key, kind):
     if key == "method.teacher":  # there is a choice in train mode alone
         put(values, "method.teacher_mode", "train")
+    if key == "method.perturbation_options":  # only a class of one's own has some
+        put(values, "method.perturbation", "package.module:Class")
     config = from_dict(values)
     tried = 0
     for other in candidates(kind, at(values, key)):
@@ -425,9 +437,78 @@ def test_powers_of_ten_need_no_point(benchmark_file, text, value):
 
 
 def test_unknown_method_lists_the_known_ones(benchmark_file):
-    for name in ("ddpf", "", "../presets/ddfp", "ddfp.yaml"):
+    for name in ("ddpf", "", "../presets/ddfp", "base"):
         with pytest.raises(UserError, match=r"unknown; choose one of .*ddfp, ddfp_released"):
             load_config(benchmark_file, name)
+
+
+# Identity ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "digits"),
+    [
+        ("supervised", "ab47802f"),
+        ("consistency", "759c4b52"),
+        ("noise", "49b79a62"),
+        ("ddfp", "79cd2cb9"),
+    ],
+)
+def test_runs_of_before_keep_their_hash(method, digits):
+    """Frozen: a key that is added later must not orphan finished runs."""
+    assert load_config(find_benchmark("digits"), method, 0).config_hash == digits
+
+
+def test_an_added_key_counts_where_it_is_not_at_its_old_value(values):
+    config = from_dict(values)
+    for key, before in ADDED.items():
+        assert at(values, key) == before  # the default: folders of before can be read
+        removed = json.loads(json.dumps(values))
+        section, _, name = key.rpartition(".")
+        del at(removed, section)[name]
+        assert from_dict(removed) == config
+
+
+def test_a_revision_changes_the_hash_of_methods_with_a_density_alone(tiny_config, monkeypatch):
+    names = ("supervised", "noise", "ddfp", "ddfp_released")
+    before = {name: tiny_config(name).config_hash for name in names}
+    monkeypatch.setattr(schema, "REVISION_OF_DENSITY", schema.REVISION_OF_DENSITY + 1)
+    changed = {name for name in names if tiny_config(name).config_hash != before[name]}
+    assert changed == {"ddfp", "ddfp_released"}
+
+
+# Methods of one's own ----------------------------------------------------------------------------
+
+
+def test_a_file_of_ones_own_is_a_method(benchmark_file, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("summary: Longer.\nperturbation: density\ndescent_steps: 3\n")
+    config = load_config(benchmark_file, str(path))
+    assert (config.method.name, config.method.descent_steps) == ("mine", 3)
+    assert config.method.teacher == "ema"
+    assert summary(str(path)) == "Longer."
+    assert differences("ddfp", str(path)) == {"descent_steps": (1, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("ddfp.yaml", "drop: 0.5", "'ddfp' is the name of a preset; rename"),
+        ("base.yaml", "drop: 0.5", "'base' is the name of a preset; rename"),
+        ("mine.yaml", "dropp: 0.5", r"mine\.yaml: unknown key dropp; did you mean 'drop'"),
+        ("mine.yaml", "drop: much", r"mine\.yaml: wrong value type"),
+        ("mine.yaml", None, r"mine\.yaml: cannot be read"),
+        ("mine.yaml", "perturbation: descend", "'descend' is unknown; choose one of none, density"),
+        ("mine.yaml", "perturbation: 'a b:C'", "'a b:C' is unknown"),
+        ("mine.yaml", "perturbation_options: {a: 1}", "arguments of a class of your own"),
+    ],
+)
+def test_a_wrong_file_of_ones_own_is_named(benchmark_file, tmp_path, name, content, words):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=words):
+        load_config(benchmark_file, str(path))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.loaders import training_batches
 from ddfp_lib.data.splits import make_split
+from ddfp_lib.method.config import PERTURBATIONS
 from ddfp_lib.models.maps import resize_nearest, to_rows
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
@@ -664,10 +665,11 @@ def switches():
     ours = load_method("ddfp")
     for field in dataclasses.fields(MethodConfig):
         value = getattr(ours, field.name)
-        if field.name == "name":
-            continue
+        if field.name in ("name", "perturbation_options", "learns_density"):
+            continue  # of classes of one's own: tests/test_own_methods.py
         others = (
-            typing.get_args(field.type) or {bool: (False,), int: (3,), float: (0.125,)}[field.type]
+            typing.get_args(field.type)
+            or {bool: (False,), int: (3,), float: (0.125,), str: PERTURBATIONS}[field.type]
         )
         yield from ((field.name, other) for other in others if other != value)
 

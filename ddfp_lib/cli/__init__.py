@@ -1,4 +1,4 @@
-"""The command line, ``ddfp``: data, train, evaluate, predict, reproduce, record, report.
+"""The command line, ``ddfp``: one file for each group of commands.
 
 Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from ddfp_lib.cli import data, experiments, runs
+from ddfp_lib.cli import data, experiments, methods, runs
 from ddfp_lib.errors import UserError
 
 INTERRUPTED = 130
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(data.app, name="data")
 for command in (
+    methods.methods,
     runs.train,
     runs.evaluate,
     runs.predict,

@@ -16,7 +16,7 @@ def reproduce(
         typer.Option(help="Comma list of the benchmark's published splits, as 732,1464 [all]."),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="Comma list of presets.")
+        str, typer.Option(help="Comma list of methods or of .yaml files, see `ddfp methods`.")
     ] = "supervised,consistency,noise,ddfp",
     seeds: Annotated[str, typer.Option(help="Comma list of numbers.")] = "0,1,2",
     out: Annotated[

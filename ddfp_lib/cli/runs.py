@@ -12,7 +12,9 @@ from ddfp_lib.errors import UserError
 def train(
     benchmark: Annotated[str | None, typer.Argument(help="A benchmark, or a .yaml file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
-    method: Annotated[str, typer.Option(help="A method below ddfp_lib/presets.")] = "ddfp",
+    method: Annotated[
+        str, typer.Option(help="One of `ddfp methods`, or a .yaml file of your own.")
+    ] = "ddfp",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     split: options.Split = None,
     labeled: options.Labeled = None,

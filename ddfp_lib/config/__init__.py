@@ -1,22 +1,20 @@
 """Configurations: what a run is described by, and how it is read from strict YAML.
 
-:mod:`~ddfp_lib.config.schema` holds the dataclasses, :mod:`~ddfp_lib.config.reading` the files and
-overrides they come from, :mod:`~ddfp_lib.config.building` the errors for wrong keys and values.
+:mod:`~ddfp_lib.config.schema` holds the dataclasses, :mod:`~ddfp_lib.config.reading` the benchmarks
+and overrides they come from, :mod:`~ddfp_lib.config.methods` the presets,
+:mod:`~ddfp_lib.config.building` the errors for wrong keys and values.
 """
 
 from ddfp_lib.config.building import build
+from ddfp_lib.config.methods import BASE, PRESETS, differences, load_method, presets, summary
+from ddfp_lib.config.plain import read_yaml, to_yaml
 from ddfp_lib.config.reading import (
-    PRESETS,
     find_benchmark,
     from_dict,
     load_config,
-    load_method,
-    presets,
     read_benchmark,
     read_config,
-    read_yaml,
     splits_of,
-    to_yaml,
 )
 from ddfp_lib.config.schema import (
     Config,
@@ -28,6 +26,7 @@ from ddfp_lib.config.schema import (
 )
 
 __all__ = [
+    "BASE",
     "PRESETS",
     "Config",
     "DataConfig",
@@ -35,6 +34,7 @@ __all__ = [
     "NetworkConfig",
     "TrainingConfig",
     "build",
+    "differences",
     "find_benchmark",
     "from_dict",
     "load_config",
@@ -44,6 +44,7 @@ __all__ = [
     "read_config",
     "read_yaml",
     "splits_of",
+    "summary",
     "to_dict",
     "to_yaml",
 ]

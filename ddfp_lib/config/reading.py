@@ -7,9 +7,9 @@ A run is described by two files and a seed:
   about the file and not of the run: ``extends`` names a file whose values it changes, ``quick``
   lists overrides for a look in minutes, and ``splits`` lists by name the overrides that make one
   column of a published table;
-- a *preset* (``ddfp_lib/presets/<method>.yaml``) holds the choices that make one method differ
-  from another, every key in every file, so that ``diff`` of two presets is the difference of two
-  methods.
+- a *preset* (``ddfp_lib/presets/<method>.yaml``, or a file of one's own) holds the choices that
+  make one method differ from another, on top of ``base.yaml``; see
+  :mod:`~ddfp_lib.config.methods`.
 """
 
 import dataclasses
@@ -19,23 +19,15 @@ from typing import Any
 
 import yaml
 
-from ddfp_lib.config.building import (
-    build,
-)
+from ddfp_lib.config.building import build
+from ddfp_lib.config.methods import load_method
+from ddfp_lib.config.plain import read_yaml
 from ddfp_lib.config.schema import (
     Config,
-    MethodConfig,
     to_dict,
 )
 from ddfp_lib.errors import UserError, one_line
 from ddfp_lib.files import repository, sha256
-
-PRESETS = Path(__file__).parents[1] / "presets"
-
-
-def to_yaml(config: Any) -> str:
-    """Return a configuration as YAML that :func:`from_dict` reads back to an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -51,23 +43,6 @@ def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Confi
     return build(Config, values, source)
 
 
-def presets() -> list[str]:
-    """Return the names of all methods, as ``--methods`` knows them."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def load_method(name: str) -> MethodConfig:
-    """Read a method's preset.
-
-    Raises:
-        UserError: there is no such preset, or its file has an unknown or missing key.
-    """
-    if name not in presets():
-        raise UserError(f"method: {name!r} is unknown; choose one of {', '.join(presets())}")
-    path = PRESETS / f"{name}.yaml"
-    return build(MethodConfig, {"name": name, **read_yaml(path)}, path.name)
-
-
 def load_config(
     benchmark: Path,
     method: str,
@@ -81,7 +56,7 @@ def load_config(
 
     Args:
         benchmark: path of the benchmark's YAML.
-        method: name of a preset.
+        method: name of a preset, or path of a ``.yaml`` file with a method of one's own.
         seed: of the run.
         overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
         quick: apply the overrides that the benchmark lists under ``quick`` too, before the others:
@@ -184,25 +159,6 @@ def read_config(path: Path) -> Config:
         UserError: the file or a key or value in it is not right.
     """
     return from_dict(read_yaml(path), str(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with the safe loader.
-
-    Raises:
-        UserError: the file is missing, is not YAML, names Python objects, or is not a mapping.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = one_line(error)
-        raise UserError(f"{path}: is not plain YAML ({where}); mend it there") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no 'key: value' pairs; write one a line")
-    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:

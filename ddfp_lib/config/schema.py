@@ -12,7 +12,22 @@ from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
 from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.errors import UserError
-from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.config import PERTURBATIONS, DensityConfig
+from ddfp_lib.method.own import OWN
+
+ADDED: dict[str, Any] = {
+    "method.perturbation_options": {},
+    "method.learns_density": False,
+}
+"""Keys that configurations of e01cd57 did not have, with the value that means what was done then.
+
+Each has that value as its default, so that run folders from before can be read. It enters
+``config_hash`` only at another value, so that runs from before keep their hash.
+"""
+
+REVISION_OF_DENSITY = 0
+"""Raised by a fix that changes the results of all methods that learn a density: then runs from
+before have another ``config_hash`` and are neither repeated in silence nor taken for new ones."""
 
 LARGEST = 1e30
 """Lengths, rates and weights are at most so large: float32 has to hold their multiples too."""
@@ -22,41 +37,36 @@ LARGEST = 1e30
 class MethodConfig:
     """What makes one method differ from another.
 
+    What each key means and whose behaviour its value is (the paper's, its release's, ours) stands
+    beside its default in ``ddfp_lib/presets/base.yaml``. Here are the values that it takes.
+
     Attributes:
-        name: the preset's name.
-        consistency: learn the teacher's pseudo-labels on strong views of unlabeled images.
-        perturbation: of the features: ``none``, ``density``, ``noise``, ``vat``, ``dropout``.
-        perturb_at: ``features`` (F, before the decoder's second half) or ``embedding`` (v).
-        clean_weight: weight of the cross-entropy on strong views.
-        perturbed_weight: weight of the cross-entropy on their perturbed features.
-        consistency_mean: these two are means over all ``valid`` pixels (few confident pixels then
-            weigh little) or over the ``confident`` ones.
-        moved: pixels that the perturbation moves: ``confident``, ``all`` that are valid, or
-            ``leaky``, every pixel that the gradient reaches.
-        descent_steps: of density descent, each ``eps / descent_steps`` long.
-        max_fall: bound of its fall in log p, in nats; see
-            :class:`~ddfp_lib.method.perturb.DensityDescent`.
-        drop: probability that a channel of the features is dropped before they are perturbed.
-        descend: the density that descent goes down: ``marginal``, p(v), or ``conditional``,
-            p(v | pseudo-label).
-        density_of: features whose density is learned: the ``embedding`` v, or F (``features``).
-        density_void: pixels of labeled images that have no class are learned as ``unlabeled``
-            ones, since the same things fill unlabeled images, or ``dropped``.
-        density_query: the embedding in which the density is asked for directions is normalised by
-            running statistics, without dropout and without a trace (``frozen``), or by the
-            auxiliary BatchNorm in training mode (``auxiliary``), which it then updates.
-        perturbed_norm: BatchNorm of the perturbed pass: ``auxiliary`` or ``shared``.
-        warmup_norm: before consistency starts, labeled images pass through the ``main``
-            BatchNorm, or every second one through the auxiliary (``split``).
-        teacher: an exponential moving average of the student (``ema``), or the student's own
-            weights with separate BatchNorm statistics (``tied``).
-        teacher_mode: pseudo-labels are made in ``eval`` mode, or in ``train`` mode with batch
-            statistics and dropout.
+        name: the preset's name, or that of the user's own file.
+        consistency: whether unlabeled images are used.
+        perturbation: ``none``, ``density``, ``noise``, ``vat``, ``dropout``, or a class of one's
+            own as ``package.module:Class``, see :mod:`ddfp_lib.method.own`.
+        perturb_at: ``features`` (F) or ``embedding`` (v).
+        clean_weight, perturbed_weight: of these two losses, at least 0.
+        consistency_mean: ``valid`` or ``confident``.
+        moved: ``confident``, ``all`` or ``leaky``.
+        descent_steps: at least 1; each is ``eps / descent_steps`` long.
+        max_fall: nats, above 0; see :class:`~ddfp_lib.method.perturb.DensityDescent`.
+        drop: probability, 0 to below 1.
+        descend: ``marginal`` or ``conditional``.
+        density_of: ``embedding`` (v) or ``features`` (F).
+        density_void: ``unlabeled`` or ``dropped``.
+        density_query: ``frozen`` or ``auxiliary``.
+        perturbed_norm: ``auxiliary`` or ``shared``.
+        warmup_norm: ``main`` or ``split``.
+        teacher: ``ema`` or ``tied``.
+        teacher_mode: ``eval`` or ``train``.
+        perturbation_options: keyword arguments of a class of one's own.
+        learns_density: whether a density is learned for a class of one's own.
     """
 
     name: str
     consistency: bool
-    perturbation: Literal["none", "density", "noise", "vat", "dropout"]
+    perturbation: str
     perturb_at: Literal["features", "embedding"]
     clean_weight: float
     perturbed_weight: float
@@ -73,6 +83,13 @@ class MethodConfig:
     warmup_norm: Literal["main", "split"]
     teacher: Literal["ema", "tied"]
     teacher_mode: Literal["eval", "train"]
+    perturbation_options: dict[str, Any] = field(default_factory=dict)
+    learns_density: bool = False
+
+    @property
+    def has_density(self) -> bool:
+        """Whether a density of the features is learned."""
+        return self.perturbation == "density" or self.learns_density
 
 
 @dataclass(frozen=True)
@@ -251,6 +268,16 @@ class Config:
             )
 
         method = self.method
+        if method.perturbation not in PERTURBATIONS and not OWN.fullmatch(method.perturbation):
+            raise UserError(
+                f"method.perturbation: {method.perturbation!r} is unknown; choose one of "
+                f"{', '.join(PERTURBATIONS)}, or give a class of your own as package.module:Class"
+            )
+        if method.perturbation_options and method.perturbation in PERTURBATIONS:
+            raise UserError(
+                "method.perturbation_options: are the arguments of a class of your own; "
+                f"{method.perturbation!r} takes eps and the other keys of the method"
+            )
         if method.perturb_at == "embedding" and method.density_of == "features":
             raise UserError(
                 "method.density_of: features have no gradient in an embedding that is moved; "
@@ -289,11 +316,21 @@ class Config:
         """Eight hexadecimal digits that change with every value that can change the result.
 
         Where data and starting weights lie and how many processes read are not such values; what
-        is in the weights is.
+        is in the weights is. Keys in :data:`ADDED` count where they are not at the old value, and
+        fixes that change results by their revision.
         """
         resolved = to_dict(self)
         for section, key in (("data", "root"), ("data", "workers"), ("network", "weights")):
             resolved[section].pop(key)
+        for name, before in ADDED.items():
+            *sections, key = name.split(".")
+            holder = resolved
+            for section in sections:
+                holder = holder[section]
+            if holder[key] == before:
+                holder.pop(key)
+        if self.method.has_density and REVISION_OF_DENSITY:
+            resolved["revision"] = REVISION_OF_DENSITY
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -82,8 +82,13 @@ def plan(
         for seed in dict.fromkeys(seeds):
             for method in dict.fromkeys(methods):
                 config = load_config(benchmark, method, seed, overrides, quick=quick, split=split)
-                name = f"{method}-{seed}" if split is None else f"{split}-{method}-{seed}"
+                called = f"{config.method.name}-{seed}"
+                name = called if split is None else f"{split}-{called}"
                 cells.append(Cell(config, Path(out) / "runs" / name.replace("/", "-")))
+    folders = [cell.folder for cell in cells]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice}: two methods would train there; give their files other names")
     for cell in cells:
         cell.finished()
     return cells

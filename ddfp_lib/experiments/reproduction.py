@@ -193,16 +193,19 @@ def check_inputs(cells: list[Cell]) -> None:
     """Open the data of a matrix, draw its splits and build its network before a run does.
 
     Raises:
-        UserError: a folder, file or list is missing or not right, or the starting weights are of
-            another network.
+        UserError: a folder, file or list is missing or not right, the starting weights are of
+            another network, or a perturbation of the user's own cannot be used.
     """
     from ddfp_lib.models.network import SegmentationNetwork
-    from ddfp_lib.training.loop import data_of, split_of
+    from ddfp_lib.training.data import data_of, split_of
+    from ddfp_lib.training.learner import perturbation_for
 
     config = cells[0].config
     train = data_of(config, "train")
     for data in {cell.config.data: cell.config for cell in cells}.values():
         split_of(data, train)
+    for cell in cells:
+        perturbation_for(cell.config)
     for subset in {"val", config.data.test}:
         data_of(config, subset)
     if any(cell.steps_done() == 0 for cell in cells):  # others go on from their checkpoints

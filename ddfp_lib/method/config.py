@@ -1,7 +1,10 @@
-"""Settings of the density estimator."""
+"""Settings of the density estimator, and the names of the perturbations."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+PERTURBATIONS = ("none", "density", "noise", "vat", "dropout")
+"""The names that :func:`~ddfp_lib.method.perturb.make_perturbation` knows."""
 
 
 @dataclass(frozen=True)

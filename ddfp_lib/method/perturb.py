@@ -12,14 +12,15 @@ tensor([[0.6000, 0.8000]])
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ddfp_lib.errors import UserError
+from ddfp_lib.method.own import make_own
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,7 @@ def make_perturbation(
     name: str,
     eps: float,
     *,
+    options: Mapping[str, Any] | None = None,
     leak: bool = False,
     steps: int = 1,
     max_fall: float = math.inf,
@@ -255,8 +257,10 @@ def make_perturbation(
     """Return the perturbation of this name, at length ``eps``.
 
     Args:
-        name: ``none``, ``density``, ``noise``, ``vat`` or ``dropout``.
+        name: one of :data:`~ddfp_lib.method.config.PERTURBATIONS`, or a class of one's own,
+            ``package.module:Class``.
         eps: length of the step, in units of the features.
+        options: keyword arguments of a class of one's own, see :mod:`ddfp_lib.method.own`.
         leak: as ``steps`` and ``max_fall`` for :class:`DensityDescent` alone, see there.
         steps: see there.
         max_fall: see there.
@@ -272,6 +276,8 @@ def make_perturbation(
         "vat": lambda: AdversarialVAT(eps),
         "dropout": lambda: ChannelDropout(eps),
     }
+    if ":" in name:
+        makers[name] = lambda: make_own(name, eps, options or {})
     if name not in makers:
         raise UserError(f"perturbation: {name!r} is unknown; choose one of {', '.join(makers)}")
     made = makers[name]()

@@ -1,5 +1,6 @@
 """What a training holds: student, teacher, density estimator, perturbation and optimizer."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,24 @@ from ddfp_lib.seeds import generator
 from ddfp_lib.training.finite import FiniteCheck
 from ddfp_lib.training.losses import PseudoLabels
 from ddfp_lib.training.teacher import make_teacher
+
+
+def perturbation_for(config: Config) -> FeaturePerturbation:
+    """Return the perturbation that a configuration names.
+
+    Raises:
+        UserError: it is a class of one's own that cannot be imported or is no perturbation.
+    """
+    method = config.method
+    return make_perturbation(
+        method.perturbation,
+        config.eps,
+        options=method.perturbation_options,
+        leak=method.moved == "leaky",
+        steps=method.descent_steps,
+        max_fall=method.max_fall,
+        drop=method.drop,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,23 +77,24 @@ class Learner:
             for network in (self.student, self.teacher):
                 for part in network.children():
                     part.compile()
-        self.perturbation: FeaturePerturbation = make_perturbation(
-            method.perturbation,
-            config.eps,
-            leak=method.moved == "leaky",
-            steps=method.descent_steps,
-            max_fall=method.max_fall,
-            drop=method.drop,
-        )
         self.density = self._make_density(classes)
         self.optimizer = self._make_optimizer()
         # half precision's gradients would underflow; bfloat16 has float32's range
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
         self.finite_check = FiniteCheck(device)
 
+    @functools.cached_property
+    def perturbation(self) -> FeaturePerturbation:
+        """The method's perturbation.
+
+        Made at its first use, in training: reading somebody's run folder imports no class that it
+        names.
+        """
+        return perturbation_for(self.config)
+
     def _make_density(self, classes: int) -> DensityEstimator | FrozenDensity | None:
         config, method, training = self.config, self.config.method, self.config.training
-        if method.perturbation != "density":
+        if not method.has_density:
             return None
         of_features = method.density_of == "features"
         width = self.student.fusion.channels if of_features else config.network.embedding
@@ -197,6 +217,11 @@ class Learner:
         def log_density(features: Tensor) -> Tensor:
             described = features if method.density_of == "features" else embed(features)
             maps = described.shape[:1] + described.shape[2:]
+            if density is None:
+                raise UserError(
+                    f"method.learns_density: {method.perturbation} uses a density, and none is "
+                    "learned; set it to true"
+                )
             return density.log_prob(to_rows(described), known).view(maps)
 
         return FeatureModels(log_density, lambda features: network.classify(embed(features)))

@@ -25,7 +25,7 @@ from ddfp_lib.runs.metrics import MetricsLog
 from ddfp_lib.training.data import data_of, split_of
 from ddfp_lib.training.distributed import process_group
 from ddfp_lib.training.finite import NotFiniteError
-from ddfp_lib.training.learner import Learner
+from ddfp_lib.training.learner import Learner, perturbation_for
 from ddfp_lib.training.memory import memory_advice, micro_batches_for, shares_of
 from ddfp_lib.training.step import training_step
 
@@ -91,6 +91,7 @@ def train(
             checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
             state, passed_over = checkpoints.load(device)  # or refuse, before anything is written
             dataset, validation = data_of(config, "train"), data_of(config, "val")
+            perturbation_for(config)  # a class of the user's own is checked before work starts
             if first:
                 describe(out, config, dataset, device)
             labeled, unlabeled = split_of(config, dataset)
