@@ -117,8 +117,17 @@ def record(
 
 
 def report() -> None:
-    """Renew README.md's table, RESULTS.md and STUDY.md from what is kept in reproduce/."""
+    """Renew the pages made of kept results, and list results of no configuration of today.
+
+    The pages are README.md's tables, RESULTS.md, STUDY.md and their figures.
+    """
+    from ddfp_lib.experiments.ledger import read_ledger
+    from ddfp_lib.experiments.matches import unmatched_lines
+    from ddfp_lib.files import repository
     from ddfp_lib.reports.pages import write_pages
 
     for path in write_pages():
         print(path)
+    kept = repository() / "reproduce" / "results.csv"
+    for line in unmatched_lines(read_ledger(kept), kept):
+        print(line)

@@ -7,6 +7,7 @@ A study asks one question. Its file, ``reproduce/studies/<name>.yaml``, names a 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from typing import Literal
 import dacite
 import pandas as pd
 
-from ddfp_lib.config import find_benchmark, load_config, read_yaml
+from ddfp_lib.config import Config, find_benchmark, load_config, read_yaml
 from ddfp_lib.errors import UserError, one_line
 from ddfp_lib.experiments.ledger import read_ledger
 from ddfp_lib.experiments.matrix import Cell
@@ -102,25 +103,40 @@ class Study:
         Raises:
             UserError: a preset, key or value is not right, or a folder holds another run.
         """
-        benchmark = find_benchmark(self.benchmark)
         measured = {*self.mechanism}.union(
             *(other.mechanism for other in studies() if other.benchmark == self.benchmark)
         )
         cells = []
+        for split, config in self._configs():
+            config = config.at(None if root is None else Path(root))
+            name = config.method.name
+            words = " ".join([split or "", name, str(config.seed)])
+            folder = re.sub(r"[^\w.]+", "-", words).strip("-")
+            kept = EVERY if name in measured else Checkpoints.KEEP
+            path = Path(out) / Path(self.benchmark).stem / "runs" / folder
+            cells.append(Cell(config, path, keep=kept))
+        for cell in cells:
+            cell.finished()
+        return cells
+
+    def configs(self) -> list[Config]:
+        """Return the configuration of each run, split by split and seed by seed.
+
+        Raises:
+            UserError: a preset, key or value is not right.
+        """
+        return [config for _, config in self._configs()]
+
+    def _configs(self) -> Iterator[tuple[str | None, Config]]:
+        benchmark = find_benchmark(self.benchmark)
         for split in self.splits or [None]:
             for seed in self.seeds:
                 for name, variant in self.variants.items():
                     overrides = [*self.settings, *variant.set, f"method.name={name}"]
-                    config = load_config(benchmark, variant.preset, seed, overrides, split=split)
-                    config = config.at(None if root is None else Path(root))
-                    words = " ".join([split or "", name, str(seed)])
-                    folder = re.sub(r"[^\w.]+", "-", words).strip("-")
-                    kept = EVERY if name in measured else Checkpoints.KEEP
-                    path = Path(out) / Path(self.benchmark).stem / "runs" / folder
-                    cells.append(Cell(config, path, keep=kept))
-        for cell in cells:
-            cell.finished()
-        return cells
+                    yield (
+                        split,
+                        load_config(benchmark, variant.preset, seed, overrides, split=split),
+                    )
 
     @property
     def folder(self) -> Path:
