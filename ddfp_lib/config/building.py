@@ -12,15 +12,25 @@ from ddfp_lib.errors import UserError, one_line
 
 
 def build(
-    kind: type, values: Mapping[str, Any], source: str, told: Mapping[str, str] | None = None
+    kind: type, values: Mapping[str, Any], source: str, given: Mapping[str, str] | None = None
 ) -> Any:
-    """Build a dataclass; ``told`` says which keys came from elsewhere than ``source``."""
+    """Build a dataclass, or say which key or value is wrong.
+
+    Args:
+        kind: the dataclass, with dataclasses as sections.
+        values: nested plain values.
+        source: the file that they come from, for error messages.
+        given: another source for some dotted keys, as ``--set KEY=VALUE``.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has the wrong type.
+    """
 
     def wrong(key: str, words: str) -> UserError:
-        # a setting gave this key, all of its section, or something below it
+        # the other source gave this key, its whole section, or a key below it
         by = (
             name
-            for at, name in (told or {}).items()
+            for at, name in (given or {}).items()
             if f"{key}.".startswith(f"{at}.") or f"{at}.".startswith(f"{key}.")
         )
         return UserError(f"{next(by, source)}: {words}")
@@ -29,7 +39,7 @@ def build(
     for key in _unknown(kind, values):
         near = _nearest(key, known)
         hint = f"did you mean {near!r}?" if near else "remove it"
-        if key in known:  # a dot in a name is no section
+        if key in known:  # a key with a dot does not reach into a section
             section, _, name = key.rpartition(".")
             hint = f"write {name!r} below {section!r}"
         raise wrong(key, f"unknown key {one_line(key)}; {hint}")
@@ -46,11 +56,11 @@ def build(
     except dacite.MissingValueError as error:
         raise UserError(f"{source}: key {error.field_path} is missing; add it") from error
     except dacite.DaciteFieldError as error:
-        raise wrong(error.field_path or "", f"{one_line(error)}; mend the value") from error
+        raise wrong(error.field_path or "", f"{one_line(error)}; fix the value") from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{source}: {one_line(error)}; mend the value") from error
+        raise UserError(f"{source}: {one_line(error)}; fix the value") from error
 
 
 def _keys(kind: type, section: str = "") -> Iterator[tuple[str, Any]]:
@@ -72,7 +82,7 @@ def _unknown(kind: type, values: Mapping[str, Any], section: str = "") -> Iterat
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:
-    """Return the known key that was meant, by its section's names; a section may be forgotten."""
+    """Return the known key that is most like this one, in its section or without a section."""
     section, _, name = key.rpartition(".")
     beside = [other for other in known if other.rpartition(".")[0] == section]
     for keys, likeness in (([] if section else known, 0.9), (beside, 0.4)):
@@ -85,14 +95,14 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
 def _to_float(value: Any) -> Any:
     value = _to_int(value)
-    # YAML 1.1 takes 1e-3, without a point, for a word
+    # YAML 1.1 reads 1e-3, which has no point, as a string
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
         return float(value)
     return float(value) if isinstance(value, int) else value
 
 
 def _to_int(value: Any) -> Any:
-    # Python's True is an integer, YAML's is not: as a word it is refused by name.
+    # Python takes True for an integer; as a string it is refused with its name
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and abs(value) >= 2**32:
@@ -101,5 +111,5 @@ def _to_int(value: Any) -> Any:
 
 
 def _to_tuple(value: Any) -> Any:
-    # lists are how YAML and JSON write tuples
+    # YAML and JSON write tuples as lists
     return tuple(value) if isinstance(value, list) else value

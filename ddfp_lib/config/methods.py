@@ -1,4 +1,4 @@
-"""Methods: presets over one base file, and files of the user's own."""
+"""Methods: presets over one base file, and files of your own."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ def presets() -> list[str]:
 
 
 def load_method(name: str) -> MethodConfig:
-    """Read a method: a preset, or a file of one's own that says what differs from the base file.
+    """Read a method: a preset, or a file of your own, on top of the base file.
 
     Args:
-        name: of a preset, or the path of a ``.yaml`` file; the method is then called as the file.
+        name: of a preset, or the path of a ``.yaml`` file; the file names the method.
 
     Raises:
         UserError: there is no such preset or file, its name is a preset's, or a key or value in it
-            is not right.
+            is wrong.
     """
     path = _file_of(name)
     values = read_yaml(path)

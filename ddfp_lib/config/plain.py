@@ -22,12 +22,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = one_line(error)
-        raise UserError(f"{path}: is not plain YAML ({where}); mend it there") from error
+        raise UserError(f"{path}: is not plain YAML ({where}); fix the file") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no 'key: value' pairs; write one a line")
+        raise UserError(f"{path}: holds no 'key: value' pairs; write one on each line")
     return values
 
 
 def to_yaml(config: Any) -> str:
-    """Return a configuration as YAML that :func:`from_dict` reads back to an equal one."""
+    """Return a configuration as YAML, from which ``from_dict`` builds an equal one."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)

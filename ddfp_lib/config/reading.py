@@ -1,13 +1,12 @@
-"""Configurations: frozen dataclasses, read from strict YAML.
+"""Reading configurations from YAML files.
 
-A run is described by two files and a seed:
+Two files and a seed describe a run:
 
-- a *benchmark* (``reproduce/configs/...``) holds the numbers that belong to data and network:
-  sizes, batch, schedule, learning rates, thresholds, the step length eps. Three keys of it are
-  about the file and not of the run: ``extends`` names a file whose values it changes, ``quick``
-  lists overrides for a look in minutes, and ``splits`` lists by name the overrides that make one
-  column of a published table;
-- a *preset* (``ddfp_lib/presets/<method>.yaml``, or a file of one's own) holds the choices that
+- a *benchmark* (``reproduce/configs/...``) holds the numbers of data and network: sizes, batch,
+  schedule, learning rates, thresholds, the step length eps. Three of its keys do not describe the
+  run: ``extends`` names a file whose values it changes, ``quick`` lists overrides for a run of
+  minutes, and ``splits`` lists by name the overrides of each column of a published table;
+- a *preset* (``ddfp_lib/presets/<method>.yaml``, or a file of your own) holds the choices that
   make one method differ from another, on top of ``base.yaml``; see
   :mod:`~ddfp_lib.config.methods`.
 """
@@ -35,7 +34,7 @@ def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Confi
 
     Args:
         values: the keys of :class:`Config`, nested.
-        source: where they come from, for the error messages.
+        source: where they come from, for error messages.
 
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type or range.
@@ -56,37 +55,37 @@ def load_config(
 
     Args:
         benchmark: path of the benchmark's YAML.
-        method: name of a preset, or path of a ``.yaml`` file with a method of one's own.
+        method: name of a preset, or path of a ``.yaml`` file with a method of your own.
         seed: of the run.
         overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
-        quick: apply the overrides that the benchmark lists under ``quick`` too, before the others:
-            a look in minutes instead of a measurement.
-        split: apply the overrides that the benchmark lists under this name first; ``None`` takes
-            the labeled images that it names itself.
+        quick: also apply the overrides that the benchmark lists under ``quick``, before
+            ``overrides``: a run of minutes that measures nothing.
+        split: first apply the overrides that the benchmark lists under this name. ``None``: use
+            the labeled images that the benchmark itself names.
 
     Raises:
-        UserError: a file, key or value is not right.
+        UserError: a file, key or value is wrong.
     """
     values = read_benchmark(benchmark)
     values |= {"method": to_dict(load_method(method)), "seed": seed}
-    hasty, cells = values.pop("quick", []), _cells(values)
-    if quick and not hasty:
+    quick_settings, cells = values.pop("quick", []), _cells(values)
+    if quick and not quick_settings:
         raise UserError(f"{benchmark}: has no 'quick' settings; leave --quick out")
     if split is not None and split not in cells:
         there = f"choose one of {', '.join(cells)}" if cells else "use --labeled"
         raise UserError(f"split {split!r}: {benchmark} has no such split; {there}")
     chosen = [] if split is None else cells[split]
-    for override in [*chosen, *(hasty if quick else []), *overrides]:
+    for override in [*chosen, *(quick_settings if quick else []), *overrides]:
         _override(values, override)
-    told = {override.partition("=")[0]: f"--set {one_line(override)}" for override in overrides}
-    return _tied_to_weights(build(Config, values, str(benchmark), told))
+    given = {override.partition("=")[0]: f"--set {one_line(override)}" for override in overrides}
+    return _with_digest_of_weights(build(Config, values, str(benchmark), given))
 
 
 def splits_of(benchmark: Path) -> list[str]:
-    """Return the names of a benchmark's published splits, none where it has none.
+    """Return the names of a benchmark's published splits; an empty list if it has none.
 
     Raises:
-        UserError: the file is not right.
+        UserError: the file is wrong.
     """
     return list(_cells(read_benchmark(benchmark)))
 
@@ -94,44 +93,46 @@ def splits_of(benchmark: Path) -> list[str]:
 def _cells(values: dict[str, Any]) -> dict[str, list[str]]:
     splits = values.pop("splits", {})
     if not isinstance(splits, dict):
-        raise UserError(f"splits: {splits!r} is no list of names with settings; write 92: [...]")
+        raise UserError(
+            f"splits: {splits!r} is not a mapping from names to settings; write 92: [...]"
+        )
     # YAML reads 92 as a number
     return {str(name): settings for name, settings in splits.items()}
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:
-    """Read a benchmark's YAML, laid over the file that it ``extends``.
+    """Read a benchmark's YAML, on top of the file that it ``extends``.
 
-    That file, and starting weights, are looked for from the folder of this one.
+    Relative paths of that file and of starting weights start from the folder of this file.
 
     Raises:
-        UserError: one of the files is missing or no plain mapping.
+        UserError: one of the files is missing or is not a plain mapping.
     """
     values, folder = read_yaml(path), Path(path).parent
     base = values.pop("extends", None)
     if base is not None:
-        values = _laid_over(read_yaml(folder / base), values)
+        values = _merged(read_yaml(folder / base), values)
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("weights"), str):
         network["weights"] = str((folder / network["weights"]).resolve())
     return values
 
 
-def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with what ``values`` says: sections are joined, other values replaced."""
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` updated by ``values``: sections are merged, other values replaced."""
     joined = dict(base)
     for key, value in values.items():
-        # these two are values: their keys are names, of splits and of a backbone's options
+        # the keys of these two are names, of splits and of a backbone's options
         section = isinstance(value, dict) and key not in ("splits", "encoder_options")
-        joined[key] = _laid_over(base.get(key, {}), value) if section else value
+        joined[key] = _merged(base.get(key, {}), value) if section else value
     return joined
 
 
-def _tied_to_weights(config: Config) -> Config:
-    """Write the digest of the file with the starting weights into a configuration without one."""
+def _with_digest_of_weights(config: Config) -> Config:
+    """Return the configuration with the SHA-256 of its file of starting weights."""
     network = config.network
     if network.weights is None or network.weights_sha256 or not Path(network.weights).is_file():
-        return config  # a file that is missing is told of by the network that wants it
+        return config  # the network that loads the file reports that it is missing
     network = dataclasses.replace(network, weights_sha256=sha256(Path(network.weights)))
     return dataclasses.replace(config, network=network)
 
@@ -156,22 +157,22 @@ def read_config(path: Path) -> Config:
     """Read a complete configuration, as a run folder holds it.
 
     Raises:
-        UserError: the file or a key or value in it is not right.
+        UserError: the file, or a key or value in it, is wrong.
     """
     return from_dict(read_yaml(path), str(path))
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    told = f"--set {one_line(override)}"
+    setting = f"--set {one_line(override)}"
     if not equals:
-        raise UserError(f"{told}: has no '='; write KEY=VALUE, as training.steps=100")
+        raise UserError(f"{setting}: has no '='; write KEY=VALUE, as training.steps=100")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UserError(f"{told}: {parent!r} holds a value and no keys below it")
+            raise UserError(f"{setting}: {parent!r} has a value and no keys below it")
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{told}: the value is not plain YAML") from error
+        raise UserError(f"{setting}: the value is not plain YAML") from error

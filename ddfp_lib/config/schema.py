@@ -3,34 +3,30 @@
 import dataclasses
 import hashlib
 import json
-import operator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from ddfp_lib.config.checks import check
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
-from ddfp_lib.data.protocol import Protocol
-from ddfp_lib.errors import UserError
-from ddfp_lib.method.config import PERTURBATIONS, DensityConfig
-from ddfp_lib.method.own import OWN
+from ddfp_lib.method.config import DensityConfig
 
 ADDED: dict[str, Any] = {
     "method.perturbation_options": {},
     "method.learns_density": False,
 }
-"""Keys that configurations of e01cd57 did not have, with the value that means what was done then.
+"""Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
-Each has that value as its default, so that run folders from before can be read. It enters
-``config_hash`` only at another value, so that runs from before keep their hash.
+The value is the key's default, so that older run folders can be read. The key enters
+``config_hash`` only where it has another value, so that older runs keep their hash.
 """
 
 REVISION_OF_DENSITY = 0
-"""Raised by a fix that changes the results of all methods that learn a density: then runs from
-before have another ``config_hash`` and are neither repeated in silence nor taken for new ones."""
+"""Number of fixes that changed the results of methods with a density.
 
-LARGEST = 1e30
-"""Lengths, rates and weights are at most so large: float32 has to hold their multiples too."""
+It enters their ``config_hash``, so that an older run is not taken for one of today's code.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class MethodConfig:
     Attributes:
         name: the preset's name, or that of the user's own file.
         consistency: whether unlabeled images are used.
-        perturbation: ``none``, ``density``, ``noise``, ``vat``, ``dropout``, or a class of one's
+        perturbation: ``none``, ``density``, ``noise``, ``vat``, ``dropout``, or a class of your
             own as ``package.module:Class``, see :mod:`ddfp_lib.method.own`.
         perturb_at: ``features`` (F) or ``embedding`` (v).
         clean_weight, perturbed_weight: of these two losses, at least 0.
@@ -60,8 +56,8 @@ class MethodConfig:
         warmup_norm: ``main`` or ``split``.
         teacher: ``ema`` or ``tied``.
         teacher_mode: ``eval`` or ``train``.
-        perturbation_options: keyword arguments of a class of one's own.
-        learns_density: whether a density is learned for a class of one's own.
+        perturbation_options: keyword arguments of a class of your own.
+        learns_density: whether a density is learned for a class of your own.
     """
 
     name: str
@@ -99,19 +95,21 @@ class DataConfig:
     Attributes:
         dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout).
         root: folder of the data set; digit scenes need none.
-        labeled: which training images are labeled: a count (``40``), a part (``1/8``), ``all``, or
-            the path of a list file (``labeled.txt``), absolute or below ``root``.
+        labeled: which training images are labeled: a count (``40``), a fraction (``1/8``),
+            ``all``, or the path of a list file (``labeled.txt``), absolute or below ``root``.
         unlabeled: list file of the unlabeled images; ``None``: all that are not labeled.
         split_seed: draws the labeled images where ``labeled`` is no list.
-        test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
-        size: (height, width) to which images are brought when read; ``None`` leaves them.
+        test: subset that is scored once, at the end of a run; ``val`` where the labels of a data
+            set's test images are not published.
+        size: (height, width) in pixels to which images are resized when they are read; ``None``
+            leaves them as they are.
         protocol: how images are segmented for scores: ``whole``, ``slideN`` or ``cropN`` with a
             size in pixels, see :class:`~ddfp_lib.data.protocol.Protocol`.
-        workers: processes that read images ahead of training, in each training process; ``None``:
-            as many as there are cores for beside a GPU, none beside training on the CPU. Batches
-            are the same with any number.
+        workers: processes that read images ahead of training, for each training process.
+            ``None``: as many as there are cores on a GPU machine, none when training on a CPU. The
+            number does not change the batches.
         digits: how digit scenes are made.
-        augment: weak and strong views.
+        augment: weak and strong augmentation.
     """
 
     dataset: Literal["digits", "camvid", "voc", "cityscapes"]
@@ -142,15 +140,15 @@ class NetworkConfig:
         encoder_options: further arguments of ``timm.create_model``.
         pretrained: start from timm's pretrained weights.
         weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`.
-        weights_sha256: what the file must hold. :func:`load_config` fills it in from the file, so
-            that a run is tied to its content and not to where it lies.
-        output_stride: image pixels per high-level feature: 8, 16 or 32; a plain transformer has
-            its patch's.
+        weights_sha256: SHA-256 of that file. :func:`load_config` fills it in, so that a run
+            depends on the content of the file and not on its path.
+        output_stride: image pixels per high-level feature: 8, 16 or 32. The patch of a plain
+            transformer sets its own.
         low_width: channels of the projected low-level features.
         aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
-        dilations: of the ASPP's 3x3 convolutions.
+        dilations: dilation of each 3x3 convolution of ASPP.
         embedding: channels D of v, the features whose density is learned.
-        dropout: probability in the decoder.
+        dropout: probability that the decoder zeroes an element of v in training.
     """
 
     encoder: str = "resnet101"
@@ -172,22 +170,24 @@ class TrainingConfig:
 
     Attributes:
         steps: optimizer steps.
-        batch_labeled, batch_unlabeled: images a step, over all processes together.
+        batch_labeled, batch_unlabeled: images a step, summed over all processes.
         optimizer: ``sgd`` or ``adamw``.
-        lr_encoder, lr_head: learning rates of the backbone and of all else; they fall to zero as
+        lr_encoder, lr_head: learning rates of the backbone and of the other layers; they decrease
+            to 0 as
             ``(1 - step / steps) ** poly``.
-        momentum: of SGD.
-        weight_decay: of all weights.
-        poly: exponent of the schedule.
-        consistency_from: part of the steps after which consistency and density estimation start.
-        perturb_from: part of the steps after which features are perturbed.
-        confidence: a pseudo-label counts where the teacher's probability exceeds this.
-        ema_decay: the teacher keeps this part of itself each step, once it has history.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of all parameters.
+        poly: exponent of the learning rate schedule.
+        consistency_from: fraction of the steps after which consistency and density estimation
+            start.
+        perturb_from: fraction of the steps after which features are perturbed.
+        confidence: a pixel has a pseudo-label where the teacher's probability exceeds this.
+        ema_decay: decay of the EMA teacher, see :func:`ddfp_lib.training.teacher.ema_decay_at`.
         evaluate_every: steps between two validations.
         checkpoint_every: steps between two checkpoints.
-        precision: what the networks compute in: ``float32``, or autocast to ``bfloat16`` or
-            ``float16`` (its gradients scaled). The density is always float32.
-        compile: let torch.compile make the networks' parts faster; their first steps take minutes.
+        precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
+            scaled gradients). The density is always float32.
+        compile: compile the networks with torch.compile; the first steps then take minutes.
     """
 
     steps: int
@@ -214,10 +214,10 @@ class Config:
     """Everything that determines a run's result.
 
     Attributes:
-        benchmark: name of the benchmark, as it stands in the ledger.
+        benchmark: name of the benchmark, as in ``results.csv``.
         eps: length of every feature perturbation, in units of the features it moves.
-        seed: of starting weights, data order, augmentation, perturbations and dropout.
-        data, network, density, training, method: see there.
+        data, network, density, training, method: see these classes.
+        seed: seed of the starting weights, the data order, augmentation, perturbations and dropout.
     """
 
     benchmark: str
@@ -230,82 +230,17 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can use, naming the key."""
-        counts = ["network.low_width", "network.aspp_width", "network.embedding"]
-        counts += ["training.steps", "training.batch_labeled"]
-        counts += ["training.evaluate_every", "training.checkpoint_every"]
-        if self.method.consistency:
-            counts.append("training.batch_unlabeled")
-        counts += ["method.descent_steps", "density.hidden", "density.samples"]
-        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
-        amounts += ["training.lr_encoder", "training.lr_head"]
-        amounts += ["training.weight_decay", "training.poly"]
-        amounts += ["density.lr", "density.lr_decay", "density.noise", "density.clamp"]
-        parts = ["training.consistency_from", "training.perturb_from"]
-        parts += ["training.confidence", "training.ema_decay", "training.momentum"]
-        below_one = ["network.dropout", "method.drop"]
-        for keys, good, mend in (
-            (counts, lambda value: value >= 1, "give at least 1"),
-            (amounts, lambda value: 0 <= value <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
-            (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
-            (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
-            (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
-            (["density.betas"], lambda value: all(0 <= b < 1 for b in value), "give 0 to below 1"),
-            (["network.dilations"], lambda value: all(d >= 1 for d in value), "give 1 or more"),
-            (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
-            (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
-            (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
-            (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
-        ):
-            for key in keys:
-                value = operator.attrgetter(key)(self)
-                if not good(value):
-                    raise UserError(f"{key}: {value} makes no sense here; {mend}")
-        Protocol.parse(self.data.protocol)
-        if self.network.pretrained and self.network.weights:
-            raise UserError(
-                "network.pretrained and network.weights: are two sets of starting weights; take one"
-            )
-
-        method = self.method
-        if method.perturbation not in PERTURBATIONS and not OWN.fullmatch(method.perturbation):
-            raise UserError(
-                f"method.perturbation: {method.perturbation!r} is unknown; choose one of "
-                f"{', '.join(PERTURBATIONS)}, or give a class of your own as package.module:Class"
-            )
-        if method.perturbation_options and method.perturbation in PERTURBATIONS:
-            raise UserError(
-                "method.perturbation_options: are the arguments of a class of your own; "
-                f"{method.perturbation!r} takes eps and the other keys of the method"
-            )
-        if method.perturb_at == "embedding" and method.density_of == "features":
-            raise UserError(
-                "method.density_of: features have no gradient in an embedding that is moved; "
-                "choose perturb_at: features"
-            )
-        if method.teacher == "tied" and method.teacher_mode == "eval":
-            raise UserError(
-                "method.teacher: a tied teacher learns BatchNorm statistics of its own in train "
-                "mode alone; choose teacher_mode: train"
-            )
-        if method.drop and method.perturbation == "none":
-            raise UserError(
-                "method.drop: nothing is perturbed that could be dropped before; choose 0, or "
-                "perturbation: dropout"
-            )
-        if method.descend == "conditional" and self.density.kind != "flow":
-            raise UserError(
-                f"method.descend: {self.density.kind!r} knows no classes; choose marginal"
-            )
+        """Check all values, see :func:`~ddfp_lib.config.checks.check`."""
+        check(self)
 
     def at(self, root: Path | None) -> "Config":
-        """Return this configuration with its data at ``root``, or as it is where that is None."""
+        """Return this configuration with another data folder; ``None`` changes nothing."""
         if root is None:
             return self
         return dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
 
     def bare(self) -> "Config":
-        """Return this configuration without starting weights, for a checkpoint to fill."""
+        """Return this configuration without starting weights, as a checkpoint needs it."""
         network = dataclasses.replace(
             self.network, pretrained=False, weights=None, weights_sha256=None
         )
@@ -315,9 +250,9 @@ class Config:
     def config_hash(self) -> str:
         """Eight hexadecimal digits that change with every value that can change the result.
 
-        Where data and starting weights lie and how many processes read are not such values; what
-        is in the weights is. Keys in :data:`ADDED` count where they are not at the old value, and
-        fixes that change results by their revision.
+        The paths of data and weights and the number of reading processes do not count, the content
+        of the weights does. Keys in :data:`ADDED` count where they differ from their old value.
+        Fixes that change results count by their revision.
         """
         resolved = to_dict(self)
         for section, key in (("data", "root"), ("data", "workers"), ("network", "weights")):
