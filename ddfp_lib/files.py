@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writing files completely or not at all."""
 
 import contextlib
 import hashlib
@@ -11,10 +11,10 @@ from ddfp_lib.errors import UserError
 
 @contextlib.contextmanager
 def raises_user_error(path: Path) -> Iterator[None]:
-    """Tell in one line that ``path`` cannot be written.
+    """Turn an OSError of the block into a UserError that names ``path``.
 
     Raises:
-        UserError: an OSError came out of the block.
+        UserError: the block raised an OSError.
     """
     try:
         yield
@@ -26,14 +26,14 @@ def raises_user_error(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
 
-    A reader sees the old file or the new one, never a part: the temporary file is flushed to disk
-    before the rename, and removed when ``write`` fails.
+    A reader sees the old file or the new one, never half of it: the temporary file is flushed to
+    disk before it is renamed, and removed if ``write`` fails.
 
     Args:
-        path: where the file shall stand; missing parent folders are made.
-        write: called with the temporary path, writes all of the content.
+        path: of the file; missing parent folders are made.
+        write: called with the temporary path; writes the whole content.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -48,12 +48,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(file.fileno())
             partial.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # where there could be no folder, there is no file
+        with contextlib.suppress(OSError):  # without a folder there is no file to remove
             partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, completely or not at all."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
@@ -64,10 +64,10 @@ def sha256(path: Path) -> str:
 
 
 def repository() -> Path:
-    """Return the checkout that this package lies in, where ``reproduce/`` and its configs are.
+    """Return the checkout that holds this package, with ``reproduce/`` and its configs.
 
     Raises:
-        UserError: the package was installed without its repository.
+        UserError: the package is installed without its repository.
     """
     root = Path(__file__).parent.parent
     if not (root / "reproduce" / "configs").is_dir():

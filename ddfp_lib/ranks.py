@@ -20,27 +20,27 @@ from ddfp_lib.errors import UserError
 
 
 def rank() -> int:
-    """Return this process's number, 0 where it is alone."""
+    """Return the number of this process, 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes that train together, 1 where this one is alone."""
+    """Return the number of processes that train together, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def ranks_here() -> int:
-    """Return how many of these processes share this machine and its cores."""
+    """Return how many of these processes run on this machine and share its cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
 @contextmanager
 def _connection() -> Iterator[None]:
-    """Name the loss of another rank as what it is; gloo says it with a bare RuntimeError."""
+    """Turn the loss of another rank, a plain RuntimeError of gloo, into a ConnectionError."""
     try:
         yield
     except RuntimeError as error:
-        # two errors that come up anywhere, and have names of their own
+        # these two have other causes
         if isinstance(error, torch.OutOfMemoryError) or "DataLoader worker" in str(error):
             raise
         raise ConnectionError(
@@ -66,7 +66,7 @@ def total(value: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Ten
 
 
 class _Total(torch.autograd.Function):
-    """:func:`total` with a graph: what every rank made of the sum flows back to every summand."""
+    """:func:`total` with a graph: the gradient of each rank's use of the sum reaches every rank."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class _Total(torch.autograd.Function):
 
 
 def differentiable_total(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks; gradients find their way back to each rank."""
+    """Return the sum of a tensor over all ranks, differentiable on each rank."""
     return _Total.apply(value)
 
 
@@ -87,8 +87,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their sums over all ranks, in one message.
 
     Args:
-        parameters: those without a gradient are passed over; they are the same on every rank,
-            since what is switched on depends on the step alone.
+        parameters: those without a gradient are skipped; they are the same on every rank, since
+            the stage of training depends on the step alone.
     """
     if world_size() == 1:
         return
@@ -101,13 +101,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def first_of_next(batch: Tensor) -> Tensor:
-    """Return the first item of the next rank's batch, of the first rank's after the last.
+    """Return the first item of the next rank's batch; the last rank gets the first rank's.
 
     Args:
         batch: (B, ...), B >= 1, the same shape on every rank.
 
     Returns:
-        (1, ...). Where there is one process, its own first item.
+        (1, ...). With one process, its own first item.
     """
     first = batch[:1].contiguous()
     if world_size() == 1:
@@ -119,17 +119,17 @@ def first_of_next(batch: Tensor) -> Tensor:
 
 
 class SharedError(UserError):
-    """Bad input that one rank found, raised on all of them: none waits for another."""
+    """Bad input that one rank found, raised on all ranks so that none waits for another."""
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let what one rank finds wrong stop all of them, with its words.
+    """Stop all ranks where one raises a UserError, with its message.
 
-    Every rank enters, and no rank talks to another within.
+    Every rank enters the block, and ranks do not communicate within it.
 
     Raises:
-        SharedError: a rank raised a UserError; the first rank's words count.
+        SharedError: a rank raised a UserError; the message is that of the first such rank.
     """
     found: UserError | None = None
     try:
@@ -140,9 +140,9 @@ def together() -> Iterator[None]:
         if found:
             raise found
         return
-    told: list[str | None] = [None] * world_size()
+    messages: list[str | None] = [None] * world_size()
     with _connection():
-        dist.all_gather_object(told, None if found is None else str(found))
-    message = next((text for text in told if text is not None), None)
+        dist.all_gather_object(messages, None if found is None else str(found))
+    message = next((text for text in messages if text is not None), None)
     if message is not None:
         raise SharedError(message) from found

@@ -1,4 +1,4 @@
-"""Randomness as a function of names and numbers: who knows them can draw the same values again."""
+"""Random generators that are a function of names and numbers, so that draws can be repeated."""
 
 import hashlib
 
@@ -6,10 +6,10 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash what a draw depends on into one seed; any other tuple gives an unrelated one.
+    """Hash everything that a draw depends on to one seed; other parts give an unrelated seed.
 
     Args:
-        parts: e.g. the run's seed, what is drawn (``"order"``), the step. Order and count matter.
+        parts: for example the run's seed, what is drawn (``"order"``), the step; in this order.
 
     Returns:
         An integer in [0, 2^63), the same on every machine and in every Python.

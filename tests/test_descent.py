@@ -27,18 +27,20 @@ def test_measured_descent_lowers_the_density(tiny_config, tmp_path):
     assert change["density descent"].mean() < change["random"].mean()
     assert all(len(after) == count for after in measured.after.values())
     assert all(0 <= part <= 1 for part in [*measured.kept.values(), *measured.right.values()])
-    assert measured.judged == {}
+    assert measured.independent == {}
 
 
 @pytest.mark.parametrize("place", ["features", "embedding"])
-def test_a_judge_is_asked_about_embeddings_at_rest_and_after_each_step(tiny_config, place):
+def test_an_independent_density_sees_embeddings_before_and_after_each_step(tiny_config, place):
     config = tiny_config("ddfp", training={"confidence": 0.0}, method={"perturb_at": place})
     learner = Learner(config, 4, torch.device("cpu"))
     dataset = open_dataset("digits", "val", digits=config.data.digits)
-    measured = measure_descent(learner, dataset, eps=1.0, judge=lambda v: v.square().sum(dim=1))
-    assert set(measured.judged) == {UNPERTURBED, *measured.after}
-    assert all(len(values) == len(measured.before) for values in measured.judged.values())
-    assert not torch.equal(measured.judged["random"], measured.judged[UNPERTURBED])
+    measured = measure_descent(
+        learner, dataset, eps=1.0, independent=lambda v: v.square().sum(dim=1)
+    )
+    assert set(measured.independent) == {UNPERTURBED, *measured.after}
+    assert all(len(values) == len(measured.before) for values in measured.independent.values())
+    assert not torch.equal(measured.independent["random"], measured.independent[UNPERTURBED])
 
 
 def test_descent_of_no_confident_feature_is_empty(tiny_config):

@@ -374,7 +374,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, inte
 def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
     for path in (interrupted / "checkpoints").glob("*.pt"):
         truncate(path)
-    with pytest.raises(UserError, match="no checkpoint in it is whole"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         train(tiny_config("ddfp"), interrupted, device=CPU)
 
 
@@ -411,7 +411,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
     entries = json.loads(index.read_text())
     entries[0]["sha256"] = sha256(path)
     index.write_text(json.dumps(entries))
-    with pytest.raises(UserError, match=r"step-0000004\.pt: is no checkpoint"):
+    with pytest.raises(UserError, match=r"step-0000004\.pt: is not a checkpoint"):
         train(tiny_config("ddfp"), interrupted, device=CPU)
     assert not mark.exists()
     torch.load(path, weights_only=False)
@@ -434,7 +434,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
 def test_files_that_are_no_checkpoint(tmp_path, content):
     path = tmp_path / "some.pt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"some\.pt: is no checkpoint") as caught:
+    with pytest.raises(UserError, match=r"some\.pt: is not a checkpoint") as caught:
         read_checkpoint(path, CPU)
     assert "weights_only" not in str(caught.value)  # torch's advice to switch the protection off
 
@@ -460,7 +460,7 @@ def test_parts_of_a_checkpoint_are_no_checkpoint(tmp_path):
 
 def test_missing_checkpoints(tmp_path):
     assert Checkpoints(tmp_path / "none", "12345678").load(CPU) == (None, [])
-    with pytest.raises(UserError, match=r"none\.pt: is not there"):
+    with pytest.raises(UserError, match=r"none\.pt: does not exist"):
         read_checkpoint(tmp_path / "none.pt", CPU)
 
 

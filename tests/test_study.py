@@ -185,15 +185,15 @@ def test_percentiles_run_from_0_to_100_in_order():
     assert percentiles(torch.tensor([-9.0, 9.0]), values).tolist() == [0, 100]
 
 
-def test_the_judge_finds_the_gap_between_two_clusters():
+def test_the_independent_density_finds_the_gap_between_two_clusters():
     rng = torch.Generator().manual_seed(0)
     rows = torch.randn(3000, 4, generator=rng)
     rows[:1500, 0] += 8
-    judge = IndependentDensity(rows)
+    mixture = IndependentDensity(rows)
     gap = torch.zeros(50, 4)
     gap[:, 0] = 4
-    assert judge.log_prob(gap).mean() < judge.log_prob(rows).quantile(0.1)
-    assert torch.equal(IndependentDensity(rows).log_prob(gap), judge.log_prob(gap))
+    assert mixture.log_prob(gap).mean() < mixture.log_prob(rows).quantile(0.1)
+    assert torch.equal(IndependentDensity(rows).log_prob(gap), mixture.log_prob(gap))
 
 
 def test_the_boundary_is_where_two_classes_are_nearly_as_probable():

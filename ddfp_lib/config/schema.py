@@ -173,8 +173,7 @@ class TrainingConfig:
         batch_labeled, batch_unlabeled: images a step, summed over all processes.
         optimizer: ``sgd`` or ``adamw``.
         lr_encoder, lr_head: learning rates of the backbone and of the other layers; they decrease
-            to 0 as
-            ``(1 - step / steps) ** poly``.
+            to 0 as ``(1 - step / steps) ** poly``.
         momentum: momentum of SGD.
         weight_decay: weight decay of all parameters.
         poly: exponent of the learning rate schedule.

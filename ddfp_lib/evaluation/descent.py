@@ -1,4 +1,4 @@
-"""Where steps from confident features lead: down the density, at random, adversarially."""
+"""Where steps from confident features lead: density descent, random, adversarial."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,29 +23,28 @@ from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.seeds import generator
 
 UNPERTURBED = "at rest"
-"""How :class:`Descent` calls features that were not moved."""
+"""The key of unperturbed features in :class:`Descent`, and in stored tables."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Log-densities of confidently predicted features, at rest and after a step, in nats.
+    """Log-densities of confidently predicted features, before and after a step, in nats.
 
     Attributes:
         before: (N,) float, log p(v) of the features.
-        after: for each kind of step its (N,) float, same features in the same order.
-        kept: for each kind of step the part of features that the classifier still gives the
-            class it gave before.
-        right: ``at rest`` and for each kind of step the part of features that the classifier
-            gives their true class.
-        judged: ``at rest`` and for each kind of step its (N,) float, what the judge says of the
-            embeddings there; empty without a judge.
+        after: for each kind of step (N,) float, log p(v) of the same features after it.
+        kept: for each kind of step the fraction of features whose predicted class it keeps.
+        right: for unperturbed features (key :data:`UNPERTURBED`) and for each kind of step the
+            fraction of features that are predicted correctly.
+        independent: for the same keys (N,) float, the log-density of the embeddings by an
+            independent estimator; empty without one.
     """
 
     before: Tensor
     after: dict[str, Tensor]
     kept: dict[str, float]
     right: dict[str, float]
-    judged: dict[str, Tensor]
+    independent: dict[str, Tensor]
 
 
 class Trained(Protocol):
@@ -77,22 +76,22 @@ def measure_descent(
     images: int = 64,
     batch_size: int = 16,
     seed: int = 0,
-    judge: Callable[[Tensor], Tensor] | None = None,
+    independent: Callable[[Tensor], Tensor] | None = None,
 ) -> Descent:
-    """Step from a trained network's features in three directions and ask the flow where it leads.
+    """Perturb the features of a trained network in three directions and measure the density.
 
-    All steps have length eps and start from F at the teacher's confident pixels: down the density,
-    at random, and to where the prediction changes fastest.
+    All steps have length eps and start from the features F of the teacher's confident pixels:
+    density descent, a random direction, and the direction in which the prediction changes fastest.
 
     Args:
         learner: with a density estimator.
         dataset: images with masks.
         eps: length of the steps, in units of F.
-        images: how many images, the first ones.
-        batch_size: images at a time.
+        images: number of images, the first ones of the data set.
+        batch_size: number of images at a time.
         seed: of the random steps.
-        judge: an independent log-density of embeddings, (N, D) float to (N,) in nats; see
-            :mod:`ddfp_lib.evaluation.mechanism`.
+        independent: log-density of embeddings by an estimator that no method trained with,
+            (N, D) float to (N,) in nats; see :mod:`ddfp_lib.evaluation.mechanism`.
     """
     network, rng = learner.teacher, generator(seed, 3, device=learner.device)
     models = learner.feature_models(rng, network)
@@ -102,7 +101,7 @@ def measure_descent(
         "adversarial (VAT)": AdversarialVAT(eps),
     }
     log_p: dict[str, list[Tensor]] = {name: [] for name in (UNPERTURBED, *steps)}
-    kept, right, judged = ({name: [] for name in log_p} for _ in range(3))
+    kept, right, at_density = ({name: [] for name in log_p} for _ in range(3))
 
     def embed(features: Tensor) -> Tensor:
         at_embedding = learner.config.method.perturb_at == "embedding"
@@ -128,17 +127,17 @@ def measure_descent(
                 log_p[name].append(models.log_density(place)[moved])
                 kept[name].append((predicted == labels)[moved])
                 right[name].append((predicted == truth)[moved])
-                if judge is not None:
-                    judged[name].append(judge(to_rows(v)[moved.flatten()]))
+                if independent is not None:
+                    at_density[name].append(independent(to_rows(v)[moved.flatten()]))
     after = {name: torch.cat(values).cpu() for name, values in log_p.items()}
     return Descent(
         after.pop(UNPERTURBED),
         after,
-        {name: _part(kept[name]) for name in steps},
-        {name: _part(values) for name, values in right.items()},
-        {name: torch.cat(values).cpu() for name, values in judged.items() if values},
+        {name: _fraction(kept[name]) for name in steps},
+        {name: _fraction(values) for name, values in right.items()},
+        {name: torch.cat(values).cpu() for name, values in at_density.items() if values},
     )
 
 
-def _part(truths: list[Tensor]) -> float:
+def _fraction(truths: list[Tensor]) -> float:
     return float(torch.cat(truths).float().mean())

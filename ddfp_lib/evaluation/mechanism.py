@@ -1,10 +1,9 @@
-"""Does the boundary move to lower density? Where do steps lead? Measured in trained networks.
+"""Does the decision boundary move to low density? Where do steps lead? Measured in networks.
 
-A method's own flow cannot judge it: some methods have none, and one that was trained along might
-flatter the network it was trained with. So every network is judged by another kind of density, a
-mixture of Gaussians (scikit-learn's) fitted after the fact to its own features of training images,
-and densities are told as percentiles among its features of validation images: 50 is the median
-feature, 0 the sparsest.
+A method's own flow is no fair measure: some methods have none, and a flow that was trained with a
+network may favour it. So a density of another kind is fitted to the features of each trained
+network: a mixture of Gaussians (scikit-learn's) on its features of training images. Densities are
+reported as percentiles among its features of validation images: 50 is the median, 0 the lowest.
 """
 
 import warnings
@@ -25,32 +24,32 @@ from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.seeds import generator
 
 MARGIN = 0.2
-"""A feature lies at the decision boundary where its two highest probabilities differ by less."""
+"""A feature is at the decision boundary if its two highest probabilities differ by less."""
 
 
 COMPONENTS = 16
-"""Gaussians of the judging mixture, with full covariances."""
+"""Gaussians of the independent mixture, with full covariances."""
 
 
 INDEPENDENT_ROWS = 10_000
-"""Features that it is fitted to, at most."""
+"""Largest number of features that it is fitted to."""
 
 
 COLUMNS = ["method", "seed", "step", "features", "quantity", "value"]
-"""Of a table of what was measured inside networks, a value a row."""
+"""Columns of a table of measurements inside networks, one value in a row."""
 
 
 ALL = "all"
-"""What ``features`` says where a value is of all features of a network, not of one kind of step."""
+"""Value of the column ``features`` for measurements on all features, not on one kind of step."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of pixels that have a label, in evaluation mode.
+    """Embeddings of the pixels that have a label, in evaluation mode.
 
     Attributes:
         rows: (N, D) float32, v.
-        probability: (N, K) float32, the classifier's.
+        probability: (N, K) float32, of the classes, by the classifier.
         labels: (N,) int64, the true classes.
     """
 
@@ -63,7 +62,7 @@ class Embeddings:
 def embeddings(
     network: SegmentationNetwork, dataset: SegmentationDataset, images: int, batch_size: int = 16
 ) -> Embeddings:
-    """Embed the first ``images`` images of a data set that has masks, whole and unaugmented."""
+    """Return the embeddings of the first ``images`` images of a data set, without augmentation."""
     device = next(network.parameters()).device
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(network):
@@ -79,10 +78,11 @@ def embeddings(
 
 
 class IndependentDensity:
-    """A mixture of Gaussians fitted to a network's features, each dimension standardised.
+    """A mixture of Gaussians fitted to the standardized features of a network.
 
     Args:
-        rows: (N, D) float, the features; at most :data:`INDEPENDENT_ROWS` of them, drawn at random.
+        rows: (N, D) float, the features; at most :data:`INDEPENDENT_ROWS`, drawn at random, are
+            used.
         seed: of the draw and of the starting means.
     """
 
@@ -93,8 +93,8 @@ class IndependentDensity:
         self.mixture = GaussianMixture(
             min(COMPONENTS, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
         )
-        # Small matrices: threads would only wait for each other. And a judge that is still
-        # improving is good enough.
+        # The matrices are small, so threads would only wait for one another. A fit that has not
+        # converged is good enough.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.mixture.fit(((rows - self.mean) / self.std).numpy())
@@ -109,24 +109,24 @@ class IndependentDensity:
 
 
 def percentiles(values: Tensor, among: Tensor) -> Tensor:
-    """Return the percentile of each value (N,) among others (M,): the part of them below it.
+    """Return the percentile of each value (N,) among others (M,): how many percent are below it.
 
-    Among themselves values reach from 0 to 100.
+    The percentiles of values among themselves reach from 0 to 100.
     """
     below = torch.searchsorted(among.sort().values, values)
     return (100.0 * below / max(1, len(among) - 1)).clamp(max=100)
 
 
 def boundary_density(there: Embeddings, density: Tensor) -> dict[str, float]:
-    """Measure how dense the features are where the decision boundary runs.
+    """Measure the density of the features at the decision boundary.
 
     Args:
         there: features of validation images, N of them.
-        density: (N,) float, their judged log-densities.
+        density: (N,) float, their log-densities by the independent estimator.
 
     Returns:
-        ``boundary percentile``: mean density percentile of the features at the boundary, NaN where
-        there is none; ``boundary share``: their part of all features, in percent; ``error
+        ``boundary percentile``: mean density percentile of the features at the boundary, NaN
+        without one; ``boundary share``: their share of all features, in percent; ``error
         percentile``: mean density percentile of wrongly classified features.
     """
     rank = percentiles(density, density)
@@ -141,25 +141,26 @@ def boundary_density(there: Embeddings, density: Tensor) -> dict[str, float]:
 
 
 CHANGE, RANK, RIGHT = "change of log p", "percentile", "true class"
-"""What is told of each kind of step, see :func:`step_effects`."""
+"""What :func:`step_effects` reports of each kind of step."""
 
 
 def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]]:
-    """Sum up where steps from confident features lead.
+    """Summarize where steps from confident features lead.
 
     Args:
-        measured: by :func:`ddfp_lib.evaluation.descent.measure_descent`, with a judge.
-        among: (N,) float, judged log-densities of all features of the same images' data set.
+        measured: by :func:`~ddfp_lib.evaluation.descent.measure_descent`, with an independent
+            density.
+        among: (N,) float, log-densities of all features of the data set by the same estimator.
 
     Returns:
-        By kind of step, ``at rest`` first: the mean ``percentile`` of the judged density; the part
-        of features that get their ``true class``, in percent; and but for those at rest the median
-        ``change of log p`` in nats, by the flow.
+        By kind of step, unperturbed features first: the mean ``percentile`` of the independent
+        density; the percentage of features that are predicted as their ``true class``; and for
+        steps the median ``change of log p`` by the flow, in nats.
     """
-    told = {}
-    for kind, judged in measured.judged.items():
-        rank = float(percentiles(judged, among).mean())
-        told[kind] = {RANK: rank, RIGHT: 100 * measured.right[kind]}
+    effects = {}
+    for kind, density in measured.independent.items():
+        rank = float(percentiles(density, among).mean())
+        effects[kind] = {RANK: rank, RIGHT: 100 * measured.right[kind]}
     for kind, after in measured.after.items():
-        told[kind][CHANGE] = float((after - measured.before).median())
-    return told
+        effects[kind][CHANGE] = float((after - measured.before).median())
+    return effects

@@ -1,4 +1,4 @@
-"""Looking inside the networks of finished runs."""
+"""Measurements inside the networks of finished runs."""
 
 from collections.abc import Iterator
 
@@ -23,42 +23,42 @@ PSEUDO = {
     "pseudo_precision": "pseudo-label precision",
     "pseudo_coverage": "pseudo-label coverage",
 }
-"""What a run's log says of pseudo-labels on validation images, and how it is called here."""
+"""Keys of the log about pseudo-labels on validation images, and their names in the table."""
 
 
 def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.DataFrame:
-    """Look into the teacher of a run, at every kept checkpoint.
+    """Measure the teacher of a run at every checkpoint that is kept.
 
     Args:
-        run: finished, its checkpoints kept.
-        device: where the networks run.
-        images: of the training images, and of the validation images, the first ones.
+        run: finished, with its checkpoints.
+        device: of the networks.
+        images: number of training images and of validation images, the first ones of each.
 
     Returns:
-        Columns :data:`COLUMNS`. Of ``all`` features the quantities are those of
-        :func:`boundary_density`, and precision and coverage of pseudo-labels in percent; where a
-        density was learned, confident features ``at rest`` and after each kind of step have those
-        of :func:`step_effects`.
+        A table with the columns :data:`~ddfp_lib.evaluation.mechanism.COLUMNS`. The rows of ``all``
+        features hold the quantities of :func:`~ddfp_lib.evaluation.mechanism.boundary_density`, and
+        precision and coverage of pseudo-labels in percent. If a density was learned, other rows
+        hold those of :func:`~ddfp_lib.evaluation.mechanism.step_effects`.
     """
     seen, unseen = data_of(run.config, "train"), data_of(run.config, "val")
     logged = {line["step"]: line for line in run.metrics() if "pseudo_precision" in line}
     rows = []
     for step, learner in _learners(run, device):
-        judge = IndependentDensity(embeddings(learner.teacher, seen, images).rows)
+        mixture = IndependentDensity(embeddings(learner.teacher, seen, images).rows)
         there = embeddings(learner.teacher, unseen, images)
-        density = judge.log_prob(there.rows)
+        density = mixture.log_prob(there.rows)
         of_all = boundary_density(there, density)
         for name, called in PSEUDO.items():
             of_all[called] = 100 * logged.get(step, {}).get(name, float("nan"))
-        told = {ALL: of_all}
+        found = {ALL: of_all}
         if learner.density is not None:
             moved = measure_descent(
-                learner, unseen, eps=run.config.eps, images=images, judge=judge.log_prob
+                learner, unseen, eps=run.config.eps, images=images, independent=mixture.log_prob
             )
-            told |= step_effects(moved, density)
+            found |= step_effects(moved, density)
         rows += [
             (run.config.method.name, run.config.seed, step, features, quantity, value)
-            for features, quantities in told.items()
+            for features, quantities in found.items()
             for quantity, value in quantities.items()
         ]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -82,7 +82,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
     tables = [_markdown("variant, at the end of training", networks)]
     for method, some in steps.groupby("method", sort=False):
         effects = _means(some, "features")[[CHANGE, RANK, RIGHT]]
-        effects.columns = [f"median {CHANGE} (nats)", "judged percentile", "true class (%)"]
+        effects.columns = [f"median {CHANGE} (nats)", "density percentile", "true class (%)"]
         tables.append(_markdown(f"confident features of `{method}`, moved", effects))
     return tables
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, of the right run, and safe to open."""
+"""Checkpoints: written completely, checked when read, and safe to open."""
 
 import io
 import json
@@ -14,15 +14,16 @@ from ddfp_lib.files import sha256, write_atomically, write_text
 class Checkpoints:
     """The last checkpoints of a run, in a folder of their own.
 
-    ``index.json`` names them, newest first, with step, configuration hash and SHA-256; it is
-    renamed into place after the checkpoint it names, so that a kill at any moment leaves the
-    previous one in charge. Files are opened with ``weights_only=True``: a stranger's checkpoint can
+    ``index.json`` lists them, newest first, with step, configuration hash and SHA-256. It is
+    written after the checkpoint, so that a process that is killed at any moment leaves the previous
+    checkpoint in use. Files are opened with ``weights_only=True``: a checkpoint from elsewhere can
     be wrong, but cannot run code.
 
     Args:
-        folder: made on the first save.
+        folder: of the checkpoints; made on the first save.
         config_hash: of the run; checkpoints of another configuration are refused.
-        keep: how many stay; at least 2, so that there is one to go back to.
+        keep: number of checkpoints that are kept, at least 2, so that one is left if the newest is
+            damaged.
     """
 
     KEEP = 2
@@ -32,13 +33,13 @@ class Checkpoints:
         self.index = self.folder / "index.json"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``state`` as the checkpoint of ``step``, then forget all but the last ``keep``.
+        """Write ``state`` as the checkpoint of ``step``, then remove all but the last ``keep``.
 
         Raises:
-            UserError: the folder cannot be written; older checkpoints are still there.
+            UserError: the folder cannot be written; older checkpoints are kept.
         """
         path = self.folder / f"step-{step:07d}.pt"
-        # By way of memory: where the disk is full, torch's own writing fails with its internals.
+        # Through memory: on a full disk torch.save raises an error about its internals.
         content = io.BytesIO()
         torch.save(state, content)
         write_atomically(path, lambda partial: partial.write_bytes(content.getbuffer()))
@@ -56,7 +57,7 @@ class Checkpoints:
                 old.unlink()
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return what the index says, newest first; nothing where there is no index.
+        """Return the entries of the index, newest first; an empty list without an index.
 
         Raises:
             UserError: the index is damaged.
@@ -68,54 +69,53 @@ class Checkpoints:
             return []
         except (ValueError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{self.index}: is damaged; remove it to start this run anew"
+                f"{self.index}: is damaged; remove it to start this run again"
             ) from error
 
     def load(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest checkpoint that is whole, and what was found on the way to it.
+        """Return the newest checkpoint that is not damaged, and a line for each that was skipped.
 
         Args:
-            device: where the tensors shall be.
+            device: of the returned tensors.
 
         Returns:
-            The state, or ``None`` where there is no checkpoint; and a line for each checkpoint that
-            was passed over.
+            The state, ``None`` without a checkpoint; and a line for each damaged checkpoint.
 
         Raises:
-            UserError: the checkpoint is of another configuration, or none of them is whole.
+            UserError: the checkpoint belongs to another configuration, or all are damaged.
         """
-        passed_over: list[str] = []
+        skipped: list[str] = []
         entries = self.entries()
         for entry in entries:
             path = self.folder / entry["file"]
             if entry["config"] != self.config_hash:
                 raise UserError(
-                    f"{path}: is of configuration {entry['config']}, this run is "
-                    f"{self.config_hash}; choose another --out, or the settings it was made with"
+                    f"{path}: belongs to configuration {entry['config']}, this run has "
+                    f"{self.config_hash}; choose another --out, or the settings of that run"
                 )
             if not path.is_file() or sha256(path) != entry["sha256"]:
-                passed_over.append(f"{path}: is missing or damaged; using the one before it")
+                skipped.append(f"{path}: is missing or damaged; using the one before it")
                 continue
-            return read_checkpoint(path, device), passed_over
+            return read_checkpoint(path, device), skipped
         if entries:
             raise UserError(
-                f"{self.folder}: no checkpoint in it is whole; remove the folder to start anew"
+                f"{self.folder}: all checkpoints are damaged; remove the folder to start again"
             )
-        return None, passed_over
+        return None, skipped
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read one checkpoint file, weights only.
 
     Raises:
-        UserError: the file is missing, damaged, or holds more than weights.
+        UserError: the file is missing or damaged, or holds more than weights.
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: is not there; check the run folder") from error
-    except Exception as error:  # bytes that are no checkpoint can fail in any way
-        # torch's own message advises to let the file run code
+        raise UserError(f"{path}: does not exist; check the run folder") from error
+    except Exception as error:  # other bytes can fail in any way
+        # torch's message advises to let the file run code
         raise UserError(
-            f"{path}: is no checkpoint of this project, or damaged; choose another file"
+            f"{path}: is not a checkpoint of this project, or is damaged; choose another file"
         ) from error

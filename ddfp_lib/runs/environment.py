@@ -1,4 +1,4 @@
-"""What a run was made with: commit, GPU, memory."""
+"""Commit, GPU and memory of a run."""
 
 import subprocess
 from pathlib import Path
@@ -11,14 +11,14 @@ from ddfp_lib.ranks import total
 
 
 def gpu_name(device: torch.device) -> str | None:
-    """Return what the GPU that trains is called, ``None`` on a CPU."""
+    """Return the name of the GPU, ``None`` on a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory, in GiB, that one of the processes has held since its start.
+    """Return the largest peak memory of the processes since their start, in GiB.
 
-    On a GPU what PyTorch allocated; on a CPU all that is resident, Python and libraries included.
+    On a GPU the memory that PyTorch allocated; on a CPU all resident memory, Python included.
     """
     on_gpu = device.type == "cuda"
     held = torch.cuda.max_memory_allocated(device) if on_gpu else peak_resident()
@@ -26,9 +26,9 @@ def peak_memory(device: torch.device) -> float:
 
 
 def commit() -> str:
-    """Return the short hash of this checkout's commit, ``+`` appended where files differ from it.
+    """Return the short hash of the checkout's commit, with ``+`` if files differ from it.
 
-    ``unknown`` where the package does not lie in a git checkout.
+    ``unknown`` if the package is not in a git checkout.
     """
 
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""Run folders: what a training leaves behind, and how to read it again.
+"""Run folders: the files that a training writes, and how to read them.
 
 ==================  ===========================================================================
 file                content
@@ -6,9 +6,9 @@ file                content
 ``config.yaml``     the resolved configuration
 ``environment.json``  versions, threads, GPUs, commit, and the classes with their colours
 ``metrics.jsonl``   one line per logged step and per validation
-``tensorboard/``    the numbers of ``metrics.jsonl`` again, where they were asked for
+``tensorboard/``    the numbers of ``metrics.jsonl`` again, with ``--tensorboard``
 ``checkpoints/``    the last two, see :mod:`ddfp_lib.runs.checkpoints`
-``result.json``     written at the end: a folder that has it is finished
+``result.json``     written at the end: the run is finished
 ==================  ===========================================================================
 """
 
@@ -36,15 +36,16 @@ from ddfp_lib.runs.metrics import read_metrics
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run came to; mIoU in percent.
+    """Scores and circumstances of a finished run; mIoU in percent.
 
-    Validation images chose the ``best`` values (the evaluation with the highest mIoU), so they are
-    optimistic; ``last`` values chose nothing. ``test_miou`` is of the teacher after the last step.
+    ``best`` values are those of the evaluation with the highest validation mIoU, so they are
+    optimistic; ``last`` values are those after the last step. ``test_miou`` is the teacher's after
+    the last step.
 
-    ``protocol`` is how images were segmented to be scored. ``processes`` trained together, on as
-    many ``gpus`` of the name ``gpu``, none on a CPU. ``peak_memory`` is of the process that needed
-    most since it last started, GiB: on a GPU what PyTorch allocated, else all that is resident.
-    ``data`` names the images, see :func:`data_digest`.
+    ``protocol`` names how images were segmented for scores. ``processes`` trained together, on as
+    many ``gpus`` called ``gpu``; 0 on a CPU. ``peak_memory`` is the largest of all processes, in
+    GiB, see :func:`~ddfp_lib.runs.environment.peak_memory`. ``data`` identifies the images, see
+    :func:`~ddfp_lib.runs.identity.data_digest`.
     """
 
     benchmark: str
@@ -70,10 +71,10 @@ class RunResult:
 
 
 def finished_result(out: Path, config: Config) -> RunResult | None:
-    """Return the result of a finished run, ``None`` where it has not ended.
+    """Return the result of a finished run, ``None`` if it is not finished.
 
     Raises:
-        UserError: the folder holds a run of another configuration.
+        UserError: the folder holds a run with another configuration.
     """
     path = Path(out) / "result.json"
     if not path.is_file():
@@ -81,7 +82,7 @@ def finished_result(out: Path, config: Config) -> RunResult | None:
     try:
         result = RunResult(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: is no result; remove it to let the run end again") from error
+        raise UserError(f"{path}: is not a result; remove it and start the run again") from error
     if result.config_hash != config.config_hash:
         raise UserError(
             f"{out}: holds a finished run of configuration {result.config_hash}, this one is "
@@ -92,7 +93,7 @@ def finished_result(out: Path, config: Config) -> RunResult | None:
 
 @contextmanager
 def exclusive(out: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone.
+    """Lock a run folder for this process.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -107,7 +108,7 @@ def exclusive(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{out}: another process is training there; wait for it") from error
-        for left in out.rglob(".*.partial"):  # of a process that was killed while it wrote
+        for left in out.rglob(".*.partial"):  # of a process that was killed while writing
             left.unlink(missing_ok=True)
         yield
 
@@ -151,14 +152,16 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Open a folder that :func:`~ddfp_lib.training.loop.train` has made.
+        """Open a folder that :func:`~ddfp_lib.training.loop.train` wrote.
 
         Raises:
-            UserError: it is no run folder.
+            UserError: it is not a run folder.
         """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder}: is no run folder (no config.yaml); give the --out of a run")
+            raise UserError(
+                f"{folder}: is not a run folder (no config.yaml); give the --out of a run"
+            )
         values = read_yaml(folder / "config.yaml")
         config = from_dict(values, str(folder / "config.yaml"))
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -166,10 +169,10 @@ class Run:
         return cls(folder, config, tuple(environment["classes"]), palette)
 
     def newest_checkpoint(self, device: torch.device) -> dict[str, Any]:
-        """Return the newest whole checkpoint of this run.
+        """Return the newest checkpoint of this run that is not damaged.
 
         Args:
-            device: where its tensors shall be.
+            device: of its tensors.
 
         Raises:
             UserError: the run has no checkpoint, or one of another configuration.
@@ -185,5 +188,5 @@ class Run:
         return read_metrics(self.folder / "metrics.jsonl")
 
     def result(self) -> RunResult | None:
-        """Return the result, ``None`` where the run has not ended."""
+        """Return the result, ``None`` if the run is not finished."""
         return finished_result(self.folder, self.config)

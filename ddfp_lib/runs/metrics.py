@@ -16,18 +16,17 @@ class MetricsLog:
 
     Args:
         path: of the file.
-        start: lines of later steps are dropped: they are of a try that was interrupted, and the
-            resumed run writes them again.
-        tensorboard: write all numbers for TensorBoard too, into ``tensorboard`` beside the file.
+        start: lines of later steps are dropped; the resumed run writes them again.
+        tensorboard: also write all numbers for TensorBoard, into ``tensorboard`` beside the file.
 
     Raises:
-        UserError: TensorBoard is asked for and not installed.
+        UserError: ``tensorboard`` is set and TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, start: int, *, tensorboard: bool = False) -> None:
         self.path = path
-        # A step is logged after it is taken, an evaluation before: at `start` only the latter
-        # was done when the checkpoint was written.
+        # An evaluation is logged before the step of its number, losses after it: when the
+        # checkpoint of `start` was written, only the evaluation was there.
         kept = [
             line
             for line in self.lines()
@@ -36,11 +35,11 @@ class MetricsLog:
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.board = _board(path.with_name("tensorboard"), start) if tensorboard else None
         for line in kept:
-            if line["step"] == start:  # TensorBoard drops all that it has from here on
+            if line["step"] == start:  # TensorBoard drops what it has from here on
                 self._show(line)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return all whole lines; a last one that was cut short is left out."""
+        """Return all complete lines; an incomplete last line is left out."""
         return read_metrics(self.path)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -74,7 +73,7 @@ def _board(folder: Path, start: int) -> "SummaryWriter":
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl`` of a run, also of one that is being written.
+    """Read ``metrics.jsonl`` of a run, which may still be written.
 
     Raises:
         UserError: a line other than the last is damaged.
