@@ -92,7 +92,7 @@ def random_batch(size: dict, device: torch.device) -> Batch:
     images = torch.randint(256, (2, size["batch"], 3, *shape[1:]), generator=rng).byte()
     labels = torch.randint(CLASSES, shape, generator=rng)
     valid = torch.ones(shape, dtype=torch.bool)
-    return Batch(images[0], labels, images[1], valid).to(device)
+    return Batch(images[0], labels, images[1], valid, valid).to(device)
 
 
 def ours(config: Config, batch: Batch, device: torch.device) -> Callable[[int], object]:

@@ -582,7 +582,7 @@ pd.DataFrame(rows).map(lambda gap: f"{gap:.1f}" if gap < 10 else "more than 10")
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
-#         rows, classes = density_training_data(teacher_v, batch.labels, batch.valid)
+#         rows, classes = density_training_data(teacher_v, batch)
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #

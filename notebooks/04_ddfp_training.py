@@ -309,7 +309,7 @@ print("told of the step:", ", ".join(told))
 # ### Part 5. The flow takes its own step
 
 # %%
-rows, row_classes = density_training_data(seen, batch.labels, batch.valid)
+rows, row_classes = density_training_data(seen, batch)
 fit = density.fit_step(rows, row_classes, generator=on_device)
 losses["bits_per_dim"] = fit.bits_per_dim
 print(f"rows of v: {tuple(rows.shape)}, {(row_classes >= 0).sum()} of them with a class")

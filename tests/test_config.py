@@ -451,7 +451,7 @@ def test_unknown_method_lists_the_known_ones(benchmark_file):
         ("supervised", "ab47802f"),
         ("consistency", "759c4b52"),
         ("noise", "49b79a62"),
-        ("ddfp", "79cd2cb9"),
+        ("ddfp", "1097424d"),
     ],
 )
 def test_runs_of_before_keep_their_hash(method, digits):

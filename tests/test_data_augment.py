@@ -23,7 +23,7 @@ def random_images(count=4, side=32, seed=0):
 def test_weak_view_keeps_image_and_mask_together(seed, crop):
     data = InMemory(block_masks(1, seed=seed))
     config = AugmentConfig(crop=crop, scale=(0.8, 2.0))  # blocks of 8 stay wider than 5
-    image, mask = weak_view(data.image(0), data.mask(0), config, generator(seed))
+    image, mask, _ = weak_view(data.image(0), data.mask(0), config, generator(seed))
     assert image.shape == (3, *config.size)
     assert mask.shape == config.size
     assert image.dtype == mask.dtype == torch.uint8
@@ -41,8 +41,8 @@ def test_padding_is_ignored_and_black_and_below_and_right(seed):
     image = torch.full((3, 30, 40), 200, dtype=torch.uint8)
     mask = torch.ones(30, 40, dtype=torch.uint8)
     config = AugmentConfig(crop=64, flip=False)
-    view, labels = weak_view(image, mask, config, generator(seed))
-    inside = labels == 1
+    view, labels, inside = weak_view(image, mask, config, generator(seed))
+    assert torch.equal(labels == 1, inside)
     assert torch.equal(labels == 255, ~inside)
     assert (view[:, inside] == 200).all()
     assert (view[:, ~inside] == 0).all()
@@ -54,14 +54,26 @@ def test_padding_is_ignored_and_black_and_below_and_right(seed):
         assert abs(height - min(64, 0.75 * width)) <= 0.5
 
 
-def test_weak_view_without_mask_is_the_same_view_and_its_valid_area():
+def test_weak_view_without_mask_is_the_same_view_without_labels():
     data = InMemory(block_masks(1))
     config = AugmentConfig(crop=64)
     for seed in range(10):
-        view, labels = weak_view(data.image(0), data.mask(0), config, generator(seed))
-        alone, valid = weak_view(data.image(0), None, config, generator(seed))
+        view, labels, valid = weak_view(data.image(0), data.mask(0), config, generator(seed))
+        alone, unknown, same = weak_view(data.image(0), None, config, generator(seed))
         assert torch.equal(view, alone)
-        assert torch.equal(valid, torch.where(labels == 255, 255, 0))
+        assert torch.equal(valid, same)
+        assert torch.equal(valid, labels != 255)  # these masks have no void pixels
+        assert (unknown == 255).all()
+
+
+@given(seeds)
+def test_void_is_valid_and_padding_is_not(seed):
+    """A void pixel shows something that has no class; padding shows nothing."""
+    image = torch.full((3, 30, 40), 200, dtype=torch.uint8)
+    void = torch.full((30, 40), 255, dtype=torch.uint8)
+    view, labels, valid = weak_view(image, void, AugmentConfig(crop=64), generator(seed))
+    assert torch.equal(valid, view[0] > 0)
+    assert (labels == 255).all()
 
 
 def test_weak_view_mirrors_half_of_the_time_and_only_if_asked():
@@ -78,7 +90,7 @@ def test_weak_view_mirrors_half_of_the_time_and_only_if_asked():
 
 def test_weak_view_leaves_its_input_alone():
     image, mask = torch.ones(3, 9, 9, dtype=torch.uint8), torch.ones(9, 9, dtype=torch.uint8)
-    view, labels = weak_view(image, mask, AugmentConfig(crop=9, scale=(1, 1)), generator(0))
+    view, labels, _ = weak_view(image, mask, AugmentConfig(crop=9, scale=(1, 1)), generator(0))
     view.zero_()
     labels.zero_()
     assert image.all()

@@ -94,7 +94,8 @@ def test_batches_have_the_promised_shapes():
     assert batch.weak_images.shape == (6, 3, 24, 24)
     assert batch.valid.shape == (6, 24, 24)
     dtypes = [tensor.dtype for tensor in vars(batch).values()]
-    assert dtypes == [torch.uint8, torch.int64, torch.uint8, torch.bool]
+    assert batch.labeled_valid.shape == (4, 24, 24)
+    assert dtypes == [torch.uint8, torch.int64, torch.uint8, torch.bool, torch.bool]
     assert set(batch.labels.unique().tolist()) <= {*range(6), 255}
 
 

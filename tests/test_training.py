@@ -12,7 +12,7 @@ import ddfp_lib.training.step as steps
 from ddfp_lib.config import MethodConfig, load_method, presets
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data import open_dataset
-from ddfp_lib.data.loaders import training_batches
+from ddfp_lib.data.loaders import Batch, training_batches
 from ddfp_lib.data.splits import make_split
 from ddfp_lib.method.config import PERTURBATIONS
 from ddfp_lib.models.maps import resize_nearest, to_rows
@@ -393,32 +393,50 @@ def test_resizing_labels_invents_none():
     assert small.equal(labels)
 
 
-def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
-    """Labels at feature resolution, void as unlabeled, padding of weak images left out."""
-    seen = torch.arange(3 * 2 * 2 * 2.0).view(3, 2, 2, 2)  # one labeled and two weak images
-    labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
-    valid = torch.tensor([[[True, False], [True, True]], [[False, False], [True, False]]])
-    rows, known = density_training_data(
-        seen,
-        labels.repeat_interleave(4, 1).repeat_interleave(4, 2),
-        valid.repeat_interleave(4, 1).repeat_interleave(4, 2),
+def batch_of(labels, shown, times=1):
+    """A batch with these labels and valid areas, of labeled and then of unlabeled images."""
+    labels, shown = (
+        torch.tensor(area).repeat_interleave(times, 1).repeat_interleave(times, 2)
+        for area in (labels, shown)
     )
-    expected = [(0, y, x) for y in (0, 1) for x in (0, 1)] + [
-        (1, 0, 0),
-        (1, 1, 0),
-        (1, 1, 1),
-        (2, 1, 0),
-    ]
+    count, images = len(labels), torch.zeros(len(shown), 3, *shown.shape[1:]).byte()
+    shown = shown.bool()
+    return Batch(images[:count], labels, images[count:], shown[count:], shown[:count])
+
+
+def test_the_flow_learns_all_that_is_there_with_what_is_known_of_it():
+    """Labels at feature resolution, void as unlabeled, padding of all images left out."""
+    seen = torch.arange(3 * 2 * 2 * 2.0).view(3, 2, 2, 2)  # one labeled and two weak images
+    shown = [[[0, 1], [1, 1]], [[1, 0], [1, 1]], [[0, 0], [1, 0]]]
+    batch = batch_of([[[IGNORE_INDEX, 0], [IGNORE_INDEX, 2]]], shown, times=4)
+    rows, known = density_training_data(seen, batch)
+    expected = [(0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 1, 0), (1, 1, 1), (2, 1, 0)]
     assert rows.tolist() == [seen[b, :, y, x].tolist() for b, y, x in expected]
-    assert known.tolist() == [4, 0, UNLABELED, 2] + [UNLABELED] * 4
+    assert known.tolist() == [0, UNLABELED, 2] + [UNLABELED] * 4
+
+
+@pytest.mark.parametrize("void", ["unlabeled", "dropped"])
+def test_no_row_of_the_flow_is_padding(tiny_config, void):
+    """Of the views that training sees, where padding is black and no pixel of an image is."""
+    batch = make_batches(tiny_config("ddfp", training={"batch_labeled": 8}), 1)[0]
+    images = torch.cat([batch.labeled_images, batch.weak_images]) / 255
+    shown = torch.cat([batch.labeled_valid, batch.valid])
+    assert 0.5 < batch.labeled_valid.float().mean() < 1  # there is padding to leave out
+    rows, known = density_training_data(images, batch, void=void)
+    padding = images.movedim(1, -1)[~shown]
+    assert padding.unique().tolist() == [0]
+    classes = int((batch.labels != IGNORE_INDEX).sum())
+    assert (known != UNLABELED).sum() == classes
+    if void == "unlabeled":
+        assert len(rows) == shown.sum()
+    else:
+        assert len(rows) == classes + batch.valid.sum()
 
 
 def test_void_pixels_may_be_dropped_as_released():
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)
-    labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
-    rows, known = density_training_data(
-        seen, labels, torch.ones(1, 2, 2, dtype=torch.bool), void="dropped"
-    )
+    batch = batch_of([[[4, 0], [IGNORE_INDEX, 2]]], [[[1, 1], [1, 1]]] * 2)
+    rows, known = density_training_data(seen, batch, void="dropped")
     assert known.tolist() == [4, 0, 2] + [UNLABELED] * 4
     assert rows[2].tolist() == seen[0, :, 1, 1].tolist()
 
@@ -426,11 +444,11 @@ def test_void_pixels_may_be_dropped_as_released():
 def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
     """Confident pixels only, at feature resolution, and still without padding."""
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)  # one labeled and one weak image
-    labels = torch.tensor([[[4, 0], [IGNORE_INDEX, 2]]])
-    valid = torch.tensor([[[True, False], [True, True]]])
+    shown = [[[1, 1], [1, 1]], [[1, 0], [1, 1]]]
+    batch = batch_of([[[4, 0], [IGNORE_INDEX, 2]]], shown, times=4)
     believed = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
     believed = believed.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    rows, known = density_training_data(seen, labels, valid, believed)
+    rows, known = density_training_data(seen, batch, believed)
     assert len(rows) == len(known) == 4 + 3
     assert known.tolist() == [4, 0, UNLABELED, 2, 3, UNLABELED, 1]
 

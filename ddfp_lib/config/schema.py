@@ -22,10 +22,12 @@ The value is the key's default, so that older run folders can be read. The key e
 ``config_hash`` only where it has another value, so that older runs keep their hash.
 """
 
-REVISION_OF_DENSITY = 0
+REVISION_OF_DENSITY = 1
 """Number of fixes that changed the results of methods with a density.
 
 It enters their ``config_hash``, so that an older run is not taken for one of today's code.
+
+1: padding of labeled images no longer enters the rows of the flow.
 """
 
 

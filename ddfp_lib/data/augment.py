@@ -79,7 +79,7 @@ class AugmentConfig:
 
 def weak_view(
     image: Tensor, mask: Tensor | None, config: AugmentConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Resize, pad below and right, crop and flip an image together with its mask.
 
     The long side becomes a whole number of pixels, uniform within ``config.scale`` times what it
@@ -93,7 +93,8 @@ def weak_view(
 
     Returns:
         The view, uint8 (3, h, w), black in the padding; its mask, uint8 (h, w), ``IGNORE_INDEX``
-        in the padding. Without a mask the second is 0 wherever there is image.
+        in the padding, and everywhere if the image has no mask; the valid area, bool (h, w),
+        False in the padding. Void pixels of a mask are valid: they show something.
     """
     amount, down, right, mirror = torch.rand(4, generator=generator).tolist()
     height, width = image.shape[-2:]
@@ -103,19 +104,20 @@ def weak_view(
     least, greatest = (max(2, int(long * factor)) for factor in config.scale)
     factor = (least + int(amount * (greatest - least + 1))) / long
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
-    if mask is None:
-        mask = torch.zeros_like(image[0])
-    # As the fourth plane of one tensor, the mask cannot fall out of step with the image.
-    view = torch.cat([F.resize(image, size, antialias=True), resize_mask(mask, size)[None]])
+    resized = F.resize(image, size, antialias=True)
+    valid = torch.ones_like(resized[:1])
+    labels = valid * IGNORE_INDEX if mask is None else resize_mask(mask, size)[None]
+    # As planes of one tensor, mask and valid area cannot fall out of step with the image.
+    view = torch.cat([resized, labels, valid])
     missing = [max(0, crop_width - size[1]), max(0, crop_height - size[0])]
     if any(missing):
-        view = F.pad(view, [0, 0, *missing], fill=[0, 0, 0, IGNORE_INDEX])
+        view = F.pad(view, [0, 0, *missing], fill=[0, 0, 0, IGNORE_INDEX, 0])
     top = int(down * (view.shape[1] - crop_height + 1))
     left = int(right * (view.shape[2] - crop_width + 1))
     view = F.crop(view, top, left, crop_height, crop_width)
     if config.flip and mirror < 0.5:
         view = F.horizontal_flip(view)
-    return view[:3], view[3]
+    return view[:3], view[3], view[4].bool()
 
 
 def strong_view(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import AugmentConfig, weak_view
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
@@ -29,13 +28,16 @@ class Batch:
         labeled_images: uint8 (B, 3, h, w).
         labels: int64 (B, h, w), classes or ``IGNORE_INDEX``.
         weak_images: uint8 (U, 3, h, w).
-        valid: bool (U, h, w), False in the padding.
+        valid: bool (U, h, w), of the unlabeled views, False in the padding.
+        labeled_valid: bool (B, h, w), of the labeled views. Void pixels, which show something and
+            have no class, are True.
     """
 
     labeled_images: Tensor
     labels: Tensor
     weak_images: Tensor
     valid: Tensor
+    labeled_valid: Tensor
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on ``device``; from pinned memory the copy runs alongside."""
@@ -127,9 +129,9 @@ class _Steps(Dataset):
             weak_view(self.dataset.image(index), None, self.augment, rng)
             for index, rng in self._draws("unlabeled", self.unlabeled, self.batch_unlabeled, step)
         ]
-        images, labels = self._stack(labeled)
-        weak, padding = self._stack(unlabeled)
-        return Batch(images, labels.long(), weak, padding != IGNORE_INDEX)
+        images, labels, labeled_valid = self._stack(labeled)
+        weak, _, valid = self._stack(unlabeled)
+        return Batch(images, labels.long(), weak, valid, labeled_valid)
 
     def _draws(
         self, kind: str, indices: Sequence[int], batch_size: int, step: int
@@ -142,13 +144,12 @@ class _Steps(Dataset):
         for item, draw in order[self.rank * share :][:share]:
             yield indices[item], generator(self.seed, kind, "view", draw)
 
-    def _stack(self, views: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Stack views and masks: uint8 (B, 3, h, w) and (B, h, w), B = 0 included."""
+    def _stack(self, views: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        """Stack views, masks and valid areas: (B, 3, h, w) and twice (B, h, w), B = 0 included."""
         if not views:
-            size = self.augment.size
-            return torch.empty(0, 3, *size).byte(), torch.empty(0, *size).byte()
-        images, masks = zip(*views, strict=True)
-        return torch.stack(images), torch.stack(masks)
+            none = torch.empty(0, *self.augment.size)
+            return torch.empty(0, 3, *self.augment.size).byte(), none.byte(), none.bool()
+        return tuple(torch.stack(planes) for planes in zip(*views, strict=True))
 
 
 def training_batches(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data.augment import mix
+from ddfp_lib.data.loaders import Batch
 from ddfp_lib.models.maps import resize_nearest, to_rows
 from ddfp_lib.ranks import first_of_next, total
 
@@ -134,31 +135,32 @@ def mix_over_ranks(batch: Tensor, box: Tensor) -> Tensor:
 
 def density_training_data(
     described: Tensor,
-    labels: Tensor,
-    valid: Tensor,
+    batch: Batch,
     pseudo: Tensor | None = None,
     *,
     void: str = "unlabeled",
 ) -> tuple[Tensor, Tensor]:
     """Turn the teacher's features into the rows that the density estimator learns from.
 
+    Padding is left out, of labeled and of unlabeled images: it shows nothing, and a flow that
+    learned it would hold black areas for the densest features of all.
+
     Args:
         described: (B + U, D, h, w) float, of the labeled and then the weak images.
-        labels: (B, H, W) int64, of the labeled images.
-        valid: (U, H, W) bool, of the weak images; padding is left out.
+        batch: those images, with labels and valid areas.
         pseudo: (U, H, W) int64, pseudo-labels that teach classes too; none where ``IGNORE_INDEX``.
-        void: pixels of labeled images that have no class are ``unlabeled`` rows or ``dropped``,
-            as released (train_ddfp_pascal.py:455-500).
+        void: what becomes of pixels of labeled images that show something and have no class:
+            ``unlabeled`` rows, or ``dropped`` as released (train_ddfp_pascal.py:473).
 
     Returns:
         (N, D) float and (N,) int64: class, or ``UNLABELED``.
     """
     if pseudo is None:
-        pseudo = torch.full_like(valid, IGNORE_INDEX, dtype=labels.dtype)
+        pseudo = torch.full_like(batch.valid, IGNORE_INDEX, dtype=batch.labels.dtype)
     size = described.shape[2:]
-    masks, believed = resize_nearest(labels, size), resize_nearest(pseudo, size)
-    learned = (masks != IGNORE_INDEX) | (void == "unlabeled")
-    learned = torch.cat([learned, resize_nearest(valid, size) == 1]).flatten()
-    known = torch.cat([masks, believed]).flatten()
-    known = known.where(known != IGNORE_INDEX, UNLABELED)
-    return to_rows(described)[learned], known[learned]
+    classes = resize_nearest(torch.cat([batch.labels, pseudo]), size)
+    learned = resize_nearest(torch.cat([batch.labeled_valid, batch.valid]), size) == 1
+    if void == "dropped":
+        learned[: len(batch.labels)] &= classes[: len(batch.labels)] != IGNORE_INDEX
+    known = classes.where(classes != IGNORE_INDEX, UNLABELED)[learned]
+    return to_rows(described)[learned.flatten()], known

@@ -80,7 +80,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
 
     # The flow learns the teacher's embeddings; then the teacher follows the student.
     if learner.density is not None:
-        rows, classes = density_training_data(teacher_v, batch.labels, batch.valid)
+        rows, classes = density_training_data(teacher_v, batch)
         learner.density.fit_step(rows, classes, generator=for_features)
     update_ema(teacher, student, step, training.ema_decay)
     return loss.detach()

@@ -79,7 +79,7 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
     if learner.density is not None:
         pseudo_classes = pseudo.labels if config.density.labels == "teacher" else None
         rows, known = density_training_data(
-            described, batch.labels, batch.valid, pseudo_classes, void=method.density_void
+            described, batch, pseudo_classes, void=method.density_void
         )
         found = learner.density.fit_step(rows, known, generator=device)
         losses["bits_per_dim"] = found.bits_per_dim

@@ -283,8 +283,8 @@ def test_views_of_images_of_any_size(size, crop, scale, seed):
     with ends_well():
         config = AugmentConfig(crop=crop, scale=scale)
         image = torch.randint(256, (3, *size), generator=rng).byte()
-        view, mask = weak_view(image, image[0] % 5, config, rng)
-        assert view.shape[1:] == mask.shape == config.size
+        view, mask, valid = weak_view(image, image[0] % 5, config, rng)
+        assert view.shape[1:] == mask.shape == valid.shape == config.size
         strong = strong_view(view[None] / 255, config, rng)
         assert strong.min() >= 0
         assert strong.max() <= 1

@@ -106,7 +106,8 @@ def batch(labels=2, unlabeled=2, *, label=None, valid=True):
     classes = torch.randint(4, (labels, 32, 32), generator=rng)
     if label is not None:
         classes = torch.full_like(classes, label)
-    return Batch(images[:labels], classes, images[labels:], torch.full((unlabeled, 32, 32), valid))
+    areas = torch.full((labels + unlabeled, 32, 32), valid)
+    return Batch(images[:labels], classes, images[labels:], areas[labels:], areas[:labels])
 
 
 POOR = {
