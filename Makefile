@@ -1,22 +1,22 @@
 # Each target sets up .venv by itself; nothing happens there when nothing changed.
 #
-#   make reproduce   train DDFP and its rivals on digit scenes, write a report   (15 minutes and more)
+#   make reproduce   train DDFP and its baselines on digit scenes, write a report (15 minutes and more)
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak        faults again and again, random inputs: docs/robustness.md   (7 minutes)
-#   make study-report renew STUDY.md, RESULTS.md and their figures from stored results (seconds)
-#   make bench       speed and memory, against others and in growth: bench/RESULTS.md (minutes)
+#   make soak        all faults and random inputs, writes docs/robustness.md   (7 minutes)
+#   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
+#   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
-#   make audit       look the locked versions up among known vulnerabilities
-#   make lock        renew requirements.lock
-#   make clean       remove .venv and caches; runs stay
+#   make audit       compare the locked versions with known vulnerabilities
+#   make lock        update requirements.lock
+#   make clean       remove .venv and caches, keep runs
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/ready
-# uv of the machine, or one of our own
+# uv of the machine, or one that is installed here
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
 .PHONY: help reproduce test notebooks study-report soak bench lint audit lock clean
@@ -27,7 +27,7 @@ help:
 reproduce: $(READY)
 	$(BIN)/ddfp reproduce digits $(ARGS)
 
-# one thread each: notebooks side by side would wait for one another's threads
+# one thread each: notebooks that run side by side would wait for one another's threads
 test: lint
 	$(BIN)/pytest -n auto --dist loadscope tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
@@ -50,7 +50,7 @@ study-report: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench
 
-# strict: a package that could not be looked up is a failure too
+# strict: a package that could not be checked is a failure too
 audit: | $(UV)
 	$(UV) tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
@@ -60,8 +60,8 @@ lock: $(UV)
 clean:
 	rm -rf .venv .uv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# Compiled here: where Python may not write beside its sources (PYTHONDONTWRITEBYTECODE), each process
-# that a run or a test starts would compile them anew, 10 seconds of CPU time
+# Compiled here: with PYTHONDONTWRITEBYTECODE, each process that a run or a test starts would compile
+# all packages again, 10 seconds of CPU time
 $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv -q --allow-existing --python '>=3.11,<3.13' .venv
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock

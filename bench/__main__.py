@@ -31,7 +31,7 @@ def plot(densities: dict[str, density.Measured], seconds: dict[str, float], path
     left.legend(frameon=False)
     relative, goal = [s / seconds["consistency"] for s in seconds.values()], 1.5
     right.barh(list(seconds), relative, color="0.6")
-    right.set(xlim=(0, 1.08 * max(goal, *relative)))  # the line shall not lie on the edge
+    right.set(xlim=(0, 1.08 * max(goal, *relative)))  # keep the line off the edge
     right.axvline(goal, color="black", linewidth=1, linestyle=":")
     right.set(xlabel="CPU time, relative to consistency;\ndotted: goal for ddfp")
     right.set(title="Training step, digit scenes")
@@ -46,12 +46,12 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
     for case, least in (("fit, VOC", 4), ("gradient, VOC", 5), ("gradient, 20,480 rows", 5)):
         found = densities[case]
         ratio, leaner = found.slower("reference"), found.fatter("reference")
-        told = f"{ratio:.1f}"
+        text = f"{ratio:.1f}"
         if ratio < least:  # on some machines that is more than plain products reach
             needed = found.machine * least / ratio
-            told += f" ({least} takes {100 * needed:.0f} % of the machine's rate)"
+            text += f" ({least} takes {100 * needed:.0f} % of the machine's rate)"
         rows += [
-            Goal(f"{case}: reference / ddfp at least {least}", told, ratio >= least),
+            Goal(f"{case}: reference / ddfp at least {least}", text, ratio >= least),
             Goal(
                 f"{case}: extra memory at most 1/8 of the reference's",
                 f"1/{leaner:.0f}",
@@ -63,9 +63,9 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
                 found.machine >= 0.7,
             ),
         ]
-    for rival, most in (("noise", 1.25), ("consistency", 1.5)):
-        ratio = seconds["ddfp"] / seconds[rival]
-        rows.append(Goal(f"step: ddfp / {rival} at most {most}", f"{ratio:.2f}", ratio <= most))
+    for baseline, most in (("noise", 1.25), ("consistency", 1.5)):
+        ratio = seconds["ddfp"] / seconds[baseline]
+        rows.append(Goal(f"step: ddfp / {baseline} at most {most}", f"{ratio:.2f}", ratio <= most))
     return goal_table(rows)
 
 

@@ -1,4 +1,4 @@
-"""How fast and how lean the density estimator is, against the released design and against zuko.
+"""Time and memory of the density estimator, compared with the released design and with zuko.
 
     .venv/bin/python -m bench.density               # the table, ten minutes
 
@@ -10,17 +10,17 @@ reference  the released design, written anew: FrEIA's GLOW blocks with the same 
 zuko       its RealNVP of as many couplings. Its base is one Gaussian, so it does less.
 
 ``fit`` is one training step on N rows, ``gradient`` the gradient of the marginal log-density in N
-rows. ddfp and reference have to agree before they are timed. The estimators take turns in one
-process, so that whatever else the machine does hits all of them alike; each number is the median
-over the turns of the process's CPU time, on one thread. ``in the kernel`` is the part of it that
-the system needs to hand out memory: the greater part of the reference's at VOC's size, where its
-arrays are gigabytes, so its ratio moves with how fast a machine does that. Memory is the peak of
-a fresh process during its first call, beyond what stood before it.
+rows. ddfp and reference must agree before they are timed. The estimators take turns in one process,
+so that other load on the machine affects all of them; each number is the median CPU time of a turn,
+on one thread. ``in the kernel`` is the fraction that the system needs to provide memory. It is most
+of the reference's time at VOC's size, where its arrays are gigabytes, so the ratio depends on how
+fast a machine provides memory. Memory is the peak of a new process during its first call, minus
+what it held before.
 
-``of the machine`` is the rate of ddfp's matrix products over its whole time, as a part of the rate
-of a plain product of two 2048 x 2048 matrices, by torch's default, MKL, or by oneDNN, whichever is
-faster; both take turns with the estimators. Where the processor has AVX-512 ddfp multiplies by
-oneDNN and the others by MKL, which is a part of the ratio on AMD's; elsewhere all of them use MKL.
+``of the machine`` is the rate of ddfp's matrix products over its whole time, as a fraction of the
+rate of one product of two 2048 x 2048 matrices by MKL or oneDNN, whichever is faster; both take
+turns with the estimators. With AVX-512 ddfp multiplies by oneDNN and the others by MKL, which
+explains part of the ratio on AMD processors; elsewhere all of them use MKL.
 """
 
 import math
@@ -48,17 +48,17 @@ PRODUCT = 2048
 ESTIMATORS = ("ddfp", "reference", "zuko")
 
 BUDGET = 60
-"""Seconds in which a case takes as many turns as it can, but not fewer or more than ``TURNS``."""
+"""Seconds in which a case takes as many turns as it can, within the limits ``TURNS``."""
 
 TURNS = (3, 50)
 
 SMALLEST_PEAK = 10
-"""Megabytes below which memories are not compared: between benches a peak moves by five."""
+"""Megabytes below which memories are not compared: a peak varies by five between runs."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the estimators are asked to do: ``rows`` of ``features`` numbers, ``classes``."""
+    """The size of a problem: ``rows`` of ``features`` numbers, and ``classes``."""
 
     rows: int
     features: int
@@ -72,8 +72,8 @@ class Case:
         half, blocks = self.features // 2, DensityConfig.blocks
         subnet = half * self.hidden + self.hidden**2 + self.hidden * self.features
         forward = 2 * blocks * subnet + self.features * self.classes
-        # backward costs a product for each input and one for each weight, but the gradient in v
-        # needs no weights', and the training step none in v, where one subnet begins
+        # backward needs one product for each input and one for each weight; the gradient in v
+        # needs none for weights, and the training step none for v
         products = 2 * forward if self.gradient else 3 * forward - half * self.hidden
         return 2 * self.rows * products
 
@@ -89,14 +89,14 @@ CASES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out for one case.
+    """The measurements of one case.
 
     Attributes:
         seconds: CPU time of each estimator.
-        kernel: the share of it that the system took, 0 to 1, of each estimator.
+        kernel: the fraction of it in the kernel, 0 to 1, of each estimator.
         megabytes: of each estimator.
-        gigaflops: the machine's own rate, of a plain product of large matrices, GFLOP/s.
-        machine: rate of ddfp's matrix products, as a part of that.
+        gigaflops: rate of one product of large matrices on this machine, GFLOP/s.
+        machine: rate of ddfp's matrix products, as a fraction of that.
     """
 
     seconds: dict[str, float]

@@ -9,7 +9,7 @@ class Goal(NamedTuple):
 
     Attributes:
         text: what was to be reached.
-        measured: what was, as it shall be printed.
+        measured: the measured value, as it is printed.
         met: whether that is enough.
     """
 

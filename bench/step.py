@@ -70,7 +70,7 @@ def table(seconds: dict[str, float]) -> str:
     """Return the table, in Markdown."""
     lines = ["| method | CPU ms a step | / noise | / consistency |", "|---|---:|---:|---:|"]
     for name, value in seconds.items():
-        ratios = (value / seconds[rival] for rival in ("noise", "consistency"))
+        ratios = (value / seconds[baseline] for baseline in ("noise", "consistency"))
         lines.append(f"| {name} | {1000 * value:.1f} | " + " | ".join(f"{r:.2f}" for r in ratios))
         lines[-1] += " |"
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The command line, ``ddfp``: one file for each group of commands.
 
-Heavy imports stand inside the commands: ``ddfp --help`` shall answer at once.
+Heavy imports stand inside the commands, so that ``ddfp --help`` is quick.
 """
 
 import sys
@@ -12,7 +12,7 @@ from ddfp_lib.cli import data, experiments, methods, runs
 from ddfp_lib.errors import UserError
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, by custom of the shells: 128 and the number of the signal."""
+"""Exit status after Ctrl-C: 128 plus the number of the signal, as shells have it."""
 
 app = typer.Typer(
     add_completion=False,
@@ -39,7 +39,7 @@ for command in (
 def run(command: Callable[[], object]) -> int:
     """Call ``command``; return its exit status.
 
-    Bad input is one line and status 2; a loss that is no longer a number, or a lost process, one
+    Bad input prints one line and gives status 2; a loss that is not finite, or a lost process, one
     line and status 1; Ctrl-C one line and status 130.
     """
     try:

@@ -22,7 +22,7 @@ Device = Annotated[
     str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
 ]
 Labeled = Annotated[
-    str | None, typer.Option("--labeled", help="Labeled images: a count, a part as 1/8, or all.")
+    str | None, typer.Option("--labeled", help="Labeled images: a count, a fraction (1/8), or all.")
 ]
 Weights = Annotated[
     Path | None,
@@ -37,11 +37,13 @@ Settings = Annotated[
 ]
 Accumulate = Annotated[
     int,
-    typer.Option(min=0, help="Parts of a step's images on each GPU; 0: as its memory asks for."),
+    typer.Option(min=0, help="Micro-batches of a step on each GPU; 0: as its memory requires."),
 ]
-Jobs = Annotated[int, typer.Option(min=0, help="Runs side by side; 0: one a core, or one GPU.")]
+Jobs = Annotated[
+    int, typer.Option(min=0, help="Number of runs at a time; 0: one on each core, or one on a GPU.")
+]
 TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write the log for TensorBoard too.")
+    bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard.")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as given to --out.")]
 Network = Annotated[str, typer.Option("--network", help="teacher or student.")]
@@ -54,13 +56,13 @@ def as_overrides(
     overrides = list(settings or [])
     if weights is not None:
         if not weights.is_file():
-            raise UserError(f"--weights {weights}: is no file; give the one with starting weights")
+            raise UserError(f"--weights {weights}: is not a file; give the starting weights")
         overrides.append(f"network.weights={weights.resolve()}")
     if labeled is not None:
         overrides.append(f"data.labeled={labeled}")
     if data is not None:
         if not data.is_dir():
-            raise UserError(f"--data {data}: is no folder; give the one that holds the data set")
+            raise UserError(f"--data {data}: is not a folder; give the folder of the data set")
         overrides.append(f"data.root={data.resolve()}")
     return overrides
 
@@ -75,7 +77,7 @@ def as_numbers(text: str) -> list[int]:
     try:
         return [int(name) for name in as_names(text)]
     except ValueError as error:
-        raise UserError(f"--seeds {text}: is no comma list of numbers, as 0,1,2") from error
+        raise UserError(f"--seeds {text}: is not a comma list of numbers, as 0,1,2") from error
 
 
 def as_device(name: str) -> "torch.device":
@@ -88,7 +90,7 @@ def as_device(name: str) -> "torch.device":
     if known is None:
         raise UserError(f"--device {name}: is unknown; use auto, cpu, cuda or cuda:1")
     if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has no such GPU; use --device cpu")
+        raise UserError(f"--device {name}: this machine does not have this GPU; use --device cpu")
     return torch.device(name)
 
 
@@ -102,24 +104,26 @@ def as_ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str,
         return str(as_device(device)), 1
     option, count = ("--gpus", gpus) if processes is None else ("--processes", processes)
     if gpus is not None and processes is not None:
-        raise UserError("--gpus and --processes: give one of them, for GPUs or for a CPU")
+        raise UserError("--gpus and --processes: use one of them")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError(f"{option}: torchrun has started the processes already; leave it out")
+        raise UserError(f"{option}: torchrun has already started the processes; remove this option")
     if count < 1:
         raise UserError(f"{option} {count}: give at least 1")
     if processes is not None:
         if device not in ("auto", "cpu"):
-            raise UserError(f"--processes {count}: are of a CPU; use --gpus for --device {device}")
+            raise UserError(
+                f"--processes {count}: are CPU processes; use --gpus for --device {device}"
+            )
         return "cpu", count
     if count > torch.cuda.device_count():
         raise UserError(f"--gpus {count}: this machine has {torch.cuda.device_count()}")
     if device not in ("auto", "cuda"):
-        raise UserError(f"--gpus {count}: leave --device {device} out")
+        raise UserError(f"--gpus {count}: remove --device {device}")
     return "cuda", count
 
 
 def as_network(learner: object, name: str) -> "torch.nn.Module":
     """Return the teacher or the student of a learner."""
     if name not in ("teacher", "student"):
-        raise UserError(f"--network {name}: is neither teacher nor student")
+        raise UserError(f"--network {name}: is unknown; give teacher or student")
     return getattr(learner, name)
