@@ -142,7 +142,7 @@ def candidates(kind, value):
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, value - 1]
+        return [value + 1, value - 1, value + 2]
     if isinstance(value, float):
         return [0.5, 0.25] if math.isinf(value) else [value / 2 or 0.25, value + 0.125]
     if isinstance(value, str):

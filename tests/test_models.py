@@ -357,3 +357,78 @@ def test_evaluation_takes_images_of_any_size(network, size):
     logits = network(torch.rand(1, 3, *size, generator=seeded()))
     assert logits.shape == (1, CLASSES, *size)
     assert logits.isfinite().all()
+
+
+# The decoder of the release, by options ----------------------------------------------------------
+
+RELEASED = {
+    "head_kernel": 3,
+    "pooling_norm": True,
+    "dropout_of": "channels",
+    "align_corners": True,
+}
+
+
+@pytest.mark.parametrize("option", RELEASED, ids=str)
+def test_each_option_of_the_decoder_works_alone(option, images):
+    """In training and evaluation, and it changes the result."""
+    images = images.repeat(1, 1, 2, 2)
+    plain, changed = make_network(), make_network(**{option: RELEASED[option]})
+    for network in (plain, changed):
+        network.classifier.load_state_dict(make_network().classifier.state_dict())
+    ours, other = (
+        network.classify(
+            network.embed(network.encode(images, generator=seeded()), generator=seeded(1)),
+            images.shape[2:],
+        )
+        for network in (plain, changed)
+    )
+    assert ours.shape == other.shape
+    assert not torch.allclose(ours, other)
+    assert changed.eval()(images[:1]).isfinite().all()
+
+
+def test_one_image_a_step_trains_the_released_decoder(images):
+    """The pooled features of one image have no variance: running statistics stand in for it."""
+    network = make_network(**RELEASED)
+    norm = network.fusion.aspp.pooled[2].norm
+    before = snapshot(norm)
+    loss = network(images[:1]).square().mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert not changed(norm, before)
+    assert network.fusion.aspp.project[0].weight.grad.abs().sum() > 0
+    network(images)
+    assert "running_mean" in changed(norm, before)
+
+
+def test_channel_dropout_zeroes_whole_channels_in_three_places(images):
+    network = make_network(dropout_of="channels", dropout=0.5)
+    plain, dropped = network.encode(images), network.encode(images, generator=seeded(3))
+    low, context = 4, 8
+    assert torch.equal(plain[:, :low], dropped[:, :low])
+    zeroed = (dropped[:, low:] == 0).all(dim=(2, 3))
+    assert 0 < zeroed.sum() < 2 * context
+    kept = ~zeroed[:, :, None, None].expand(2, context, *plain.shape[2:])
+    torch.testing.assert_close(dropped[:, low:][kept], 2 * plain[:, low:][kept])
+
+    masks = []
+    torch.manual_seed(0)
+    for width in ("norm1", "norm2"):
+        getattr(network.embedding, width).register_forward_hook(
+            lambda module, inputs, output: masks.append(output.relu())
+        )
+    v = network.embed(plain, generator=seeded(4))
+    zeroed = (v == 0).all(dim=(2, 3))
+    assert zeroed.any()
+    alive = ~zeroed[:, :, None, None].expand_as(v)
+    torch.testing.assert_close(v[alive], 2 * masks[-1][alive])
+    network.eval()
+    assert torch.equal(network.encode(images, generator=seeded()), network.encode(images))
+
+
+def test_aligned_corners_keep_the_corners():
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    enlarged = resize(ramp, (17, 17), align_corners=True)
+    assert torch.equal(enlarged[0, 0, 0], torch.arange(17.0) / 4)
+    assert torch.equal(enlarged[:, :, ::4, ::4], ramp)

@@ -522,7 +522,7 @@ def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatc
     monkeypatch.setattr(steps, "strong_view", lambda images, *args: images)
     encode, encoded = learner.student.encode, []
     monkeypatch.setattr(
-        learner.student, "encode", lambda images: encoded.append(images) or encode(images)
+        learner.student, "encode", lambda images, **_: encoded.append(images) or encode(images)
     )
     seen, compare = [], PseudoLabels.cross_entropy
     monkeypatch.setattr(
@@ -625,7 +625,7 @@ def test_split_warm_up_sends_every_second_image_through_the_auxiliary_norm(tiny_
     student = twin.student
     features = student.encode(batch.labeled_images / 255)
     logits = [
-        steps.resize(student.classify(student.embed(half, auxiliary=aux)), (32, 32))
+        student.classify(student.embed(half, auxiliary=aux), (32, 32))
         for half, aux in ((features[0::2], False), (features[1::2], True))
     ]
     total = sum(

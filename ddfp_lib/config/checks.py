@@ -43,6 +43,7 @@ def check(config: "Config") -> None:
         (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
         (["density.betas"], lambda value: all(0 <= b < 1 for b in value), "give 0 to below 1"),
         (["network.dilations"], lambda value: all(d >= 1 for d in value), "give 1 or more"),
+        (["network.head_kernel"], lambda value: value > 0 and value % 2 == 1, "give 1 or 3"),
         (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
         (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
         (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),

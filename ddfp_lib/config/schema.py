@@ -15,6 +15,10 @@ from ddfp_lib.method.config import DensityConfig
 ADDED: dict[str, Any] = {
     "method.perturbation_options": {},
     "method.learns_density": False,
+    "network.dropout_of": "elements",
+    "network.head_kernel": 1,
+    "network.pooling_norm": False,
+    "network.align_corners": False,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
@@ -150,7 +154,14 @@ class NetworkConfig:
         aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
         dilations: dilation of each 3x3 convolution of ASPP.
         embedding: channels D of v, the features whose density is learned.
-        dropout: probability that the decoder zeroes an element of v in training.
+        dropout: probability that the decoder zeroes a value in training.
+        dropout_of: what dropout zeroes: ``elements``, in two places; or whole ``channels``, in
+            three, the ASPP output being the third (the release, model/model/decoder.py:158-168).
+        head_kernel: side of the convolution that joins the branches of ASPP, odd: 1, or 3 (the
+            release, there).
+        pooling_norm: the image pooling branch has a BatchNorm (the release) instead of a bias.
+        align_corners: maps and logits are resized with corner pixels on corner pixels (the
+            release, everywhere), the grid of stride 4 of images of 4 n + 1 pixels.
     """
 
     encoder: str = "resnet101"
@@ -164,6 +175,10 @@ class NetworkConfig:
     dilations: tuple[int, ...] = (6, 12, 18)
     embedding: int = 256
     dropout: float = 0.1
+    dropout_of: Literal["elements", "channels"] = "elements"
+    head_kernel: int = 1
+    pooling_norm: bool = False
+    align_corners: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Feature maps and label maps: other sizes, and pixels as rows."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,15 @@ def to_rows(features: Tensor) -> Tensor:
     return features.movedim(1, -1).flatten(0, -2)
 
 
-def resize(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Resize logits (B, K, h, w) bilinearly to (B, K, *size)."""
-    return nn.functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Resize maps (B, C, h, w) bilinearly to (B, C, *size).
+
+    Args:
+        maps: float.
+        size: height and width.
+        align_corners: corner pixels lie on corner pixels (the release). By default the borders of
+            the maps do: then a pixel of a map covers a square of the image.
+    """
+    return nn.functional.interpolate(
+        maps, size=tuple(size), mode="bilinear", align_corners=align_corners
+    )

@@ -1,7 +1,7 @@
 """The segmentation network and its two seams: ``encode``, ``embed``, ``classify``."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,6 @@ from ddfp_lib.models.maps import resize
 from ddfp_lib.seeds import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -84,17 +82,32 @@ class SegmentationNetwork(nn.Module):
                 config.aspp_width,
                 config.dilations,
                 self.encoder.enlarge,
+                head_kernel=config.head_kernel,
+                pooling_norm=config.pooling_norm,
+                channel_dropout=config.dropout if config.dropout_of == "channels" else 0.0,
+                align_corners=config.align_corners,
             )
-            self.embedding = Embedding(self.fusion.channels, config.embedding, config.dropout)
+            self.embedding = Embedding(
+                self.fusion.channels,
+                config.embedding,
+                config.dropout,
+                channels=config.dropout_of == "channels",
+            )
             self.classifier = nn.Conv2d(config.embedding, classes, 1)
-        self.classes = classes
+        self.classes, self.align_corners = classes, config.align_corners
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), False)
 
     @_in_precision
-    def encode(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W), float in [0, 1], to features F (B, C, h, w)."""
-        return self.fusion(*self.encoder((images - self.mean) / self.std))
+    def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Map images to features F (B, C, h, w).
+
+        Args:
+            images: (B, 3, H, W), float in [0, 1].
+            generator: draws the dropout masks of a training pass, where ``dropout_of: channels``
+                drops channels of F; ``None``: no dropout.
+        """
+        return self.fusion(*self.encoder((images - self.mean) / self.std), generator)
 
     @_in_precision
     def embed(
@@ -117,14 +130,23 @@ class SegmentationNetwork(nn.Module):
             features, auxiliary=auxiliary, eval_mode=eval_mode, generator=generator
         )
 
+    def classify(self, embeddings: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Map embeddings v (B, D, h, w) to logits (B, K, h, w).
+
+        Args:
+            embeddings: v, float.
+            size: height and width to which the logits are resized; ``None`` leaves them.
+        """
+        logits = self._classify(embeddings)
+        return logits if size is None else resize(logits, size, self.align_corners)
+
     @_in_precision
-    def classify(self, embeddings: Tensor) -> Tensor:
-        """Map embeddings v (B, D, h, w) to logits (B, K, h, w)."""
+    def _classify(self, embeddings: Tensor) -> Tensor:
         return self.classifier(embeddings)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W), float in [0, 1], to logits (B, K, H, W)."""
-        return resize(self.classify(self.embed(self.encode(images))), images.shape[2:])
+        return self.classify(self.embed(self.encode(images)), images.shape[2:])
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from ddfp_lib.ranks import differentiable_total, world_size
 class DualBatchNorm2d(nn.Module):
     """Two BatchNorms over the same channels; each call says which one, and whether it learns.
 
-    Perturbed features are distributed differently from clean ones. Normalising both with one
-    average would blur the statistics that are used at test time, so perturbed features get
-    statistics and affine weights of their own (model/decoder.py:7-36 of the release; Xie et al.,
-    Adversarial Examples Improve Image Recognition, CVPR 2020). Which set is used is an argument of
-    the call, not a mode of the module.
+    Perturbed features have another distribution than clean ones. One average over both would blur
+    the statistics that are used at test time, so perturbed features have their own statistics and
+    affine weights (model/model/decoder.py:7-36 of the release; Xie et al., Adversarial Examples
+    Improve Image Recognition, CVPR 2020). An argument of the call selects the set, not a mode of
+    the module.
 
     Args:
         channels: number of channels C.
@@ -38,11 +38,35 @@ class DualBatchNorm2d(nn.Module):
             (B, C, H, W) float.
         """
         norm = self.auxiliary if auxiliary else self.main
-        if not eval_mode:
-            return norm(x)
-        return nn.functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-        )
+        return normalised_by_running(norm, x) if eval_mode else norm(x)
+
+
+class PooledBatchNorm2d(nn.Module):
+    """BatchNorm of globally pooled features: (B, C, 1, 1), one value per image and channel.
+
+    The variance of one value is not defined. A training batch of one image, over all ranks, is
+    normalised by the running statistics and leaves them alone, so that one image per step works.
+
+    Args:
+        channels: number of channels C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (B, C, 1, 1) float."""
+        if self.training and len(x) * world_size() == 1:
+            return normalised_by_running(self.norm, x)
+        return self.norm(x)
+
+
+def normalised_by_running(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalise ``x``, (B, C, H, W), by a BatchNorm's running statistics, and leave them alone."""
+    return nn.functional.batch_norm(
+        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+    )
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -33,7 +33,7 @@ def load_weights(
 
     - timm's own, of any backbone (``pytorch_model.bin``, ``model.safetensors``);
     - torchvision's, and that of the "v1c" ResNets of U2PL, UniMatch and the DDFP release, which
-      name the deep stem ``conv1.0 .. conv1.6, bn1`` as timm does (model/model/resnet.py:133-142 of
+      name the deep stem ``conv1.0 .. conv1.6, bn1`` as timm does (model/model/resnet.py:177-186 of
       the release; 64, 64, 128 channels: ``stem_width: 64``);
     - OpenMMLab's "v1c", ``stem.0 .. stem.7`` (32, 32, 64 channels: ``stem_width: 32``);
     - the DINOv2 authors' (timm's names and a mask token).

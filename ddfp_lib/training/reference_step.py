@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
 from ddfp_lib.data.loaders import Batch
-from ddfp_lib.models.maps import resize
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
 from ddfp_lib.training.teacher import update_ema
@@ -51,7 +50,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
     with torch.no_grad():
         seen = weak if learner.density is None else torch.cat([labeled, weak])
         teacher_v = teacher.embed(teacher.encode(seen))
-        scores = resize(teacher.classify(teacher_v[-len(weak) :]), size)
+        scores = teacher.classify(teacher_v[-len(weak) :], size)
         y = PseudoLabels.of(scores, batch.valid, training.confidence)
 
     # Strong augmentation: colours, blur, and CutMix of images and pseudo-labels alike.
@@ -59,8 +58,8 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
     strong, y = mix(strong_view(weak, augment, for_views), box), y.mixed(box)
 
     # The first two terms: image -> F -> v -> logits.
-    features = student.encode(torch.cat([labeled, strong]))
-    logits = resize(student.classify(student.embed(features, generator=for_features)), size)
+    features = student.encode(torch.cat([labeled, strong]), generator=for_features)
+    logits = student.classify(student.embed(features, generator=for_features), size)
     supervised = cross_entropy(logits[:count], batch.labels)
     clean = y.cross_entropy(logits[count:], mean="valid")
     loss = supervised + clean
@@ -71,7 +70,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
         models = learner.feature_models(for_features)
         shift = learner.perturbation(start.detach(), confident, models, for_features)
         moved_v = student.embed(start + shift, auxiliary=True, generator=for_features)
-        perturbed = y.cross_entropy(resize(student.classify(moved_v), size), mean="valid")
+        perturbed = y.cross_entropy(student.classify(moved_v, size), mean="valid")
         loss = supervised + 0.5 * clean + 0.5 * perturbed
 
     learner.optimizer.zero_grad()

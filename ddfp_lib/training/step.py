@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ddfp_lib.data.augment import cutmix_boxes, strong_view
 from ddfp_lib.data.loaders import Batch
-from ddfp_lib.models.maps import resize
 from ddfp_lib.ranks import rank
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.losses import (
@@ -61,7 +60,7 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
     for images, labels, views, target in learner.micro_batches(
         labeled, batch.labels, strong, pseudo.mixed(box)
     ):
-        features = learner.student.encode(torch.cat([images, views]))
+        features = learner.student.encode(torch.cat([images, views]), generator=device)
         clean = learner.student.embed(features, generator=device)
 
         # 3. The perturbation looks for a direction, for confident pixels.
@@ -109,11 +108,13 @@ def teacher_pass(
     """
     teacher, config = learner.teacher, learner.config
     images = weak if learner.density is None else torch.cat([labeled, weak])
-    encoded = torch.cat([teacher.encode(x) for (x,) in learner.micro_batches(images)])
+    encoded = torch.cat(
+        [teacher.encode(x, generator=device) for (x,) in learner.micro_batches(images)]
+    )
     embedded = torch.cat(
         [teacher.embed(x, generator=device) for (x,) in learner.micro_batches(encoded)]
     )
-    scores = resize(teacher.classify(embedded[-len(weak) :]), weak.shape[2:])
+    scores = teacher.classify(embedded[-len(weak) :], weak.shape[2:])
     pseudo = PseudoLabels.of(scores, valid, config.training.confidence)
     return encoded if config.method.density_of == "features" else embedded, pseudo
 
@@ -157,7 +158,7 @@ def student_losses(
         device: generator of the dropout masks.
     """
     student, method = learner.student, learner.config.method
-    logits = resize(student.classify(clean), labels.shape[1:])
+    logits = student.classify(clean, labels.shape[1:])
     mean = method.consistency_mean
     losses = {
         "supervised": cross_entropy(logits[: len(labels)], labels, counts),
@@ -167,7 +168,7 @@ def student_losses(
         if method.perturb_at == "features":
             auxiliary = method.perturbed_norm == "auxiliary"
             moved = student.embed(moved, auxiliary=auxiliary, generator=device)
-        logits = resize(student.classify(moved), labels.shape[1:])
+        logits = student.classify(moved, labels.shape[1:])
         losses["perturbed"] = target.cross_entropy(logits, mean, counts)
     return losses
 
@@ -197,7 +198,7 @@ def supervised_step(
     counts, losses = PixelCounts.of(labels), {}
     learner.optimizer.zero_grad()
     for images, known in learner.micro_batches(labeled, labels):
-        features = student.encode(images)
+        features = student.encode(images, generator=device)
         if method.warmup_norm == "split":
             halves = features[0::2], features[1::2]
             embedded = [
@@ -208,7 +209,7 @@ def supervised_step(
             known, clean = torch.cat([known[0::2], known[1::2]]), torch.cat(embedded)
         else:
             clean = student.embed(features, generator=device)
-        logits = resize(student.classify(clean), known.shape[1:])
+        logits = student.classify(clean, known.shape[1:])
         learner.backward({"supervised": cross_entropy(logits, known, counts)}, losses)
     losses = learner.optimizer_step(losses, step)
     if method.teacher == "ema":

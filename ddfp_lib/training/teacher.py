@@ -17,7 +17,8 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
         student: the network to follow.
         kind: ``ema``: own weights, see :func:`update_ema`. ``tied``: the student's very parameters
             with BatchNorm statistics of its own. The release meant an average and has this:
-            ``t.data = s.data`` makes the two storages one (train_ddfp_pascal.py:505-524).
+            ``t.data = s.data`` makes the two storages one (train_ddfp_pascal.py:358-364), and the
+            average that follows changes nothing (505-524).
         mode: ``eval``: running statistics, no dropout. ``train``: batch statistics and dropout, as
             released.
     """
