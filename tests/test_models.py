@@ -1,6 +1,7 @@
 """The network is three calls, and which statistics a call uses is an argument of the call."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -232,8 +233,9 @@ def test_impossible_output_stride(stride):
         ("test_resnet", {"out_indices": [99]}),
         ("test_resnet", {"out_indices": []}),
         ("test_resnet", {"output_stride": 8}),  # is an option of its own
+        ("ghostnet_050", {"output_stride": 8}),
+        ("test_resnet", {"features_only": False}),
         ("test_resnet", {"checkpoint_path": "no_such_file"}),
-        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),  # has no strides to choose
         ("test_vit", {"depth": 3}),  # has no four depths to take features from
     ],
     ids=str,
@@ -242,6 +244,34 @@ def test_impossible_options(encoder, options):
     with pytest.raises(UserError, match=f"network.encoder: '{encoder}' cannot be built") as caught:
         make_network(encoder=encoder, encoder_options=options)
     assert " ();" not in str(caught.value)  # a reason is given
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("encoder", ["test_resnet", "test_vit"])
+def test_images_have_three_channels(encoder, channels):
+    with pytest.raises(UserError, match=f"in_chans is {channels}, but images have 3 channels"):
+        make_network(encoder=encoder, encoder_options={"in_chans": channels})
+    make_network(encoder=encoder, encoder_options={"in_chans": 3})
+
+
+# Normalisation -----------------------------------------------------------------------------------
+
+
+def normalisation_of(**options):
+    network = make_network(**options)
+    return network.mean.flatten().tolist(), network.std.flatten().tolist()
+
+
+def test_images_are_normalised_as_the_weights_want_it(tmp_path):
+    usual = [pytest.approx((0.485, 0.456, 0.406)), pytest.approx((0.229, 0.224, 0.225))]
+    assert [*normalisation_of()] == usual
+    half = ([0.5] * 3, [0.5] * 3)  # what timm says of test_resnet
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    assert normalisation_of(weights=str(path)) == half
+    mean = (0.25, 0.5, 0.75)
+    assert normalisation_of(weights=str(path), mean=mean) == ([*mean], half[1])
+    assert normalisation_of(mean=mean, std=mean) == ([*mean], [*mean])
 
 
 # Two sets of statistics --------------------------------------------------------------------------

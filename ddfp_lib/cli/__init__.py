@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from ddfp_lib.cli import data, experiments, methods, runs
+from ddfp_lib.cli import backbones, data, experiments, methods, runs
 from ddfp_lib.errors import UserError
 
 INTERRUPTED = 130
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 for command in (
     methods.methods,
+    backbones.backbones,
     runs.train,
     runs.evaluate,
     runs.predict,

@@ -26,7 +26,10 @@ Labeled = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="File of the backbone's starting weights, as resnet101.pth."),
+    typer.Option(
+        "--weights",
+        help="The backbone's starting weights: a file, as resnet101.pth, or package:NAME.",
+    ),
 ]
 Split = Annotated[
     str | None, typer.Option("--split", help="One of the benchmark's published splits, as 732.")
@@ -55,9 +58,10 @@ def as_overrides(
     """Return these options as ``key=value`` overrides, after those of ``--set``."""
     overrides = list(settings or [])
     if weights is not None:
-        if not weights.is_file():
+        package = str(weights).startswith("package:")
+        if not package and not weights.is_file():
             raise UserError(f"--weights {weights}: is not a file; give the starting weights")
-        overrides.append(f"network.weights={weights.resolve()}")
+        overrides.append(f"network.weights={weights if package else weights.resolve()}")
     if labeled is not None:
         overrides.append(f"data.labeled={labeled}")
     if data is not None:

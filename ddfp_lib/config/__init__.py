@@ -2,7 +2,8 @@
 
 :mod:`~ddfp_lib.config.schema` holds the dataclasses, :mod:`~ddfp_lib.config.reading` the benchmarks
 and overrides they come from, :mod:`~ddfp_lib.config.methods` the presets,
-:mod:`~ddfp_lib.config.building` the errors for wrong keys and values.
+:mod:`~ddfp_lib.config.building` the errors for wrong keys and values,
+:mod:`~ddfp_lib.config.weights` what follows from starting weights.
 """
 
 from ddfp_lib.config.building import build
@@ -24,6 +25,7 @@ from ddfp_lib.config.schema import (
     TrainingConfig,
     to_dict,
 )
+from ddfp_lib.config.weights import normalisation, tied_to_weights, weights_file
 
 __all__ = [
     "BASE",
@@ -39,12 +41,15 @@ __all__ = [
     "from_dict",
     "load_config",
     "load_method",
+    "normalisation",
     "presets",
     "read_benchmark",
     "read_config",
     "read_yaml",
     "splits_of",
     "summary",
+    "tied_to_weights",
     "to_dict",
     "to_yaml",
+    "weights_file",
 ]

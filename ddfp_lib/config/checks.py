@@ -47,6 +47,16 @@ def check(config: "Config") -> None:
         (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
         (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
         (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
+        (
+            ["network.mean"],
+            lambda value: value is None or all(0 <= mean <= 1 for mean in value),
+            "give red, green and blue of images in 0..1",
+        ),
+        (
+            ["network.std"],
+            lambda value: value is None or all(0 < std <= 1 for std in value),
+            "give red, green and blue of images in 0..1, each above 0",
+        ),
         (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
     ):
         for key in keys:

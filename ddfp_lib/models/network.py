@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddfp_lib.config import NetworkConfig
+from ddfp_lib.config import NetworkConfig, normalisation
+from ddfp_lib.config.schema import IMAGENET_MEAN, IMAGENET_STD
 from ddfp_lib.models.decoder import Embedding, Fusion
 from ddfp_lib.models.encoder import Encoder
 from ddfp_lib.models.maps import resize
 from ddfp_lib.seeds import derive_seed
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def _in_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compute one of the network's calls under autocast, and give its result as float32."""
+    """Run one of the network's calls under autocast and return its result as float32."""
 
     @functools.wraps(method)
     def run(self: "SegmentationNetwork", x: Tensor, **options: Any) -> Tensor:
@@ -42,20 +40,23 @@ class SegmentationNetwork(nn.Module):
     ``classify(v)``         v to logits (B, K, h, w)
     ======================  =====================================  ===============================
 
-    with h = H/4, w = W/4 (the stride of the backbone's low-level features; with DINOv2 the stride
-    is 3.5). Everything that training does is a composition of these three. At the seams values are
-    float32, whatever precision they were computed in: densities, perturbations and losses never
-    see another.
+    with h = H/4, w = W/4 (stride 3.5 with DINOv2; H and W are rounded up to the multiple that the
+    backbone needs). Training composes these three calls. Values at the seams are always float32,
+    so densities, perturbations and losses do not depend on the precision of the convolutions.
+
+    Images are normalised by ``config.mean`` and ``config.std``. Where these are ``None``, timm's
+    values for the backbone are used with starting weights, and ImageNet's without.
 
     Args:
-        config: widths, backbone, output stride.
+        config: widths, backbone, output stride, normalisation.
         classes: number of classes K.
-        seed: of the starting weights.
-        precision: ``float32``, or what autocast computes convolutions in: ``bfloat16``,
-            ``float16``. Weights are float32 always.
+        seed: seed of the random starting weights.
+        precision: ``float32``, or the type of convolutions under autocast: ``bfloat16``,
+            ``float16``. Weights are always float32.
 
     Raises:
-        UserError: the backbone is unknown or cannot be built so.
+        UserError: timm has no such backbone, or it cannot be used, see
+            :class:`~ddfp_lib.models.encoder.Encoder`.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class SegmentationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.precision: torch.dtype = getattr(torch, precision)
-        # PyTorch's layers draw their weights from the global generator: it is set for them here
-        # and handed back as it was. The CPU's alone: torch.manual_seed would seed every GPU's too.
+        # PyTorch's layers draw their weights from the global generator, which is seeded here and
+        # restored afterwards. Only the CPU's: torch.manual_seed would also seed every GPU's.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, 0))
             self.encoder = Encoder(
@@ -95,8 +96,16 @@ class SegmentationNetwork(nn.Module):
             )
             self.classifier = nn.Conv2d(config.embedding, classes, 1)
         self.classes, self.align_corners = classes, config.align_corners
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), False)
+        mean, std = config.mean, config.std
+        if mean is None or std is None:
+            started = config.pretrained or config.weights is not None
+            usual = (IMAGENET_MEAN, IMAGENET_STD)
+            if started:
+                usual = normalisation(config.encoder, config.encoder_options)
+            mean, std = mean or usual[0], std or usual[1]
+        # not persistent: a checkpoint holds what is learned, and these are settings
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), False)
 
     @_in_precision
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -122,9 +131,9 @@ class SegmentationNetwork(nn.Module):
 
         Args:
             features: F, float.
-            auxiliary: normalise by the statistics kept for perturbed features.
-            eval_mode: normalise by running statistics, leave them alone, no dropout.
-            generator: draws the dropout masks of a training pass; none, no dropout.
+            auxiliary: normalise by the statistics of perturbed features.
+            eval_mode: normalise by running statistics without updating them; no dropout.
+            generator: draws the dropout masks in training; ``None`` means no dropout.
         """
         return self.embedding(
             features, auxiliary=auxiliary, eval_mode=eval_mode, generator=generator
@@ -151,7 +160,7 @@ class SegmentationNetwork(nn.Module):
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put ``network`` in evaluation mode, and back into the mode it was in."""
+    """Put ``network`` in evaluation mode, and restore its mode afterwards."""
     was_training = network.training
     network.eval()
     try:

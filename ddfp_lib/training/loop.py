@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ddfp_lib.config import Config
+from ddfp_lib.config import Config, tied_to_weights
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
 from ddfp_lib.evaluation.scores import evaluate
@@ -76,6 +76,7 @@ def train(
         ConnectionError: another rank was lost.
     """
     out = Path(out)
+    config = tied_to_weights(config)
     training = config.training
     first = rank() == 0
     with lost_worker_named(), ExitStack() as held:
