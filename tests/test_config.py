@@ -157,7 +157,7 @@ def candidates(kind, value):
     if isinstance(value, dict):
         return [{**value, "stem_width": 8}]
     assert value is None
-    return ["x", [32, 32], 3]
+    return ["x", [32, 32], 3, ["a", "b"]]
 
 
 def leaves(kind, prefix=""):

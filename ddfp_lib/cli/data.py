@@ -75,6 +75,8 @@ def verify(
         print(problem)
     if problems:
         raise UserError(f"{root}: {len(problems)} problems, the first {len(problems[:20])} above")
+    for notice in [notice for subset in checked.values() for notice in subset.notices]:
+        print(f"note: {notice}")
     for subset, found in checked.items():
         without = f", {found.unlabeled:,} without a mask" if found.unlabeled else ""
         print(f"{subset}: {len(found.dataset):,} images{without}")

@@ -50,11 +50,13 @@ def check_counts(root: Path, found: Mapping[str, int], expected: Mapping[str, in
     Raises:
         UserError: a subset has another number of images.
     """
+    own = (root / "JPEGImages").is_dir()
+    advice = "; data of your own, or a subset of VOC, needs a classes.txt" if own else ""
     for subset, count in expected.items():
         if found[subset] != count:
             raise UserError(
                 f"{root}: {subset} has {found[subset]:,} images where {count:,} are published; "
-                "fetch or unpack the data again"
+                f"fetch or unpack the data again{advice}"
             )
 
 
