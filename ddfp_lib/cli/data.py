@@ -19,6 +19,9 @@ app.add_typer(splits, name="splits")
 Root = Annotated[
     Path, typer.Option("--root", help="Folder of the data set, as --data of the other commands.")
 ]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Take any number of images, as those of some cities.")
+]
 Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
 
 
@@ -40,11 +43,11 @@ def prepare_voc(
 
 
 @prepare.command("cityscapes")
-def prepare_cityscapes(root: Root) -> None:
+def prepare_cityscapes(root: Root, partial: Partial = False) -> None:
     """Map the masks of Cityscapes, which you have downloaded and unpacked, to its 19 classes."""
     from ddfp_lib.data.prepare import prepare_cityscapes
 
-    prepare_cityscapes(root)
+    prepare_cityscapes(root, partial=partial)
     _next("cityscapes", root)
 
 
@@ -64,12 +67,13 @@ def verify(
     sheet: Annotated[
         Path | None, typer.Option(help="Picture of samples to write [ROOT/samples.png].")
     ] = None,
+    partial: Partial = False,
 ) -> None:
     """Decode every image and mask, count classes, and draw a sheet of samples."""
     from ddfp_lib.data.verify import class_table
     from ddfp_lib.data.verify import verify as look
 
-    checked = look(name, root)
+    checked = look(name, root, partial=partial)
     problems = [problem for subset in checked.values() for problem in subset.problems]
     for problem in problems[:20]:
         print(problem)
@@ -82,6 +86,34 @@ def verify(
         print(f"{subset}: {len(found.dataset):,} images{without}")
         print("".join(f"  {line}\n" for line in class_table(found)), end="")
     print(_write_sheet(checked["train"], sheet or root / "samples.png"))
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of masks, as an annotation tool wrote it.")
+    ],
+    root: Root,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Colours of the classes: CVAT's labelmap.txt, or lines name,r,g,b."),
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Names in the order of the mask values, as background,cell.")
+    ] = "",
+    kind: Annotated[
+        str | None, typer.Option(help="colours, values, binary or label-studio [by the files].")
+    ] = None,
+) -> None:
+    """Write masks of class indices from colours, 0 and 255, or a tool's export."""
+    from ddfp_lib.data.convert import convert
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    done = convert(source, root, kind=kind, table=table, classes=names)
+    print(f"{root / 'SegmentationClass'}: {len(done.masks):,} masks, read as {done.kind}")
+    for name, count in zip((*done.classes, "(ignored)"), done.pixels, strict=True):
+        print(f"  {name:<14} {100 * count / max(1, sum(done.pixels)):6.2f} % of pixels")
+    print(f"{root / 'classes.txt'}: {', '.join(done.classes)}")
 
 
 @splits.command()

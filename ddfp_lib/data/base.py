@@ -26,9 +26,6 @@ of aerial images 25 to 60 million.
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-ORIENTATION = 0x0112
-"""EXIF's number of the orientation: 1 is upright, 5 to 8 are turned by 90 degrees."""
-
 Colour = tuple[int, int, int]
 
 
@@ -109,7 +106,7 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
     """
     with opened_image(path) as image:
         check_image(path, image)
-        turned = upright and image.getexif().get(ORIENTATION, 1) >= 5
+        turned = upright and orientation(image) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -131,6 +128,15 @@ def read_image(path: Path, *, upright: bool = False) -> Tensor:
         check_image(path, image)
         pixels = np.array((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image.
+
+    1 is upright, also where there is none; 5 to 8 are turned by 90 degrees.
+    """
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def check_image(path: Path, image: Image.Image) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from ddfp_lib.data.base import (
-    ORIENTATION,
     Colour,
     check_image,
     check_mask,
     opened_image,
+    orientation,
     stored_bits,
 )
 from ddfp_lib.errors import UserError
@@ -99,7 +99,7 @@ def mask_facts(paths: Sequence[Path], *, fresh: bool = False) -> list[MaskFacts 
 def _look_at_image(path: Path) -> ImageFacts:
     with opened_image(path) as image:
         check_image(path, image)
-        return ImageFacts(image.height, image.width, int(image.getexif().get(ORIENTATION, 1)))
+        return ImageFacts(image.height, image.width, orientation(image))
 
 
 def _look_at_mask(path: Path) -> MaskFacts:

@@ -138,11 +138,7 @@ def inspect_data(
                 inspected.masks[index] = _checked(dataset, index, fact, headers)
             except UserError as error:
                 inspected.errors.append(str(error))
-        turned = [
-            path
-            for path in dataset.image_paths
-            if getattr(headers[path], "turned", 1) not in (0, 1)
-        ]
+        turned = [p for p in dataset.image_paths if getattr(headers[p], "turned", 1) != 1]
         if turned:
             findings.notices.append(
                 f"{turned[0]}: is stored turned (EXIF orientation), as {len(turned)} of the "

@@ -39,19 +39,20 @@ FOLDERS = {"voc": "pascal", "cityscapes": "cityscapes"}
 """What the release calls the data sets that it has lists of."""
 
 
-def check_counts(root: Path, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+def check_counts(
+    root: Path, found: Mapping[str, int], expected: Mapping[str, int], advice: str = ""
+) -> None:
     """Compare numbers of images.
 
     Args:
         root: of the data, for the message.
         found: images of each subset.
         expected: images that it should have.
+        advice: ends the message.
 
     Raises:
         UserError: a subset has another number of images.
     """
-    own = (root / "JPEGImages").is_dir()
-    advice = "; data of your own, or a subset of VOC, needs a classes.txt" if own else ""
     for subset, count in expected.items():
         if found[subset] != count:
             raise UserError(

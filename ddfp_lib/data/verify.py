@@ -47,7 +47,13 @@ class Checked:
         return order[covering_first(present)[:count]].tolist()
 
 
-def verify(name: str, root: Path, *, counts: Mapping[str, int] | None = None) -> dict[str, Checked]:
+def verify(
+    name: str,
+    root: Path,
+    *,
+    counts: Mapping[str, int] | None = None,
+    partial: bool = False,
+) -> dict[str, Checked]:
     """Decode every image and mask of a data set, and check its lists of labeled images.
 
     Data of your own (a VOC folder with ``classes.txt``) may have any number of images, and training
@@ -57,6 +63,7 @@ def verify(name: str, root: Path, *, counts: Mapping[str, int] | None = None) ->
         name: ``voc``, ``cityscapes`` or ``camvid``.
         root: folder of the data set.
         counts: images that each subset should have; None for the published numbers.
+        partial: accept any number of images.
 
     Returns:
         What was found, by subset; all that is wrong with single files is in ``problems``.
@@ -80,7 +87,8 @@ def verify(name: str, root: Path, *, counts: Mapping[str, int] | None = None) ->
         if "fine" in counts:
             fine = read_names(list_path(root, "train"))
             found["fine"] = len(set(fine) & set(datasets["train"].names))
-        check_counts(root, found, counts)
+        if not partial:
+            check_counts(root, found, counts, "; for a subset of them give --partial")
     train = datasets["train"]
     labeled = [i for i in range(len(train)) if not own or train.has_mask(i)]
     titles = {"train": "labeled", "val": "validation", "test": "test"}

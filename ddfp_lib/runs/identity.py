@@ -112,7 +112,7 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
     """Compare the data of a run folder with the data as they are now; nothing is written.
 
     A folder from before ``data.json`` is compared by its classes, and by its images if it is
-    finished. A folder without a run passes.
+    finished. A folder that holds neither a checkpoint nor a result passes: it starts anew.
 
     Args:
         out: the run folder.
@@ -123,6 +123,8 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
         UserError: other classes, images or masks, or other images are labeled.
     """
     out = Path(out)
+    if not (out / "result.json").is_file() and not (out / "checkpoints" / "index.json").is_file():
+        return
     advice = "choose another --out, or remove the folder to train again"
     environment = _read(out / "environment.json")
     if environment:
