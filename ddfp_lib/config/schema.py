@@ -112,14 +112,6 @@ class DataConfig:
             set's test images are not published.
         size: (height, width) in pixels to which images are resized when they are read; ``None``
             leaves them as they are.
-        val: list file of validation images of your own, absolute or below ``root``; they leave the
-            training set. ``None``: the subset ``val`` of the data set.
-        test: subset that ends a run: ``val`` where a data set keeps its test labels to itself.
-        classes: names of the classes that are learned and scored, in the order of their indices;
-            pixels of the others are ignored. ``None``: all.
-        size: (height, width) to which images are resized when read; ``None`` leaves them.
-        long_side: images with a longer side are shrunk to this many pixels when read, smaller ones
-            stay; ``None`` leaves all.
         protocol: how images are segmented for scores: ``whole``, ``slideN`` or ``cropN`` with a
             size in pixels, see :class:`~ddfp_lib.data.protocol.Protocol`.
         workers: processes that read images ahead of training, for each training process.
@@ -127,6 +119,12 @@ class DataConfig:
             number does not change the batches.
         digits: how digit scenes are made.
         augment: weak and strong augmentation.
+        val: list file of validation images of your own, absolute or below ``root``; they leave the
+            training set. ``None``: the subset ``val`` of the data set.
+        classes: names of the classes that are learned and scored, in the order of their indices;
+            pixels of the others are ignored. ``None``: all.
+        long_side: images with a longer side are shrunk to this many pixels when they are read,
+            smaller ones are not enlarged. ``None`` leaves all as they are.
     """
 
     dataset: Literal["digits", "camvid", "voc", "cityscapes"]
@@ -262,76 +260,6 @@ class Config:
     def __post_init__(self) -> None:
         """Check all values, see :func:`~ddfp_lib.config.checks.check`."""
         check(self)
-        """Refuse values that no run can use, naming the key."""
-        counts = ["network.low_width", "network.aspp_width", "network.embedding"]
-        counts += ["training.steps", "training.batch_labeled"]
-        counts += ["training.evaluate_every", "training.checkpoint_every"]
-        if self.method.consistency:
-            counts.append("training.batch_unlabeled")
-        counts += ["method.descent_steps", "density.hidden", "density.samples"]
-        amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
-        amounts += ["training.lr_encoder", "training.lr_head"]
-        amounts += ["training.weight_decay", "training.poly"]
-        amounts += ["density.lr", "density.lr_decay", "density.noise", "density.clamp"]
-        parts = ["training.consistency_from", "training.perturb_from"]
-        parts += ["training.confidence", "training.ema_decay", "training.momentum"]
-        below_one = ["network.dropout", "method.drop"]
-        for keys, good, mend in (
-            (counts, lambda value: value >= 1, "give at least 1"),
-            (amounts, lambda value: 0 <= value <= LARGEST, f"give a number from 0 to {LARGEST:g}"),
-            (parts, lambda value: 0 <= value <= 1, "give a part between 0 and 1"),
-            (below_one, lambda value: 0 <= value < 1, "give a part, less than 1"),
-            (["seed"], lambda value: 0 <= value < 2**32, "give a number from 0 to 4294967295"),
-            (["density.betas"], lambda value: all(0 <= b < 1 for b in value), "give 0 to below 1"),
-            (["network.dilations"], lambda value: all(d >= 1 for d in value), "give 1 or more"),
-            (["density.clip"], lambda value: value > 0, "give a gradient norm above 0"),
-            (["density.blocks"], lambda value: value >= 0, "give 0 or more"),
-            (["data.workers"], lambda value: value is None or value >= 0, "give 0 or more"),
-            (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
-            (["data.long_side"], lambda value: value is None or value >= 2, "give at least 2"),
-        ):
-            for key in keys:
-                value = operator.attrgetter(key)(self)
-                if not good(value):
-                    raise UserError(f"{key}: {value} makes no sense here; {mend}")
-        Protocol.parse(self.data.protocol)
-        if self.data.size is not None and self.data.long_side is not None:
-            raise UserError("data.size and data.long_side: both set the size of images; use one")
-        if self.network.pretrained and self.network.weights:
-            raise UserError(
-                "network.pretrained and network.weights: are two sets of starting weights; take one"
-            )
-
-        method = self.method
-        if method.perturbation not in PERTURBATIONS and not OWN.fullmatch(method.perturbation):
-            raise UserError(
-                f"method.perturbation: {method.perturbation!r} is unknown; choose one of "
-                f"{', '.join(PERTURBATIONS)}, or give a class of your own as package.module:Class"
-            )
-        if method.perturbation_options and method.perturbation in PERTURBATIONS:
-            raise UserError(
-                "method.perturbation_options: are the arguments of a class of your own; "
-                f"{method.perturbation!r} takes eps and the other keys of the method"
-            )
-        if method.perturb_at == "embedding" and method.density_of == "features":
-            raise UserError(
-                "method.density_of: features have no gradient in an embedding that is moved; "
-                "choose perturb_at: features"
-            )
-        if method.teacher == "tied" and method.teacher_mode == "eval":
-            raise UserError(
-                "method.teacher: a tied teacher learns BatchNorm statistics of its own in train "
-                "mode alone; choose teacher_mode: train"
-            )
-        if method.drop and method.perturbation == "none":
-            raise UserError(
-                "method.drop: nothing is perturbed that could be dropped before; choose 0, or "
-                "perturbation: dropout"
-            )
-        if method.descend == "conditional" and self.density.kind != "flow":
-            raise UserError(
-                f"method.descend: {self.density.kind!r} knows no classes; choose marginal"
-            )
 
     def at(self, root: Path | None) -> "Config":
         """Return this configuration with another data folder; ``None`` changes nothing."""
