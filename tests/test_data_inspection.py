@@ -86,7 +86,6 @@ def test_some_masks_of_0_and_255_are_noticed(root):
     ("names", "value", "words"),
     [
         (["t0", "t1"], 255, "every pixel of the labeled masks is ignored"),
-        (["t0", "t1"], 1, "the labeled masks show no class but 'cell'"),
         (["v0", "v1"], 255, "every pixel of the validation masks is ignored"),
         (["w0"], 255, "every pixel of the test masks is ignored"),
     ],
@@ -95,6 +94,14 @@ def test_nothing_to_learn_or_to_score_is_refused(root, names, value, words):
     for name in names:
         repaint(root, name, lambda mask: np.full_like(mask, value))
     refused(lambda: open_run_data(config(root)), words)
+
+
+def test_labels_of_a_single_class_are_noticed(root):
+    for name in ("t0", "t1"):
+        repaint(root, name, lambda mask: np.ones_like(mask))
+    first, second = open_run_data(config(root)).findings.notices
+    assert "the labeled masks show no class but 'cell': there is nothing to learn" in first
+    assert "no labeled mask shows 'ground', 'rim'" in second
 
 
 def test_classes_that_no_mask_shows_are_noticed(root):

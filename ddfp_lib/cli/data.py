@@ -53,7 +53,7 @@ def prepare_cityscapes(root: Root, partial: Partial = False) -> None:
 
 @prepare.command("camvid")
 def prepare_camvid(root: Root) -> None:
-    """Look whether CamVid is there in the SegNet layout, and say how to get it."""
+    """Check that CamVid is there in the SegNet layout, or say how to get it."""
     from ddfp_lib.data.prepare import prepare_camvid
 
     prepare_camvid(root)

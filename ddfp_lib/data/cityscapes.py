@@ -1,4 +1,4 @@
-"""Cityscapes as its publishers hand it out: ``leftImg8bit`` and ``gtFine``, a folder a city.
+"""Cityscapes as it is published: ``leftImg8bit`` and ``gtFine``, with one folder for each city.
 
 ```
 root/leftImg8bit/SUBSET/CITY/NAME_leftImg8bit.png

@@ -256,7 +256,7 @@ def _look_at_values(inspected: Inspected, findings: Findings) -> None:
         )
     elif title == "labeled" and shown.sum() == 1:
         only = dataset.classes[int(shown.argmax())]
-        findings.general.append(
+        findings.notices.append(
             f"{where}: the labeled masks show no class but {only!r}: there is nothing to learn; "
             "check the masks, the classes and who is labeled"
         )

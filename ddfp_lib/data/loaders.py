@@ -105,8 +105,8 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
 class _Steps(Dataset):
     """Item ``step`` is the whole batch of that step for one rank, or what is wrong with it.
 
-    Bad input is returned and not raised: from a worker, an error would come with two tracebacks
-    for its message.
+    Bad input is returned, not raised: an error from a worker would show two tracebacks instead of
+    one line.
     """
 
     dataset: SegmentationDataset

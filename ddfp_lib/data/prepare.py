@@ -1,7 +1,7 @@
-"""From what publishers hand out to what training reads; start again to go on after a stop.
+"""Prepare published data sets for training; start a command again to continue it.
 
-Everything is made under a temporary name, checked, and then renamed, so that what has its name is
-whole and right.
+Each file is written under a temporary name, checked, and then renamed: a file with its final name
+is complete.
 """
 
 import io
@@ -57,9 +57,9 @@ def prepare_voc(
         say: called with a line about what is done.
 
     Raises:
-        UserError: an archive cannot be had, is not what was published or is damaged; a mask holds
-            other values than 0..20 and 255 or is not of its image's size; or the numbers of images
-            are not those published.
+        UserError: an archive cannot be fetched, is not what was published or is damaged; a mask
+            holds other values than 0..20 and 255 or has not the size of its image; or the numbers
+            of images are not those published.
     """
 
     def archive(given: Path | None, file: PublishedFile) -> Path:
@@ -204,7 +204,7 @@ def prepare_cityscapes(
 def prepare_camvid(
     root: Path, *, counts: Mapping[str, int] | None = None, say: Say = print
 ) -> None:
-    """Look whether CamVid is there in the SegNet layout; it is read as it is.
+    """Check that CamVid is there in the SegNet layout; it is read as it is.
 
     Args:
         root: holds ``train``, ``trainannot`` and so on.
