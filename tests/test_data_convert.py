@@ -1,5 +1,8 @@
 """Exports of annotation tools become masks of class indices, or one line says why not."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,7 +124,8 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(tmp_path):
     (source / "b.jpg").rename(source / "b.png")
     refused(lambda: convert(source, root), "b.png", "lossy")
     (source / "b.png").unlink()
-    refused(lambda: convert(source, root, kind="coco"), "--kind coco")
+    refused(lambda: convert(source, root, kind="cvat"), "--kind cvat")
+    refused(lambda: convert(source, root, kind="coco"), "no JSON file of coco")
     assert not root.exists()
     convert(source, root)
     refused(lambda: convert(source, root), "is there already")
@@ -148,3 +152,79 @@ def test_the_command_says_what_it_read(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "1 masks, read as binary" in told
     assert "background, cell" in told
+
+
+# Regions in JSON, drawn by the tools' own packages: pip install 'ddfp[convert]' -----------------
+
+
+def test_json_needs_the_package_of_its_tool(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    monkeypatch.setitem(sys.modules, "labelme.utils", None)
+    (tmp_path / "c.json").write_text('{"annotations": [], "images": [], "categories": []}')
+    refused(lambda: convert(tmp_path / "c.json", tmp_path / "data"), "pycocotools", "ddfp[convert]")
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "a.json").write_text('{"shapes": []}')
+    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "labelme", "ddfp[convert]")
+    (tmp_path / "lm" / "a.json").write_text("{")
+    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "a.json", "no JSON")
+
+
+def test_coco_regions_are_drawn(tmp_path):
+    """Run lengths that pycocotools encodes come back; the smaller region is on top."""
+    rle = pytest.importorskip("pycocotools.mask")
+
+    def entry(number, category, region, crowd=0):
+        code = rle.encode(np.asfortranarray(region.astype(np.uint8)))
+        code["counts"] = code["counts"].decode()
+        return {
+            "id": number, "image_id": 5, "category_id": category, "segmentation": code,
+            "iscrowd": crowd, "area": int(region.sum()), "bbox": [0, 0, 1, 1],
+        }  # fmt: skip
+
+    crowd = np.zeros_like(MASK)
+    crowd[8, 10:] = 1
+    large = (MASK == 1) | (MASK == 2)
+    content = {
+        "images": [{"id": 5, "file_name": "some/a.jpg", "height": 9, "width": 12}],
+        "categories": [
+            {"id": 0, "name": "things", "supercategory": "none"},  # Roboflow's, of no region
+            {"id": 3, "name": "rim", "supercategory": "things"},
+            {"id": 1, "name": "cell", "supercategory": "things"},
+        ],
+        "annotations": [entry(1, 3, MASK == 2), entry(2, 1, large), entry(3, 1, crowd, 1)],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    done = convert(tmp_path / "c.json", tmp_path / "data")
+    assert (done.kind, done.classes) == ("coco", ("background", "cell", "rim"))
+    assert done.tool.startswith("pycocotools ")
+    expected = MASK.copy()
+    expected[crowd > 0] = 255
+    assert (written(tmp_path / "data") == expected).all()
+
+
+def test_labelme_regions_are_drawn(tmp_path):
+    files = pytest.importorskip("labelme._label_file")
+    shapes = [
+        {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}}
+        for label, points in (
+            ("rim", [[3, 2], [8, 2], [8, 4], [3, 4]]),
+            ("cell", [[1, 6], [3, 6], [3, 7], [1, 7]]),
+            ("__ignore__", [[10, 7], [11, 7], [11, 8], [10, 8]]),
+        )
+    ]
+    (tmp_path / "lm").mkdir()
+    label_file = files.LabelFile()
+    label_file.save(
+        filename=str(tmp_path / "lm" / "a.json"),
+        shapes=shapes,
+        image_path="a.jpg",
+        image_height=9,
+        image_width=12,
+    )
+    done = convert(tmp_path / "lm", tmp_path / "data")
+    assert (done.kind, done.classes) == ("labelme", ("_background_", "cell", "rim"))
+    mask = written(tmp_path / "data")
+    assert (mask[2:5, 3:9] == 2).all()
+    assert (mask[6:8, 1:4] == 1).all()
+    assert (mask[7:9, 10:12] == 255).all()
+    assert (mask == 0).sum() == 9 * 12 - 18 - 6 - 4

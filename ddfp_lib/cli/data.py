@@ -91,7 +91,7 @@ def verify(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="Folder of masks, as an annotation tool wrote it.")
+        Path, typer.Argument(help="Folder or JSON file that an annotation tool exported.")
     ],
     root: Root,
     table: Annotated[
@@ -102,7 +102,7 @@ def convert(
         str, typer.Option(help="Names in the order of the mask values, as background,cell.")
     ] = "",
     kind: Annotated[
-        str | None, typer.Option(help="colours, values, binary or label-studio [by the files].")
+        str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
     ] = None,
 ) -> None:
     """Write masks of class indices from colours, 0 and 255, or a tool's export."""
@@ -110,7 +110,8 @@ def convert(
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
     done = convert(source, root, kind=kind, table=table, classes=names)
-    print(f"{root / 'SegmentationClass'}: {len(done.masks):,} masks, read as {done.kind}")
+    by = f", drawn by {done.tool}: others differ at borders" if done.tool else ""
+    print(f"{root / 'SegmentationClass'}: {len(done.masks):,} masks, read as {done.kind}{by}")
     for name, count in zip((*done.classes, "(ignored)"), done.pixels, strict=True):
         print(f"  {name:<14} {100 * count / max(1, sum(done.pixels)):6.2f} % of pixels")
     print(f"{root / 'classes.txt'}: {', '.join(done.classes)}")

@@ -9,12 +9,13 @@ kind             what is read
                  with Roboflow's ``_classes.csv`` (``Pixel Value, Class``) beside them, or names
 ``binary``       masks of one class, drawn as 0 and 255, or with 1 bit a pixel
 ``label-studio`` a folder of Label Studio's PNG export, one file for each image and label
+``coco``         a JSON file of COCO, drawn by pycocotools; see :mod:`ddfp_lib.data.polygons`
+``labelme``      a folder of LabelMe's JSON files, drawn by labelme
 ===============  ==================================================================================
 
 Masks in lossy formats are refused: the classes at their borders are lost.
 """
 
-import csv
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,15 +29,13 @@ from PIL import Image
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import LOSSY, Colour, opened_image, stored_bits
-from ddfp_lib.data.splits import read_lines
+from ddfp_lib.data.polygons import annotation_files, coco, labelme
+from ddfp_lib.data.tables import colour_table, value_table
 from ddfp_lib.data.voc import read_classes, voc_palette, write_mask
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 
-KINDS = ("colours", "values", "binary", "label-studio")
-
-IGNORED = ("__ignore__", "ignore", "ignored", "void", "unlabeled")
-"""Names in a table of colours that mean ``IGNORE_INDEX``."""
+KINDS = ("colours", "values", "binary", "label-studio", "coco", "labelme")
 
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
 
@@ -53,12 +52,14 @@ class Converted:
         classes: names, in the order of the mask values.
         pixels: of each class, and of ignored ones last, over all masks.
         masks: paths of the masks written.
+        tool: the package that drew them, with its version; empty where files were read.
     """
 
     kind: str
     classes: tuple[str, ...]
     pixels: tuple[int, ...]
     masks: list[Path]
+    tool: str = ""
 
 
 def convert(
@@ -72,7 +73,7 @@ def convert(
     """Write ``root/SegmentationClass/NAME.png`` and ``root/classes.txt``, all or nothing.
 
     Args:
-        source: folder of the exported masks.
+        source: folder of the exported masks, or of JSON files, or a JSON file.
         root: folder of the data set in the VOC layout; its images are not touched.
         kind: one of :data:`KINDS`; None to see by the files.
         table: colours or values of the classes; None takes the one that lies beside the masks.
@@ -87,16 +88,26 @@ def convert(
             would be replaced.
     """
     source, root = Path(source), Path(root)
-    files = _files(source)
-    table = table or _table_beside(source)
-    kind = kind or _kind_of(files, table)
-    if kind not in KINDS:
+    if kind is not None and kind not in KINDS:
         raise UserError(f"--kind {kind}: is unknown; use one of {', '.join(KINDS)}")
-    if kind == "label-studio":
-        names, masks = _studio(files, classes)
+    tool, annotations = "", None
+    if kind in (None, "coco", "labelme"):
+        annotations = annotation_files(source)
+        if kind is not None and (annotations is None or annotations[0] != kind):
+            raise UserError(f"{source}: holds no JSON file of {kind}")
+    if annotations is not None:
+        kind, found = annotations
+        reads = coco(found[0], classes) if kind == "coco" else labelme(found, classes)
+        names, masks, tool = reads
     else:
-        names, read = _reader(kind, table, classes, root)
-        masks = {_name(path): lambda path=path: read(path) for path in files}
+        files = _files(source)
+        table = table or _table_beside(source)
+        kind = kind or _kind_of(files, table)
+        if kind == "label-studio":
+            names, masks = _studio(files, classes)
+        else:
+            names, read = _reader(kind, table, classes, root)
+            masks = {_name(path): lambda path=path: read(path) for path in files}
     if not 1 < len(names) <= IGNORE_INDEX:
         raise UserError(f"{source}: has {len(names)} classes; masks hold 2 to {IGNORE_INDEX}")
     listed, folder = root / "classes.txt", root / "SegmentationClass"
@@ -108,11 +119,15 @@ def convert(
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
         raise UserError(f"{folder / taken[0]}.png: is there already; choose another --root")
-    return _write(kind, names, masks, root)
+    return _write(kind, names, masks, root, tool)
 
 
 def _write(
-    kind: str, names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
+    kind: str,
+    names: Sequence[str],
+    masks: Mapping[str, Callable[[], np.ndarray]],
+    root: Path,
+    tool: str,
 ) -> Converted:
     """Write all masks beside their folder, then move them into it."""
     folder, partial = root / "SegmentationClass", root / ".converted.partial"
@@ -131,7 +146,8 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
     write_text(root / "classes.txt", "\n".join(names) + "\n")
     counts = (*pixels[: len(names)].tolist(), int(pixels[IGNORE_INDEX]))
-    return Converted(kind, tuple(names), counts, [folder / f"{name}.png" for name in masks])
+    paths = [folder / f"{name}.png" for name in masks]
+    return Converted(kind, tuple(names), counts, paths, tool)
 
 
 def _files(source: Path) -> list[Path]:
@@ -192,10 +208,10 @@ def _reader(
     if kind == "colours":
         if table is None:
             raise UserError("--kind colours: needs the table of colours, as --table labelmap.txt")
-        names, places = _colour_table(table)
+        names, places = colour_table(table)
         return names, lambda path: _by_colour(path, places, table)
     if table is not None and table.suffix == ".csv":
-        names = _value_table(table)
+        names = value_table(table)
     elif classes:
         names = list(classes)
     elif (root / "classes.txt").is_file():
@@ -208,44 +224,6 @@ def _reader(
     if kind == "binary" and len(names) != 2:
         raise UserError(f"--classes {','.join(names)}: masks of 0 and 255 have two classes")
     return names, lambda path: _by_value(path, len(names), binary=kind == "binary")
-
-
-def _colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
-    """Read which class each colour is; ``background`` becomes class 0."""
-    entries: list[tuple[str, Colour]] = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        fields = rest.split(":")[0].split(",") if rest else line.split(",")[1:]
-        name = name if rest else line.split(",")[0]
-        try:
-            red, green, blue = (int(field) for field in fields)
-        except ValueError:
-            if number == 1:  # names of columns
-                continue
-            raise UserError(
-                f"{path}, line {number}: {line!r} is no name:r,g,b and no name,r,g,b; fix the table"
-            ) from None
-        entries.append((name.strip(), (red, green, blue)))
-    entries.sort(key=lambda entry: entry[0].lower() != "background")  # the others keep their order
-    names = [name for name, _ in entries if name.lower() not in IGNORED]
-    places: dict[Colour, int] = {}
-    for name, colour in entries:
-        if colour in places:
-            raise UserError(f"{path}: colour {colour} stands for two classes; fix the table")
-        places[colour] = names.index(name) if name in names else IGNORE_INDEX
-    return names, places
-
-
-def _value_table(path: Path) -> list[str]:
-    """Read Roboflow's table of values, which have to be 0, 1, 2, ..."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    named = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
-    if [int(value) for value in named] != list(range(len(named))) or not named:
-        raise UserError(f"{path}: is no table of values 0, 1, 2, ... and classes; fix it")
-    return list(named.values())
 
 
 def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
