@@ -19,7 +19,7 @@ Masks in lossy formats are refused: the classes at their borders are lost.
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +144,8 @@ def _write(
             (partial / f"{name}.png").rename(folder / f"{name}.png")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # goes only if nothing was written into it
+            root.rmdir()
     write_text(root / "classes.txt", "\n".join(names) + "\n")
     counts = (*pixels[: len(names)].tolist(), int(pixels[IGNORE_INDEX]))
     paths = [folder / f"{name}.png" for name in masks]
