@@ -8,7 +8,7 @@
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
 #   make audit       compare the locked versions with known vulnerabilities
-#   make lock        update requirements.lock
+#   make lock        update requirements.lock, and requirements-convert.lock beside it
 #   make clean       remove .venv and caches, keep runs
 
 SHELL := /bin/bash
@@ -18,6 +18,10 @@ BIN := .venv/bin
 READY := .venv/ready
 # uv of the machine, or one that is installed here
 UV := $(or $(shell command -v uv),.uv/bin/uv)
+
+COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-header
+# all extras but `convert`, which brings a graphical toolkit and is locked apart
+EXTRAS := notebooks tensorboard dev
 
 .PHONY: help reproduce test notebooks study-report soak bench lint audit lock clean
 
@@ -55,7 +59,8 @@ audit: | $(UV)
 	$(UV) tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 lock: $(UV)
-	$(UV) pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header -o requirements.lock
+	$(COMPILE) $(EXTRAS:%=--extra %) -o requirements.lock
+	$(COMPILE) --extra convert -c requirements.lock -o requirements-convert.lock
 
 clean:
 	rm -rf .venv .uv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -77,6 +77,14 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_our_own(tmp_path_factory):
+    """Keep what is remembered of files out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def make_tiny_config(method: str, /, **overrides) -> Config:
     """A six-step run of this method on 32-pixel digit scenes.
 

@@ -158,7 +158,7 @@ def candidates(kind, value):
     if isinstance(value, dict):
         return [{**value, "stem_width": 8}]
     assert value is None
-    return ["x", [32, 32], 3, [0.25, 0.5, 0.75]]
+    return ["x", [32, 32], 3, [0.25, 0.5, 0.75], ["a", "b"]]
 
 
 def leaves(kind, prefix=""):

@@ -85,7 +85,10 @@ def test_voc_names_a_listed_image_that_is_not_there(tmp_path):
     (tmp_path / "list.txt").write_text("a\nzebra\n")
     with pytest.raises(UserError, match=r"list\.txt: there is no image 'zebra'"):
         Voc(tmp_path, tmp_path / "list.txt")
-    with pytest.raises(UserError, match=r"test\.txt: cannot be read"):
+    with pytest.raises(
+        UserError,
+        match=r"test\.txt: there is no such list; the lists there: train; set data\.test=val",
+    ):
         Voc(tmp_path, "test")
 
 

@@ -328,7 +328,7 @@ def spoil(kind, path):
     ("kind", "words"),
     [
         ("missing", "no such file"),
-        ("colours", "does not hold class indices"),
+        ("colours", "holds colours, not class indices"),
         ("size", "the mask has 7 x 5 pixels"),
         ("value", "mask value 77 is no class"),
         ("cut", "not a whole image"),
@@ -366,7 +366,7 @@ def test_verify_finds_val_images_and_strangers_in_lists(archives, tmp_path):
         names.write("v1\n")
     problems = verify("voc", tmp_path, counts={"train": 9, "val": 2})["train"].problems
     assert [problem.partition(": ")[2].partition(";")[0] for problem in problems] == [
-        "1 images are in train and in val, as 'v1'",
+        "is in train and in val, as 1 of 2 validation images are",
         "1 of 1 names are not in voc, the first is 'v0'",
         "1 of 2 names are not in voc, the first is 'zebra'",
     ]

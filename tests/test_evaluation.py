@@ -2,17 +2,24 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.data.loaders import batches_of_one_size, read_ahead
 from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.errors import UserError
-from ddfp_lib.evaluation.scores import Evaluation, evaluate
+from ddfp_lib.evaluation.prediction import Pictures, legend, predict_files
+from ddfp_lib.evaluation.scores import Evaluation, evaluate, evaluate_all
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.training.data import data_of
+from tests.fixtures.trees import make_voc
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -154,8 +161,6 @@ def test_iou_of_many_pixels_is_exact():
 
 
 def test_a_real_network_takes_odd_sizes(tiny_config):
-    from ddfp_lib.models.network import SegmentationNetwork
-
     network = SegmentationNetwork(tiny_config("supervised").network, CLASSES)
     scores = evaluate(network, Painted([(33, 47), (1, 5), (64, 31)]), device=CPU, batch_size=2)
     assert 0 <= scores.miou <= 100
@@ -253,8 +258,153 @@ def test_protocols_count_what_they_see(counted):
 
 
 def test_large_images_go_one_at_a_time(monkeypatch, counted):
-    monkeypatch.setattr("ddfp_lib.evaluation.scores.PIXELS", 2 * 7 * 9)
+    monkeypatch.setattr("ddfp_lib.evaluation.scores.pixels_at_a_time", lambda device: 2 * 7 * 9)
     network = Reader()
     scores = evaluate(network, Painted(), device=CPU)
-    assert network.batches == [2, 1, 1, 2, 1]
+    assert network.batches == [2, 2, 1, 2]  # images of one size, wherever they lie
     assert scores.confusion.tolist() == counted[0]
+
+
+def test_two_networks_share_one_reading(counted):
+    class Counting(Painted):
+        reads = 0
+
+        def mask(self, index):
+            Counting.reads += 1
+            return super().mask(index)
+
+    first, second = evaluate_all([Reader(), Reader()], Counting(), device=CPU)
+    assert first.confusion.equal(second.confusion)
+    assert first.confusion.tolist() == counted[0]
+    assert Counting.reads == len(SIZES)
+
+
+@given(st.lists(st.tuples(SIDES, SIDES), max_size=12), st.integers(1, 5), st.integers(1, 900))
+def test_batches_hold_every_image_once(shapes, batch_size, pixels):
+    batches = batches_of_one_size(shapes, batch_size, pixels)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(shapes)))
+    for batch in batches:
+        assert len({shapes[i] for i in batch}) == 1
+        height, width = shapes[batch[0]]
+        assert len(batch) == 1 or len(batch) <= min(batch_size, pixels // (height * width))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_ahead_keeps_the_order_and_raises_where_it_is_due(workers):
+    batches = [[3, 1], [2], [5, 0]]
+
+    def read(item):
+        if item == 5:
+            raise UserError("five is broken")
+        return 10 * item
+
+    found = read_ahead(read, batches, workers)
+    assert next(found) == ([3, 1], [30, 10])
+    assert next(found) == ([2], [20])
+    with pytest.raises(UserError, match="five"):
+        next(found)
+
+
+# Prediction is what was evaluated ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    lists = {"train": ["t"], "val": ["a", "b", "c", "d"]}
+    return make_voc(tmp_path_factory.mktemp("photos"), lists, classes=["ground", "cell", "rim"])
+
+
+def run_on(root, tmp_path, tiny_config, **data):
+    from ddfp_lib.runs.folder import Run
+
+    config = tiny_config("supervised", data={"dataset": "voc", "root": str(root), **data})
+    dataset = data_of(config, "val")
+    return Run(tmp_path, config, dataset.classes, dataset.palette), dataset
+
+
+@pytest.mark.parametrize("protocol", ["whole", "slide24", "crop33", "crop80"])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"size": [31, 29]}, {"long_side": 30}, {"long_side": 4000}], ids=str
+)
+def test_predicted_masks_score_what_evaluate_says(
+    photographs, tmp_path, tiny_config, protocol, sizes
+):
+    """The masks on disk, counted with numpy at the size that the evaluation looked at."""
+    run, dataset = run_on(photographs, tmp_path, tiny_config, protocol=protocol, **sizes)
+    network = SegmentationNetwork(run.config.network, 3)
+    expected = evaluate(network, dataset, device=CPU, protocol=protocol).confusion.numpy()
+    pictures = sorted((photographs / "JPEGImages").glob("[abcd].jpg"))
+    list(predict_files(network, run, pictures, tmp_path / "p", device=CPU))
+    confusion = np.zeros((3, 3), np.int64)
+    for index, path in enumerate(pictures):
+        found = Image.open(tmp_path / "p" / f"{path.stem}.png")
+        assert found.size == Image.open(path).size
+        height, width = dataset.shape(index)
+        found = np.array(found.resize((width, height), Image.NEAREST))
+        truth = dataset.mask(index).numpy()
+        seen = (truth != IGNORE_INDEX) & (found != IGNORE_INDEX)
+        np.add.at(confusion, (truth[seen], found[seen]), 1)
+    assert confusion.tolist() == expected.tolist()
+
+
+def test_predictions_of_a_data_set_are_those_of_its_pictures(photographs, tmp_path, tiny_config):
+    run, dataset = run_on(photographs, tmp_path, tiny_config, long_side=30)
+    network = SegmentationNetwork(run.config.network, 3)
+    pictures = sorted((photographs / "JPEGImages").glob("[abcd].jpg"))
+    by_hand = list(predict_files(network, run, pictures, tmp_path / "p", device=CPU))
+    as_data = Pictures.of_dataset(dataset)
+    for first, second in zip(
+        by_hand, predict_files(network, run, as_data, tmp_path / "q", device=CPU), strict=True
+    ):
+        assert first.name == second.name
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_long_side_shrinks_only_and_masks_keep_the_size_of_pictures(
+    photographs, tmp_path, tiny_config
+):
+    run, _ = run_on(photographs, tmp_path, tiny_config)
+    network = SegmentationNetwork(run.config.network, 3)
+    path = photographs / "JPEGImages" / "a.jpg"
+    masks = []
+    for limit in (None, 24, 5000):
+        out = tmp_path / str(limit)
+        list(predict_files(network, run, [path], out, device=CPU, long_side=limit))
+        masks.append(np.array(Image.open(out / "a.png")))
+    assert masks[0].shape == Image.open(path).size[::-1]
+    assert masks[1].shape == masks[0].shape
+    assert (masks[2] == masks[0]).all()
+
+
+def test_folders_patterns_and_upright_pictures(photographs, tmp_path, tiny_config):
+    run, _ = run_on(photographs, tmp_path, tiny_config)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(folder / "one.jpg", exif=turned)
+    Image.new("RGB", (40, 30)).save(folder / "two.png")
+    (folder / "notes.txt").write_text("no picture")
+    network = SegmentationNetwork(run.config.network, 3)
+    names = {
+        path.name for path in predict_files(network, run, [folder], tmp_path / "p", device=CPU)
+    }
+    assert names == {
+        "one.png", "one-overlay.png", "two.png", "two-overlay.png", "legend.png",
+    }  # fmt: skip
+    assert Image.open(tmp_path / "p" / "one.png").size == (30, 40)
+    assert Pictures.of_files([folder / "*.png", folder / "two.png"], run).names == ["two"]
+    for wrong, words in ((tmp_path / "p" / "*.bmp", "no file matches"), (tmp_path, "no picture")):
+        with pytest.raises(UserError, match=words):
+            Pictures.of_files([wrong], run)
+    with pytest.raises(UserError, match=r"legend\.png is one of the pictures"):
+        list(
+            predict_files(network, run, [tmp_path / "p" / "legend.png"], tmp_path / "p", device=CPU)
+        )
+
+
+def test_the_legend_shows_the_colour_of_each_class():
+    palette = [(0, 0, 0), (200, 10, 20), (7, 90, 30)]
+    picture = legend(["ground", "cell", "rim"], palette)
+    shown = [picture.getpixel((20, 4 + 24 * row + 10)) for row in range(3)]
+    assert shown == palette

@@ -19,6 +19,9 @@ app.add_typer(splits, name="splits")
 Root = Annotated[
     Path, typer.Option("--root", help="Folder of the data set, as --data of the other commands.")
 ]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Take any number of images, as those of some cities.")
+]
 Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
 
 
@@ -40,17 +43,17 @@ def prepare_voc(
 
 
 @prepare.command("cityscapes")
-def prepare_cityscapes(root: Root) -> None:
+def prepare_cityscapes(root: Root, partial: Partial = False) -> None:
     """Map the masks of Cityscapes, which you have downloaded and unpacked, to its 19 classes."""
     from ddfp_lib.data.prepare import prepare_cityscapes
 
-    prepare_cityscapes(root)
+    prepare_cityscapes(root, partial=partial)
     _next("cityscapes", root)
 
 
 @prepare.command("camvid")
 def prepare_camvid(root: Root) -> None:
-    """Look whether CamVid is there in the SegNet layout, and say how to get it."""
+    """Check that CamVid is there in the SegNet layout, or say how to get it."""
     from ddfp_lib.data.prepare import prepare_camvid
 
     prepare_camvid(root)
@@ -64,22 +67,54 @@ def verify(
     sheet: Annotated[
         Path | None, typer.Option(help="Picture of samples to write [ROOT/samples.png].")
     ] = None,
+    partial: Partial = False,
 ) -> None:
     """Decode every image and mask, count classes, and draw a sheet of samples."""
     from ddfp_lib.data.verify import class_table
     from ddfp_lib.data.verify import verify as look
 
-    checked = look(name, root)
+    checked = look(name, root, partial=partial)
     problems = [problem for subset in checked.values() for problem in subset.problems]
     for problem in problems[:20]:
         print(problem)
     if problems:
         raise UserError(f"{root}: {len(problems)} problems, the first {len(problems[:20])} above")
+    for notice in [notice for subset in checked.values() for notice in subset.notices]:
+        print(f"note: {notice}")
     for subset, found in checked.items():
         without = f", {found.unlabeled:,} without a mask" if found.unlabeled else ""
         print(f"{subset}: {len(found.dataset):,} images{without}")
         print("".join(f"  {line}\n" for line in class_table(found)), end="")
     print(_write_sheet(checked["train"], sheet or root / "samples.png"))
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="Folder or JSON file that an annotation tool exported.")
+    ],
+    root: Root,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Colours of the classes: CVAT's labelmap.txt, or lines name,r,g,b."),
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Names in the order of the mask values, as background,cell.")
+    ] = "",
+    kind: Annotated[
+        str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
+    ] = None,
+) -> None:
+    """Write masks of class indices from colours, 0 and 255, or a tool's export."""
+    from ddfp_lib.data.convert import convert
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    done = convert(source, root, kind=kind, table=table, classes=names)
+    by = f", drawn by {done.tool}: others differ at borders" if done.tool else ""
+    print(f"{root / 'SegmentationClass'}: {len(done.masks):,} masks, read as {done.kind}{by}")
+    for name, count in zip((*done.classes, "(ignored)"), done.pixels, strict=True):
+        print(f"  {name:<14} {100 * count / max(1, sum(done.pixels)):6.2f} % of pixels")
+    print(f"{root / 'classes.txt'}: {', '.join(done.classes)}")
 
 
 @splits.command()

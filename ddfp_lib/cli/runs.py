@@ -1,12 +1,16 @@
 """One run: ``ddfp train``, ``evaluate``, ``predict``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddfp_lib.cli import options
 from ddfp_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from ddfp_lib.data.base import SegmentationDataset
+    from ddfp_lib.runs.folder import Run
 
 
 def train(
@@ -68,58 +72,117 @@ def train(
     )
 
 
+Protocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="whole, slideN or cropN, as slide801 [the run's own]."),
+]
+
+
 def evaluate(
     run: options.RunFolder,
-    subset: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    network: options.Network = "teacher",
+    subset: Annotated[
+        str, typer.Option(help="train (its labeled images), val, test, or a list of a VOC folder.")
+    ] = "val",
+    network: Annotated[
+        str, typer.Option("--network", help="teacher, student or both.")
+    ] = "teacher",
     data: options.Data = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="whole, slideN or cropN, as slide801 [the run's own].")
-    ] = None,
+    protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
     """Print mIoU and each class's IoU of a run's newest checkpoint."""
-    from ddfp_lib.evaluation.scores import evaluate as count
+    from ddfp_lib.evaluation.scores import evaluate_all
     from ddfp_lib.runs.folder import Run
-    from ddfp_lib.training.data import data_of
     from ddfp_lib.training.learner import load_learner
 
     opened, where = Run.open(run), options.as_device(device)
-    chosen = options.as_network(load_learner(opened, where), network)
-    dataset = data_of(opened.config.at(data), subset)
+    chosen = ["teacher", "student"] if network == "both" else [network]
+    dataset = _data_of(opened, subset, data)
+    learner = load_learner(opened, where)
     protocol = protocol or opened.config.data.protocol
-    found = count(
-        chosen,
+    found = evaluate_all(
+        [options.as_network(learner, name) for name in chosen],
         dataset,
         device=where,
         protocol=protocol,
         confidence=opened.config.training.confidence,
     )
-    print(f"{subset}: {len(dataset)} images, {network}, protocol {protocol}, single scale")
-    for name, iou in zip(opened.classes, found.iou.tolist(), strict=True):
-        print(f"  {name:<12} {iou:6.2f}")
-    print(f"  {'mIoU':<12} {found.miou:6.2f}")
+    named = "teacher and student" if network == "both" else network
+    kind = "labeled images" if subset == "train" else "images"
+    print(f"{subset}: {len(dataset)} {kind}, {named}, protocol {protocol}, single scale")
+    for index, name in enumerate(opened.classes):
+        values = "".join(f" {scores.iou[index]:6.2f}" for scores in found)
+        print(f"  {name:<12}{values}")
+    print(f"  {'mIoU':<12}" + "".join(f" {scores.miou:6.2f}" for scores in found))
 
 
 def predict(
     run: options.RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="Pictures of your own.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures of your own, folders of them, patterns.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("predictions"),
     network: options.Network = "teacher",
-    long_side: Annotated[
-        int | None, typer.Option(help="Shrink the picture to this many pixels first.")
+    subset: Annotated[
+        str | None, typer.Option(help="Instead of pictures: train (labeled), val or test images.")
     ] = None,
+    data: options.Data = None,
+    long_side: Annotated[
+        int | None,
+        typer.Option(help="Shrink larger pictures to this many pixels [as the run was trained]."),
+    ] = None,
+    protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
     """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colours)."""
-    from ddfp_lib.evaluation.prediction import predict_files
+    from ddfp_lib.evaluation.prediction import Pictures, predict_files
     from ddfp_lib.runs.folder import Run
     from ddfp_lib.training.learner import load_learner
 
     opened, where = Run.open(run), options.as_device(device)
+    if images and (subset or data):
+        raise UserError("predict: give pictures, or --subset for images of the data set; not both")
+    if images:
+        pictures = Pictures.of_files(images, opened, long_side)
+    elif subset or data:
+        if long_side is not None:
+            raise UserError("--long-side: is for pictures; images of --subset are read as trained")
+        pictures = Pictures.of_dataset(_data_of(opened, subset or "val", data))
+    else:
+        raise UserError("predict: give pictures, as picture.jpg or a folder, or --subset val")
     chosen = options.as_network(load_learner(opened, where), network)
-    for path in predict_files(chosen, opened, images, out, device=where, long_side=long_side):
+    for path in predict_files(chosen, opened, pictures, out, device=where, protocol=protocol):
         print(path)
+
+
+def _data_of(run: "Run", subset: str, data: Path | None) -> "SegmentationDataset":
+    """Open and inspect images that a run shall segment; of ``train`` the labeled ones.
+
+    Raises:
+        UserError: the data are not there or not right, or have other classes than the run.
+    """
+    from ddfp_lib.data.base import Part
+    from ddfp_lib.data.inspection import inspect_data
+    from ddfp_lib.data.pairs import FilePairs
+    from ddfp_lib.runs.identity import check_classes, mask_digests, stored_masks
+    from ddfp_lib.training.data import data_of, split_of
+
+    config = run.config.at(data)
+    dataset, root = data_of(config, subset), config.data.root
+    check_classes(run.classes, dataset.classes, root or config.data.dataset)
+    labeled = split_of(config, dataset)[0] if subset == "train" else None
+    if not isinstance(dataset, FilePairs):
+        return dataset if labeled is None else Part(dataset, labeled)
+    dataset = dataset if labeled is None else dataset.only(labeled)
+    title = {"train": "labeled", "val": "validation"}.get(subset, subset)
+    findings = inspect_data(root, {title: dataset})
+    findings.check(config.data.dataset, root)
+    before = stored_masks(run.folder).get(title)
+    if before not in (None, mask_digests(findings)[title]):
+        findings.notices.append(f"{root}: other {title} masks than when the run was trained")
+    for notice in findings.notices:
+        print(f"note: {notice}")
+    return dataset
 
 
 def _end_with_standard_input() -> None:

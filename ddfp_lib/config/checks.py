@@ -58,12 +58,15 @@ def check(config: "Config") -> None:
             "give red, green and blue of images in 0..1, each above 0",
         ),
         (["data.size"], lambda value: value is None or min(value) >= 2, "give at least 2"),
+        (["data.long_side"], lambda value: value is None or value >= 2, "give at least 2"),
     ):
         for key in keys:
             value = operator.attrgetter(key)(config)
             if not allowed(value):
                 raise UserError(f"{key}: {value} is out of range; {fix}")
     Protocol.parse(config.data.protocol)
+    if config.data.size is not None and config.data.long_side is not None:
+        raise UserError("data.size and data.long_side: both set the size of images; use one")
     if config.network.pretrained and config.network.weights:
         raise UserError(
             "network.pretrained and network.weights: both give starting weights; use one of them"

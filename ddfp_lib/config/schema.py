@@ -21,6 +21,9 @@ ADDED: dict[str, Any] = {
     "network.align_corners": False,
     "network.mean": None,
     "network.std": None,
+    "data.classes": None,
+    "data.long_side": None,
+    "data.val": None,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
@@ -122,6 +125,12 @@ class DataConfig:
             number does not change the batches.
         digits: how digit scenes are made.
         augment: weak and strong augmentation.
+        val: list file of validation images of your own, absolute or below ``root``; they leave the
+            training set. ``None``: the subset ``val`` of the data set.
+        classes: names of the classes that are learned and scored, in the order of their indices;
+            pixels of the others are ignored. ``None``: all.
+        long_side: images with a longer side are shrunk to this many pixels when they are read,
+            smaller ones are not enlarged. ``None`` leaves all as they are.
     """
 
     dataset: Literal["digits", "camvid", "voc", "cityscapes"]
@@ -135,6 +144,9 @@ class DataConfig:
     workers: int | None = None
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    val: str | None = None
+    classes: tuple[str, ...] | None = None
+    long_side: int | None = None
 
     @property
     def split(self) -> str:

@@ -1,5 +1,6 @@
 """Data sets by name; each is imported only when it is opened."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from ddfp_lib.errors import UserError
 if TYPE_CHECKING:
     from ddfp_lib.data.base import SegmentationDataset
     from ddfp_lib.data.digits import DigitScenesConfig
+    from ddfp_lib.data.pairs import FilePairs
 
 KNOWN = ("digits", "camvid", "voc", "cityscapes")
 """The names that :func:`open_dataset` takes."""
@@ -20,16 +22,21 @@ def open_dataset(
     root: Path | str | None = None,
     digits: "DigitScenesConfig | None" = None,
     size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    long_side: int | None = None,
 ) -> "SegmentationDataset":
     """Open one subset of a data set.
 
     Args:
         name: one of :data:`KNOWN`.
-        subset: ``"train"``, ``"val"`` or ``"test"``, or what else the data set calls its parts.
+        subset: ``"train"``, ``"val"`` or ``"test"``, or another name that the data set has.
         root: folder of the files; digits need none.
         digits: how digit scenes are made; None for the defaults.
         size: (height, width) to which files are resized; None keeps what is stored. Digits have
             theirs in ``digits``.
+        classes: names of the classes that are used, in the order of their indices; pixels of the
+            others are ignored. None for all. Not for digits, which choose with ``digits``.
+        long_side: images with a longer side than this are shrunk to it when read, pixels.
 
     Raises:
         UserError: an unknown name or subset, or a data set of files without its folder.
@@ -39,17 +46,28 @@ def open_dataset(
     if name == "digits":
         from ddfp_lib.data.digits import DigitScenes
 
+        if classes is not None or long_side is not None:
+            raise UserError(
+                "data.classes and data.long_side: are for data sets of files; digit scenes have "
+                "data.digits.classes and data.digits.size"
+            )
         return DigitScenes(digits, subset)
     if root is None:
-        raise UserError(f"data set {name!r} needs the folder of its files: give root")
+        raise UserError(
+            f"data set {name!r} needs the folder of its files: give its root, as --data DIR"
+        )
     if name == "camvid":
         from ddfp_lib.data.camvid import CamVid
 
-        return CamVid(root, subset, size)
-    if name == "cityscapes":
+        dataset: FilePairs = CamVid(root, subset, size)
+    elif name == "cityscapes":
         from ddfp_lib.data.cityscapes import Cityscapes
 
-        return Cityscapes(root, subset, size)
-    from ddfp_lib.data.voc import Voc
+        dataset = Cityscapes(root, subset, size)
+    else:
+        from ddfp_lib.data.voc import Voc
 
-    return Voc(root, subset, size=size)
+        dataset = Voc(root, subset, size=size)
+    if classes is not None:
+        dataset = dataset.with_classes(classes)
+    return dataset if long_side is None else dataset.with_long_side(long_side)

@@ -28,11 +28,11 @@ class AugmentConfig:
         scale: least and greatest factor by which the weak view resizes an image.
         flip: mirror half of the weak views.
         jitter: greatest change of brightness, contrast, saturation (relative) and hue (turns).
-        jitter_p: share of strong views with colour jitter.
-        gray_p: share of strong views without colour.
-        blur_p: share of strong views with Gaussian blur.
+        jitter_p: fraction of strong views with colour jitter.
+        gray_p: fraction of strong views without colour.
+        blur_p: fraction of strong views with Gaussian blur.
         blur_sigma: least and greatest standard deviation of the blur, pixels.
-        cutmix_p: share of batches with CutMix.
+        cutmix_p: fraction of batches with CutMix.
 
     Raises:
         UserError: a value out of its range.

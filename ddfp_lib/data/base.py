@@ -1,5 +1,6 @@
 """What a data set is, and how image and mask files become tensors."""
 
+import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,66 +59,55 @@ class SegmentationDataset(Protocol):
         """Return mask ``index``: uint8 (H, W), values 0..K-1 or ``IGNORE_INDEX``."""
         ...
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of image ``index``."""
+        return tuple(self.image(index).shape[1:])
+
     def file_size(self, index: int) -> int:
         """Return the bytes of the file of image ``index``; 0 where images are made, not read."""
         return 0
 
 
-class FilePairs(SegmentationDataset):
-    """Image and mask files, read from disk at each call.
+class Part(SegmentationDataset):
+    """Some images of a data set, in their own order.
 
     Args:
-        name: short name of the data set.
-        classes: the K class names, in the order of the mask values.
-        palette: K colours.
-        images: path of each of the N images; its stem is the image's name.
-        masks: N paths; a mask that is never asked for need not exist.
-        void: a mask value that means "ignore", beside ``IGNORE_INDEX``.
-        size: (height, width) to which images and masks are brought; None keeps each as it is.
+        dataset: N images.
+        indices: of the images that are taken, each in 0..N-1.
     """
 
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str],
-        palette: Sequence[Colour],
-        images: Sequence[Path],
-        masks: Sequence[Path],
-        *,
-        void: int = IGNORE_INDEX,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        self.name = name
-        self.classes = tuple(classes)
-        self.palette = tuple(palette)
-        self.names = [path.stem for path in images]
-        self._images, self._masks = list(images), list(masks)
-        self._void, self._size = void, size
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        self.name, self.classes, self.palette = dataset.name, dataset.classes, dataset.palette
+        self.names = [dataset.names[index] for index in indices]
+        self._dataset, self._indices = dataset, list(indices)
 
     def image(self, index: int) -> Tensor:
-        """Read image ``index``: uint8 (3, H, W), resized bilinearly with antialiasing."""
-        image = read_image(self._images[index])
-        return F.resize(image, self._size, antialias=True) if self._size else image
-
-    def has_mask(self, index: int) -> bool:
-        """Return whether image ``index`` has a mask file; it is not opened."""
-        return self._masks[index].is_file()
+        """Return image ``index``: uint8 (3, H, W)."""
+        return self._dataset.image(self._indices[index])
 
     def mask(self, index: int) -> Tensor:
-        """Read mask ``index``: uint8 (H, W), resized to the nearest pixel."""
-        stored = image_size(self._images[index])
-        mask = read_mask(self._masks[index], len(self.classes), stored, self._void)
-        return resize_mask(mask, self._size) if self._size else mask
+        """Return mask ``index``: uint8 (H, W)."""
+        return self._dataset.mask(self._indices[index])
 
     def file_size(self, index: int) -> int:
         """Return the bytes of the file of image ``index``."""
-        return self._images[index].stat().st_size
+        return self._dataset.file_size(self._indices[index])
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file from its header, without decoding it."""
-    with _opened(path) as image:
-        return image.height, image.width
+def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Return (height, width) of an image file from its header, without decoding it.
+
+    Args:
+        path: of the image file.
+        upright: the size that :func:`read_image` returns for an upright picture.
+
+    Raises:
+        UserError: no such file; not an image of 8 bits; more than ``MAX_PIXELS``.
+    """
+    with opened_image(path) as image:
+        check_image(path, image)
+        turned = upright and orientation(image) >= 5
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def read_image(path: Path, *, upright: bool = False) -> Tensor:
@@ -134,11 +124,25 @@ def read_image(path: Path, *, upright: bool = False) -> Tensor:
     Raises:
         UserError: no such file; not an image of 8 bits; truncated; more than ``MAX_PIXELS``.
     """
-    with _opened(path) as image:
-        if image.mode[0] in "IF":
-            raise UserError(f"{path}: more than 8 bits a channel ({image.mode}); save it as 8-bit")
+    with opened_image(path) as image:
+        check_image(path, image)
         pixels = np.array((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image.
+
+    1 is upright, also where there is none; 5 to 8 are turned by 90 degrees.
+    """
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def check_image(path: Path, image: Image.Image) -> None:
+    """Refuse an opened image that has more than 8 bits a channel; it is not decoded."""
+    if image.mode[0] in "IF":
+        raise UserError(f"{path}: more than 8 bits a channel ({image.mode}); save it as 8-bit")
 
 
 def read_mask(
@@ -156,29 +160,100 @@ def read_mask(
         uint8 (H, W), values 0..K-1 or ``IGNORE_INDEX``.
 
     Raises:
-        UserError: as :func:`read_image`; or colours instead of indices, another size than
-            ``size``, or a value that is no class.
+        UserError: as :func:`read_image`; or the file cannot hold class indices (see
+            :func:`check_mask`), has another size than ``size``, or a value that is no class.
     """
-    with _opened(path) as image:
-        if image.mode not in ("P", "L"):
-            raise UserError(
-                f"{path}: a mask of mode {image.mode} does not hold class indices; "
-                "save it as a palette or 8-bit gray PNG whose pixel values are the classes"
-            )
-        if size is not None and (image.height, image.width) != size:
-            raise UserError(
-                f"{path}: the mask has {image.height} x {image.width} pixels (height x width), "
-                f"its image {size[0]} x {size[1]}; resize the mask, to the nearest pixel"
-            )
+    with opened_image(path) as image:
+        check_mask(path, image)
+        if size is not None:
+            check_size(path, (image.height, image.width), size)
         mask = torch.from_numpy(np.array(image))
     mask[mask == void] = IGNORE_INDEX
     strange = mask[(mask >= classes) & (mask != IGNORE_INDEX)]
     if len(strange):
-        raise UserError(
-            f"{path}: mask value {strange[0].item()} is no class (0..{classes - 1}, or "
-            f"{IGNORE_INDEX} for ignored pixels); mend the mask or the list of classes"
-        )
+        raise UserError(not_a_class(path, strange[0].item(), classes))
     return mask
+
+
+CONVERT = "ddfp data convert"
+"""The command that makes masks of class indices from most of what is refused here."""
+
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+"""Pillow's names of file formats that change pixel values, or may."""
+
+
+def check_mask(path: Path, image: Image.Image) -> None:
+    """Refuse an opened mask whose pixel values are not exactly the class indices.
+
+    The content counts, not the suffix. Nothing is decoded.
+
+    Raises:
+        UserError: a format with lossy compression, several pages, colours instead of indices, more
+            than 8 bits, or gray of fewer bits or inverted, which Pillow scales when it reads it.
+    """
+    compression = str(image.info.get("compression", ""))
+    if image.format in LOSSY or "jpeg" in compression or compression == "webp":
+        raise UserError(
+            f"{path}: a mask in a lossy format ({image.format}) has other classes at every border; "
+            "export the masks again as PNG"
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
+    if image.mode == "1" or (image.mode == "L" and _raw_mode(image) != "L"):
+        raise UserError(
+            f"{path}: a gray mask that is not stored with 8 bits a pixel reads as other values "
+            f"than were saved; write the class indices as 8-bit gray, or run '{CONVERT}'"
+        )
+    if image.mode[0] in "IF":
+        raise UserError(
+            f"{path}: a mask of more than 8 bits ({image.mode}); save the class indices as 8-bit "
+            f"gray, or run '{CONVERT}'"
+        )
+    if image.mode not in ("P", "L"):
+        raise UserError(
+            f"{path}: a mask of mode {image.mode} holds colours, not class indices; save it as a "
+            f"palette or 8-bit gray PNG whose pixel values are the classes, or run '{CONVERT}' "
+            "with the table of colours"
+        )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the pixels of an opened image are stored, as ``L``, ``L;4`` or ``P;2``."""
+    if not getattr(image, "tile", None):
+        return image.mode
+    how = image.tile[0][3]
+    if isinstance(how, tuple):
+        how = how[0]
+    # codecs without a raw mode (GIF, run lengths of BMP) store what they decode to
+    return how if isinstance(how, str) and how[:1] in "1LP" else image.mode
+
+
+def stored_bits(image: Image.Image) -> int:
+    """Return the bits of a pixel in the file of an opened palette or gray image."""
+    bits = _raw_mode(image).partition(";")[2]
+    return int(bits) if bits.isdigit() else 8
+
+
+def check_size(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> None:
+    """Refuse a mask that is not as large as its image; sizes are (height, width)."""
+    if mask != image:
+        turned = (
+            "; the image is stored turned, its mask is not: save the image upright"
+            if mask == image[::-1]
+            else "; resize the mask, to the nearest pixel"
+        )
+        raise UserError(
+            f"{path}: the mask has {mask[0]} x {mask[1]} pixels (height x width), its image "
+            f"{image[0]} x {image[1]}{turned}"
+        )
+
+
+def not_a_class(path: Path, value: int, classes: int) -> str:
+    """Return what is said of a mask value that is no class."""
+    return (
+        f"{path}: mask value {value} is no class (0..{classes - 1}, or {IGNORE_INDEX} for ignored "
+        "pixels); fix the mask or the list of classes"
+    )
 
 
 def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
@@ -194,17 +269,39 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by their names without suffix, in order of names.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder, or two image files of one name.
     """
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: no such folder; check the root of the data") from error
-    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in files:
+                raise UserError(
+                    f"{folder}: {files[path.stem].name} and {path.name} are both image "
+                    f"{path.stem!r}; keep one (masks belong in a folder of their own)"
+                )
+            files[path.stem] = path
+    return files
+
+
+def file_like(folder: Path, name: str) -> str:
+    """Return what to look at where ``folder`` has no image ``name``, to end a message with.
+
+    The kinds of file that are read, and the file that was probably meant.
+    """
+    kinds = f"images are {', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
+    others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    near = next((other for other in others if Path(other).stem == name), None)
+    near = near or next((o for o in others if Path(o).stem.lower() == name.lower()), None)
+    near = near or next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.6)), None)
+    return f"{kinds}; {near} lies there" if near else kinds
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what Pillow fails on, here or in the block, becomes a UserError."""
     try:
         with warnings.catch_warnings():

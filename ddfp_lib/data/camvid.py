@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ddfp_lib.data.base import FilePairs, files_by_stem
+from ddfp_lib.data.base import file_like, files_by_stem
+from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.errors import UserError
 
 SUBSETS = ("train", "val", "test")
@@ -43,6 +44,8 @@ class CamVid(FilePairs):
         folder = Path(root) / subset
         images = list(files_by_stem(folder).values())
         if not images:
-            raise UserError(f"{folder}: holds no .jpg or .png image; check the root of the data")
+            raise UserError(
+                f"{folder}: holds no image; check the root of the data; {file_like(folder, '')}"
+            )
         masks = [folder.with_name(f"{subset}annot") / f"{path.stem}.png" for path in images]
         super().__init__("camvid", COLOURS, COLOURS.values(), images, masks, void=11, size=size)

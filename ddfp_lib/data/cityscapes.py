@@ -1,4 +1,4 @@
-"""Cityscapes as its publishers hand it out: ``leftImg8bit`` and ``gtFine``, a folder a city.
+"""Cityscapes as it is published: ``leftImg8bit`` and ``gtFine``, with one folder for each city.
 
 ```
 root/leftImg8bit/SUBSET/CITY/NAME_leftImg8bit.png
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import Colour, FilePairs, files_by_stem
+from ddfp_lib.data.base import Colour, files_by_stem
+from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.errors import UserError
 
 SUBSETS = ("train", "val")

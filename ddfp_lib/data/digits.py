@@ -1,7 +1,7 @@
-"""Digit scenes: real handwriting on real photographs, made from what scikit-learn carries.
+"""Digit scenes: real handwriting on real photographs, from data that scikit-learn contains.
 
-Small enough for a lesson on a CPU, and yet a segmentation task: objects of several classes, sizes,
-angles and colours on cluttered ground, partly hiding one another.
+The task is small enough for a lesson on a CPU. It is a segmentation task all the same: objects of
+several classes, sizes, angles and colours lie on photographs and partly hide one another.
 """
 
 import math
@@ -17,17 +17,17 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.seeds import generator
 
 SHARES = {"train": (0.0, 0.60), "val": (0.60, 0.75), "test": (0.75, 1.0)}
-"""The part of each class's digits, and of each photograph's columns, that a subset is made of."""
+"""Which fraction of each class's digits, and of each photograph's columns, a subset uses."""
 
 VISIBLE = 0.75
-"""At least this share of a digit's ink stays uncovered by the digits written after it."""
+"""At least this fraction of a digit's ink stays uncovered by the digits written after it."""
 
 TRIES = 20
 """A digit that would cover too much is drawn anew; one that never fits is left out (in about 2 %
 of the default scenes)."""
 
 MAX_SIZE = 96
-"""Columns of the narrowest share of a photograph, 15 % of 640."""
+"""Columns of the narrowest piece of a photograph, 15 % of 640."""
 
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
@@ -55,7 +55,7 @@ class DigitScenesConfig:
         classes: number of digits in use, 0..classes-1; with the background, K = classes + 1.
         digits: least and greatest number of digits in a scene.
         digit_size: least and greatest height of a digit, pixels.
-        angle: a digit is turned by up to this, either way, degrees.
+        angle: a digit is rotated by at most this angle in either direction, degrees.
         train: number of training scenes.
         val: number of validation scenes.
         test: number of test scenes.
@@ -63,7 +63,7 @@ class DigitScenesConfig:
         seed: of everything random.
 
     Raises:
-        UserError: a value that no scene can update_ema.
+        UserError: a value is out of its range.
     """
 
     size: int = 64

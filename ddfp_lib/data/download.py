@@ -1,4 +1,4 @@
-"""Downloads that are encrypted, checked and go on where they stopped; archives that stay inside."""
+"""Downloads over https that are checked and can be continued, and safe unpacking of archives."""
 
 import hashlib
 import tarfile
@@ -24,8 +24,8 @@ class PublishedFile:
     """A file that somebody else publishes.
 
     Attributes:
-        url: where; https.
-        md5: of its bytes, as 32 hexadecimal digits: what its users have published of it.
+        url: https address.
+        md5: of its bytes, as 32 hexadecimal digits.
     """
 
     url: str

@@ -4,10 +4,13 @@ What step 700 sees is computed from the number 700. So a resumed run, a run with
 a run on other ranks see the same images, views and order as one that never stopped.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.errors import UserError
 from ddfp_lib.machine import usable_cores
 from ddfp_lib.seeds import derive_seed, generator
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -100,8 +105,8 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
 class _Steps(Dataset):
     """Item ``step`` is the whole batch of that step for one rank, or what is wrong with it.
 
-    Bad input is returned and not raised: from a worker, an error would come with two tracebacks
-    for its message.
+    Bad input is returned, not raised: an error from a worker would show two tracebacks instead of
+    one line.
     """
 
     dataset: SegmentationDataset
@@ -278,3 +283,54 @@ def evaluation_batches(
         masks.append(dataset.mask(index))
     if images:
         yield torch.stack(images), torch.stack(masks).long()
+
+
+def batches_of_one_size(
+    shapes: Sequence[tuple[int, int]], batch_size: int, pixels: int
+) -> list[list[int]]:
+    """Group images of equal size into batches, whatever their order.
+
+    Args:
+        shapes: (height, width) of each image.
+        batch_size: greatest number of images in a batch.
+        pixels: greatest number of pixels in a batch, but for a single image that has more.
+
+    Returns:
+        Positions in ``shapes``, each once; within one size in their order.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, shape in enumerate(shapes):
+        groups.setdefault(tuple(shape), []).append(position)
+    batches = []
+    for (height, width), positions in groups.items():
+        count = max(1, min(batch_size, pixels // (height * width)))
+        batches += [positions[i : i + count] for i in range(0, len(positions), count)]
+    return batches
+
+
+def read_ahead(
+    read: Callable[[int], Item], batches: Sequence[Sequence[int]], workers: int = 0
+) -> Iterator[tuple[Sequence[int], list[Item]]]:
+    """Read the items of batches in parallel, while the batch before is worked on.
+
+    Args:
+        read: returns an item; decoding image files leaves Python's lock to other threads.
+        batches: numbers of items.
+        workers: threads that read; 0: one for each core of this machine, at most 4.
+
+    Yields:
+        Each batch with its items, in order.
+
+    Raises:
+        Whatever ``read`` raises, where its batch is due.
+    """
+    with ThreadPoolExecutor(workers or min(4, usable_cores())) as pool:
+        waiting: deque[list[Future[Item]]] = deque()
+        try:
+            for number, batch in enumerate(batches):
+                while len(waiting) < 2 and number + len(waiting) < len(batches):
+                    ahead = batches[number + len(waiting)]
+                    waiting.append([pool.submit(read, item) for item in ahead])
+                yield batch, [item.result() for item in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)

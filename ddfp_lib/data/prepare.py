@@ -1,7 +1,7 @@
-"""From what publishers hand out to what training reads; start again to go on after a stop.
+"""Prepare published data sets for training; start a command again to continue it.
 
-Everything is made under a temporary name, checked, and then renamed, so that what has its name is
-whole and right.
+Each file is written under a temporary name, checked, and then renamed: a file with its final name
+is complete.
 """
 
 import io
@@ -54,12 +54,12 @@ def prepare_voc(
         voc_file: what VOC's archive is.
         sbd_file: what SBD's is.
         counts: images of ``train``, ``fine`` and ``val``; None for the published numbers.
-        say: told what is going on.
+        say: called with a line about what is done.
 
     Raises:
-        UserError: an archive cannot be had, is not what was published or is damaged; a mask holds
-            other values than 0..20 and 255 or is not of its image's size; or the numbers of images
-            are not those published.
+        UserError: an archive cannot be fetched, is not what was published or is damaged; a mask
+            holds other values than 0..20 and 255 or has not the size of its image; or the numbers
+            of images are not those published.
     """
 
     def archive(given: Path | None, file: PublishedFile) -> Path:
@@ -152,7 +152,11 @@ def _sbd_mask(content: bytes, source: str) -> Tensor:
 
 
 def prepare_cityscapes(
-    root: Path, *, counts: Mapping[str, int] | None = None, say: Say = print
+    root: Path,
+    *,
+    counts: Mapping[str, int] | None = None,
+    partial: bool = False,
+    say: Say = print,
 ) -> None:
     """Map Cityscapes' published masks to the 19 classes: ``*_gtFine_labelTrainIds.png``.
 
@@ -161,7 +165,8 @@ def prepare_cityscapes(
     Args:
         root: holds ``leftImg8bit`` and ``gtFine``, unpacked.
         counts: images of ``train`` and ``val``; None for the published numbers.
-        say: told what is going on.
+        partial: accept any number of images, as those of some cities.
+        say: called with a line about what is done.
 
     Raises:
         UserError: the data are not there, the numbers of images are not those published, an image
@@ -176,7 +181,9 @@ def prepare_cityscapes(
         )
     counts = counts or COUNTS["cityscapes"]
     images = {subset: cityscapes.list_images(root, subset) for subset in counts}
-    check_counts(root, {subset: len(found) for subset, found in images.items()}, counts)
+    if not partial:
+        found = {subset: len(paths) for subset, paths in images.items()}
+        check_counts(root, found, counts, "; for a subset of the cities give --partial")
 
     def convert(image: Path) -> int:
         target = cityscapes.mask_path(image, "labelTrainIds")
@@ -197,12 +204,12 @@ def prepare_cityscapes(
 def prepare_camvid(
     root: Path, *, counts: Mapping[str, int] | None = None, say: Say = print
 ) -> None:
-    """Look whether CamVid is there in the SegNet layout; it is read as it is.
+    """Check that CamVid is there in the SegNet layout; it is read as it is.
 
     Args:
         root: holds ``train``, ``trainannot`` and so on.
         counts: images of each subset; None for the published numbers.
-        say: told what was found.
+        say: called with a line about what was found.
 
     Raises:
         UserError: it is not there, or the numbers of images are not those published.

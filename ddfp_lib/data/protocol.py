@@ -1,7 +1,7 @@
 """How a network is asked for the classes of a whole image: evaluation protocols."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Protocol:
     ``slideN``     windows of N x N pixels, one every ``floor(2 N / 3)``, cut off at the right
                    and lower border; the softmax of overlapping windows is averaged. 801 is what
                    the release does on Cityscapes (train_ddfp_city.py, ``validate``)
-    ``cropN``      the middle N x N pixels; smaller images are padded with black around. PixelCounts
+    ``cropN``      the middle N x N pixels; smaller images are padded with black around. Pixels
                    outside count nowhere. 513 is what the release does on VOC, where no image is
                    larger (dataset/transform.py, ``crop_center``)
     =============  ============================================================================
@@ -71,13 +71,32 @@ class Protocol:
         """
         if self.kind != "crop":
             return images, masks
-        # padding with negative widths is cropping
+        edges = self._edges(images.shape[2:])
+        return nn.functional.pad(images, edges), nn.functional.pad(masks, edges, value=IGNORE_INDEX)
+
+    def restore(self, labels: Tensor, size: Sequence[int]) -> Tensor:
+        """Put labels where :meth:`prepare` took the pixels from.
+
+        Args:
+            labels: (B, h, w) integers, of prepared images.
+            size: (H, W) of the images before.
+
+        Returns:
+            (B, H, W), ``IGNORE_INDEX`` where a crop did not look.
+        """
+        if self.kind != "crop":
+            return labels
+        back = [-edge for edge in self._edges(size)]
+        return nn.functional.pad(labels, back, value=IGNORE_INDEX)
+
+    def _edges(self, size: Sequence[int]) -> list[int]:
+        """Return the padding of a crop: left, right, top, bottom; negative widths cut off."""
         edges = []
-        for length in (images.shape[3], images.shape[2]):
+        for length in (size[1], size[0]):
             missing = self.size - length
             before = missing // 2 if missing > 0 else -(-missing // 2)
             edges += [before, missing - before]
-        return nn.functional.pad(images, edges), nn.functional.pad(masks, edges, value=IGNORE_INDEX)
+        return edges
 
     def probabilities(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Return the probability of each class at each pixel.

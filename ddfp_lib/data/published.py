@@ -1,4 +1,4 @@
-"""What is known of published data beforehand: how many images, which archives, which lists."""
+"""Facts about published data sets: numbers of images, archives, lists of labeled images."""
 
 import hashlib
 from collections.abc import Mapping
@@ -31,21 +31,24 @@ SBD_ARCHIVE = PublishedFile(
 LISTS = "https://raw.githubusercontent.com/Gavinwxy/DDFP/7956c72/data/splits"
 """Folder of the release's lists, at the commit that this project follows.
 
-Only this short form of the commit is known here, and the address was never opened by those who
-wrote it down. What it gives is held against the recorded hashes in any case.
+The address was not tried when it was written down. What it returns is compared with the recorded
+hashes.
 """
 
 FOLDERS = {"voc": "pascal", "cityscapes": "cityscapes"}
-"""What the release calls the data sets that it has lists of."""
+"""Names that the release gives to the data sets for which it has lists."""
 
 
-def check_counts(root: Path, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+def check_counts(
+    root: Path, found: Mapping[str, int], expected: Mapping[str, int], advice: str = ""
+) -> None:
     """Compare numbers of images.
 
     Args:
         root: of the data, for the message.
         found: images of each subset.
         expected: images that it should have.
+        advice: ends the message.
 
     Raises:
         UserError: a subset has another number of images.
@@ -54,7 +57,7 @@ def check_counts(root: Path, found: Mapping[str, int], expected: Mapping[str, in
         if found[subset] != count:
             raise UserError(
                 f"{root}: {subset} has {found[subset]:,} images where {count:,} are published; "
-                "fetch or unpack the data again"
+                f"fetch or unpack the data again{advice}"
             )
 
 
@@ -83,7 +86,7 @@ def list_hashes(name: str) -> dict[str, str]:
 def names_hash(path: Path) -> str:
     """Return the SHA-256 of a list's lines, joined by single newlines.
 
-    Line ends, and whether the last line has one, are no part of a list.
+    The kind of line ends, and whether the last line has one, do not change it.
     """
     return hashlib.sha256("\n".join(read_lines(path)).encode()).hexdigest()
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import IMAGE_SUFFIXES, SegmentationDataset
+from ddfp_lib.data.facts import mask_facts
+from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.seeds import generator
@@ -56,7 +58,11 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_split(
-    dataset: SegmentationDataset, labeled: Path, unlabeled: Path | None = None
+    dataset: SegmentationDataset,
+    labeled: Path,
+    unlabeled: Path | None = None,
+    *,
+    held_out: Sequence[str] = (),
 ) -> tuple[list[int], list[int]]:
     """Read lists of names as indices of a data set, each in the order of its file.
 
@@ -65,10 +71,11 @@ def read_split(
         labeled: list of the labeled images, see :func:`read_names`.
         unlabeled: list of the unlabeled ones, which may name labeled images again; None takes all
             others.
+        held_out: names that are kept for validation; they leave the list of unlabeled images.
 
     Raises:
-        UserError: as :func:`read_names`; or there is no such list, or a name in it that is not in
-            the data set.
+        UserError: as :func:`read_names`; or there is no such list, a name in it that is not in the
+            data set, or a labeled image that is held out.
     """
     for path in (labeled, unlabeled):
         if path is not None and not path.is_file():
@@ -78,8 +85,17 @@ def read_split(
             )
     index = {name: position for position, name in enumerate(dataset.names)}
 
+    kept_out = set(held_out)
+
     def indices(path: Path) -> list[int]:
         names = read_names(path)
+        kept = [name for name in names if name in kept_out]
+        if kept and path == labeled:
+            raise UserError(
+                f"{path}: {len(kept)} labeled images are in the list of data.val too, the first is "
+                f"{kept[0]!r}; take them out of one list"
+            )
+        names = [name for name in names if name not in kept_out]
         unknown = [name for name in names if name not in index]
         if unknown:
             raise UserError(
@@ -105,7 +121,7 @@ def make_split(
 
     Args:
         dataset: N images with masks.
-        labeled: how many: a count (``92`` or ``"92"``), a part of N (``"1/16"``) or ``"all"``.
+        labeled: how many: a count (``92`` or ``"92"``), a fraction of N (``"1/16"``) or ``"all"``.
         seed: of the order.
         include_labeled: let the labeled images be unlabeled ones too.
 
@@ -143,7 +159,25 @@ def write_split(
 
 
 def classes_present(dataset: SegmentationDataset) -> Tensor:
-    """Read all masks: bool (N, K), whether image n has a pixel of class k."""
+    """Return whether image n has a pixel of class k: bool (N, K).
+
+    Masks that are used as they are stored come from the cache of :mod:`ddfp_lib.data.facts`; all
+    others are read.
+
+    Raises:
+        UserError: an image has no mask, or one that cannot be used.
+    """
+    if isinstance(dataset, FilePairs) and not dataset.resizes:
+        present = torch.zeros(len(dataset), len(dataset.classes) + 1, dtype=torch.bool)
+        table = dataset.table.long().clamp(max=len(dataset.classes))  # ignored: the last column
+        for index, mask in enumerate(mask_facts(dataset.mask_paths)):
+            if isinstance(mask, UserError) or any(
+                value >= dataset.stored_classes and value not in (dataset.void, IGNORE_INDEX)
+                for value in mask.values
+            ):
+                dataset.mask(index)  # raises, in the words of a reader of this mask
+            present[index, table[list(mask.values)]] = True
+        return present[:, :-1]
     counts = [
         torch.bincount(dataset.mask(index).flatten(), minlength=IGNORE_INDEX + 1)
         for index in range(len(dataset))
@@ -179,7 +213,7 @@ def _count(labeled: int | str, total: int) -> int:
             count = round(Fraction(text) * total) if "/" in text else int(text)
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(
-            f"labeled {labeled!r}: use a count (92), a part ('1/16') or 'all'"
+            f"labeled {labeled!r}: use a count (92), a fraction ('1/16') or 'all'"
         ) from error
     if not 1 <= count <= total:
         raise UserError(f"labeled {labeled!r}: is {count} of {total} images; use 1 to {total}")

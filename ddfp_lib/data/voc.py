@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import Colour, FilePairs, SegmentationDataset, files_by_stem
+from ddfp_lib.data.base import Colour, SegmentationDataset, file_like, files_by_stem
+from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.splits import read_lines, read_names
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically, write_text
@@ -49,7 +50,8 @@ class Voc(FilePairs):
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
-        UserError: a folder or list that is not there, or a name in the list without an image.
+        UserError: a folder or list that is not there, a name in the list without an image, or a
+            ``classes.txt`` that holds what is no class.
     """
 
     def __init__(
@@ -64,13 +66,18 @@ class Voc(FilePairs):
             if subset == "train" and list_path(root, AUG_LIST).is_file():
                 subset = AUG_LIST
             subset = list_path(root, subset)
-        files = files_by_stem(root / "JPEGImages")
-        names = read_names(Path(subset))
-        for name in names:
-            if name not in files:
-                raise UserError(f"{subset}: there is no image {name!r} in {root / 'JPEGImages'}")
+        folder = root / "JPEGImages"
+        files = files_by_stem(folder)
+        names = _listed(Path(subset))
+        missing = [name for name in names if name not in files]
+        if missing:
+            number = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise UserError(
+                f"{subset}: there is no image {missing[0]!r} in {folder}{number}; "
+                f"{file_like(folder, missing[0])}"
+            )
         listed = root / "classes.txt"
-        classes = read_lines(listed) if listed.exists() else CLASSES
+        classes = read_classes(listed) if listed.exists() else CLASSES
         if masks is None:
             masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else "SegmentationClass"
         super().__init__(
@@ -81,6 +88,33 @@ class Voc(FilePairs):
             [root / masks / f"{name}.png" for name in names],
             size=size,
         )
+
+
+def _listed(path: Path) -> list[str]:
+    """Read the names of a list; where there is no such list, say which ones there are."""
+    if path.parent.is_dir() and not path.exists():
+        others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+        advice = "; set data.test=val to end a run without one" if path.stem == "test" else ""
+        raise UserError(f"{path}: there is no such list; the lists there: {others}{advice}")
+    return read_names(path)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Read the class names of a ``classes.txt``, in the order of the mask values.
+
+    Raises:
+        UserError: as :func:`read_lines`; more classes than mask values; or LabelMe's
+            ``labels.txt``, whose first line, ``__ignore__``, has no value.
+    """
+    names = read_lines(path)
+    if "__ignore__" in names:
+        raise UserError(
+            f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is no class but LabelMe's "
+            f"word for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 is class 0"
+        )
+    if len(names) > IGNORE_INDEX:
+        raise UserError(f"{path}: has {len(names)} classes; masks hold at most {IGNORE_INDEX}")
+    return names
 
 
 def list_path(root: Path, subset: str | Path) -> Path:

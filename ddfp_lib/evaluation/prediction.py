@@ -1,18 +1,41 @@
-"""Segmenting pictures of one's own with a trained network."""
+"""Segmenting pictures with a trained network, exactly as its evaluation does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from ddfp_lib.data.base import read_image
+from ddfp_lib.data.base import (
+    IMAGE_SUFFIXES,
+    SegmentationDataset,
+    image_size,
+    read_image,
+    resize_mask,
+)
+from ddfp_lib.data.loaders import batches_of_one_size, read_ahead
+from ddfp_lib.data.pairs import FilePairs, resize_image, used_size
+from ddfp_lib.data.protocol import Protocol
+from ddfp_lib.data.voc import write_mask
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.runs.folder import Run
+
+BATCH = 16
+"""Images at a time, at most; the same in evaluation, so that both see the same batches."""
+
+LEGEND = "legend.png"
+
+
+def pixels_at_a_time(device: torch.device) -> int:
+    """Return how many pixels are segmented at a time, but for a single image that has more.
+
+    On a CPU 4 images of 192 x 256: larger maps do not stay in its caches.
+    """
+    return 200_000 if device.type == "cpu" else 2**20
 
 
 @torch.inference_mode()
@@ -40,26 +63,141 @@ def overlay(image: Tensor, labels: Tensor, palette: Sequence[Sequence[int]]) -> 
     return torch.where(known, (image.int() + tint.int()) // 2, image.int()).to(torch.uint8)
 
 
+def legend(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Image.Image:
+    """Draw the colour, index and name of each class, one below the other."""
+    font, line = ImageFont.load_default(size=16), 24
+    texts = [f"{index}  {name}" for index, name in enumerate(classes)]
+    width = 40 + max(int(font.getlength(text)) for text in texts) + 8
+    picture = Image.new("RGB", (width, line * len(texts) + 8), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, (text, colour) in enumerate(zip(texts, palette, strict=True)):
+        top = 4 + line * row
+        draw.rectangle((8, top + 3, 32, top + line - 4), fill=tuple(colour), outline="black")
+        draw.text((40, top + line // 2), text, fill="black", font=font, anchor="lm")
+    return picture
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures to segment.
+
+    Attributes:
+        names: of the results, one for each picture.
+        paths: of the files; None where a picture is made, not read.
+        read: returns picture ``i``, uint8 (3, H, W), at full size.
+        stored: returns its (H, W) without decoding it.
+        use: (height, width) at which a picture of this (height, width) is segmented.
+    """
+
+    names: Sequence[str]
+    paths: Sequence[Path | None]
+    read: Callable[[int], Tensor]
+    stored: Callable[[int], tuple[int, int]]
+    use: Callable[[Sequence[int]], tuple[int, int]]
+
+    @classmethod
+    def of_files(cls, paths: Iterable[Path], run: Run, long_side: int | None = None) -> "Pictures":
+        """Return picture files, seen upright and prepared as the run's configuration says.
+
+        Args:
+            paths: files, folders of image files, or patterns such as ``photos/*.jpg``.
+            run: its ``data.size`` and ``data.long_side`` are followed.
+            long_side: shrink pictures with a longer side to it instead, pixels.
+
+        Raises:
+            UserError: a folder or pattern without a picture, or ``long_side`` is no size.
+        """
+        if long_side is not None and long_side < 1:
+            raise UserError(f"--long-side {long_side}: is no size; give pixels, as 512")
+        files = list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
+        data = run.config.data
+        size, limit = (data.size, data.long_side) if long_side is None else (None, long_side)
+        return cls(
+            names=[path.stem for path in files],
+            paths=files,
+            read=lambda index: read_image(files[index], upright=True),
+            stored=lambda index: image_size(files[index], upright=True),
+            use=lambda stored: used_size(stored, size, limit),
+        )
+
+    @classmethod
+    def of_dataset(cls, dataset: SegmentationDataset) -> "Pictures":
+        """Return the images of a data set, as it stores and prepares them."""
+        if isinstance(dataset, FilePairs):
+            paths = dataset.image_paths
+            return cls(
+                names=dataset.names,
+                paths=paths,
+                read=lambda index: read_image(paths[index]),
+                stored=lambda index: image_size(paths[index]),
+                use=dataset.size_for,
+            )
+        return cls(dataset.names, [None] * len(dataset), dataset.image, dataset.shape, tuple)
+
+
+@torch.inference_mode()
+def segment_all(
+    network: SegmentationNetwork, pictures: Pictures, *, device: torch.device, protocol: str
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Segment pictures in the batches, and by the rules, of an evaluation.
+
+    Args:
+        network: student or teacher.
+        pictures: to segment.
+        device: where ``network`` is.
+        protocol: see :class:`~ddfp_lib.data.protocol.Protocol`.
+
+    Yields:
+        Number of the picture, the picture, uint8 (3, H, W), and the class of each pixel, uint8
+        (H, W); ``IGNORE_INDEX`` where the protocol does not look. Pictures of equal size follow one
+        another.
+
+    Raises:
+        UserError: the protocol is unknown, or a picture cannot be read.
+    """
+    rule = Protocol.parse(protocol)
+
+    def read(index: int) -> tuple[Tensor, Tensor]:
+        picture = pictures.read(index)
+        return picture, resize_image(picture, pictures.use(picture.shape[1:]))
+
+    shapes = [pictures.use(pictures.stored(index)) for index in range(len(pictures.names))]
+    batches = batches_of_one_size(shapes, BATCH, pixels_at_a_time(device))
+    with evaluating(network):
+        for batch, items in read_ahead(read, batches):
+            images = torch.stack([image for _, image in items])
+            prepared, _ = rule.prepare(images, torch.zeros_like(images[:, 0]))
+            labels = rule.probabilities(network, prepared.to(device) / 255).argmax(dim=1)
+            labels = rule.restore(labels.cpu(), images.shape[2:]).to(torch.uint8)
+            for index, (picture, _), found in zip(batch, items, labels, strict=True):
+                size = picture.shape[1:]
+                yield index, picture, found if found.shape == size else resize_mask(found, size)
+
+
 def predict_files(
     network: SegmentationNetwork,
     run: Run,
-    images: Sequence[Path],
+    images: Sequence[Path] | Pictures,
     out: Path,
     *,
     device: torch.device,
     long_side: int | None = None,
+    protocol: str | None = None,
 ) -> Iterator[Path]:
-    """Segment picture files and write the results.
+    """Segment pictures as the run's evaluation does, and write the results.
 
-    For each picture ``NAME.png``, class indices with the palette, and ``NAME-overlay.png``.
+    For each picture ``NAME.png``, class indices with the palette, and ``NAME-overlay.png``, both of
+    the picture's size; for all of them ``legend.png``.
 
     Args:
         network: teacher or student of ``run``.
-        run: where the palette comes from.
-        images: picture files; those that a camera has turned are seen upright.
+        run: how images are prepared, and the classes with their colours.
+        images: see :meth:`Pictures.of_files`.
         out: folder for the results.
         device: where ``network`` is.
-        long_side: bring the longer side of each picture to this many pixels first.
+        long_side: shrink pictures with a longer side to this before they are segmented, pixels;
+            None does as the run does.
+        protocol: another one than the run's.
 
     Yields:
         The path of each file as it is written.
@@ -68,43 +206,61 @@ def predict_files(
         UserError: a picture cannot be read, two results would have the same name, one would take
             a picture's place, or ``out`` cannot be written.
     """
-    suffixes = (".png", "-overlay.png")
-    targets = {path: [Path(out) / f"{path.stem}{suffix}" for suffix in suffixes] for path in images}
-    _refuse_overwriting(targets)
-    if long_side is not None and long_side < 1:
-        raise UserError(f"--long-side {long_side}: is no size; give pixels, as 512")
-    for path in targets:
-        image = read_image(path, upright=True)
-        if long_side is not None:
-            factor = long_side / max(image.shape[1:])
-            size = [max(1, round(side * factor)) for side in image.shape[1:]]
-            resized = nn.functional.interpolate(
-                image[None].float(), size, mode="bilinear", antialias=True
-            )
-            image = resized[0].round().clamp(0, 255).to(torch.uint8)
-        labels = segment(network, image, device)
-        indices = Image.fromarray(labels.numpy(), mode="P")
-        indices.putpalette(np.array(run.palette, dtype=np.uint8).tobytes())
-        tinted = overlay(image, labels, run.palette).permute(1, 2, 0).numpy()
-        for target, picture in zip(targets[path], (indices, Image.fromarray(tinted)), strict=True):
-            write_atomically(target, lambda partial, p=picture: p.save(partial, format="PNG"))
-            yield target
+    if not isinstance(images, Pictures):
+        images = Pictures.of_files(images, run, long_side)
+    out = Path(out)
+    _refuse_overwriting(images, out)
+    protocol = protocol or run.config.data.protocol
+    explained = False
+    for index, picture, labels in segment_all(network, images, device=device, protocol=protocol):
+        name = images.names[index]
+        write_mask(out / f"{name}.png", labels, run.palette)
+        yield out / f"{name}.png"
+        tinted = overlay(picture, labels, run.palette).permute(1, 2, 0).numpy()
+        _write(out / f"{name}-overlay.png", Image.fromarray(tinted))
+        yield out / f"{name}-overlay.png"
+        if not explained:
+            explained = True
+            _write(out / LEGEND, legend(run.classes, run.palette))
+            yield out / LEGEND
 
 
-def _refuse_overwriting(targets: Mapping[Path, Sequence[Path]]) -> None:
+def _write(path: Path, picture: Image.Image) -> None:
+    write_atomically(path, lambda partial: picture.save(partial, format="PNG"))
+
+
+def _expand(path: Path) -> list[Path]:
+    """Return the picture files that a path means: itself, those in a folder, or of a pattern."""
+    kinds = ", ".join(IMAGE_SUFFIXES)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise UserError(f"{path}: the folder holds no picture ({kinds})")
+        return found
+    if not path.exists() and any(sign in str(path) for sign in "*?["):
+        start = Path(path.anchor) if path.is_absolute() else Path()
+        found = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
+        if not found:
+            raise UserError(f"{path}: no file matches this pattern")
+        return found
+    return [path]
+
+
+def _refuse_overwriting(pictures: Pictures, out: Path) -> None:
     """Refuse results that would take the place of a picture, or of one another."""
-    pictures = {path.resolve() for path in targets}
-    taken: dict[Path, Path] = {}
-    for path, results in targets.items():
-        for target in results:
-            if target.resolve() in pictures:
+    files = {path.resolve() for path in pictures.paths if path is not None}
+    taken: dict[Path, object] = {out / LEGEND: "the legend"}
+    if (out / LEGEND).resolve() in files:
+        raise UserError(f"--out {out}: {LEGEND} is one of the pictures; choose another folder")
+    for name, path in zip(pictures.names, pictures.paths, strict=True):
+        for target in (out / f"{name}.png", out / f"{name}-overlay.png"):
+            if target.resolve() in files:
                 raise UserError(
-                    f"--out {target.parent}: {target.name} is one of the pictures; "
-                    "choose another folder"
+                    f"--out {out}: {target.name} is one of the pictures; choose another folder"
                 )
             if target in taken:
                 raise UserError(
-                    f"{path}: its {target.name} is also {taken[target]}'s; "
-                    "predict them into two folders"
+                    f"{path}: its {target.name} would also be that of {taken[target]}; predict "
+                    "them into two folders"
                 )
-            taken[target] = path
+            taken[target] = path or name

@@ -1,6 +1,7 @@
 """How good a segmentation is: confusion matrix, IoU, and how far pseudo-labels can be trusted."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +10,11 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import evaluation_batches
+from ddfp_lib.data.loaders import batches_of_one_size, read_ahead
 from ddfp_lib.data.protocol import Protocol
+from ddfp_lib.evaluation.prediction import pixels_at_a_time
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.ranks import rank, total, world_size
-
-PIXELS = 2**20
-"""Most pixels that are segmented at a time, but for a single image that has more."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,15 @@ class Evaluation:
 
     @property
     def coverage(self) -> float:
-        """Part of the labeled pixels that would get a pseudo-label."""
+        """Fraction of the labeled pixels that would get a pseudo-label."""
         return self.confident / max(1, self.pixels)
 
     @property
     def precision(self) -> float:
-        """Part of these pseudo-labels that would be right; NaN where there are none."""
+        """Fraction of these pseudo-labels that would be right; NaN where there are none."""
         return self.confident_right / self.confident if self.confident else float("nan")
 
 
-@torch.inference_mode()
 def evaluate(
     network: SegmentationNetwork,
     dataset: SegmentationDataset,
@@ -70,43 +68,77 @@ def evaluate(
     confidence: float = 0.95,
     batch_size: int = 16,
 ) -> Evaluation:
-    """Segment every image of a data set at single scale, and count.
+    """Segment every image of a data set at single scale, and count; see :func:`evaluate_all`."""
+    (found,) = evaluate_all(
+        [network],
+        dataset,
+        device=device,
+        protocol=protocol,
+        confidence=confidence,
+        batch_size=batch_size,
+    )
+    return found
 
-    Where several processes train together, all of them call this: each segments every so manieth
-    image, and the counts are added. No image is there twice to make the shares equal.
+
+@torch.inference_mode()
+def evaluate_all(
+    networks: Sequence[SegmentationNetwork],
+    dataset: SegmentationDataset,
+    *,
+    device: torch.device,
+    protocol: str = "whole",
+    confidence: float = 0.95,
+    batch_size: int = 16,
+) -> list[Evaluation]:
+    """Segment every image of a data set by several networks, and count; each file is read once.
+
+    Where several processes train together, all of them call this: each segments its share of the
+    images, and the counts are added. Every image counts once.
 
     Args:
-        network: put into evaluation mode for the time being.
-        dataset: images with masks; each image counts once.
-        device: where ``network`` is.
+        networks: put into evaluation mode for the time being.
+        dataset: images with masks.
+        device: where ``networks`` are.
         protocol: see :class:`~ddfp_lib.data.protocol.Protocol`.
         confidence: threshold of a pseudo-label, in [0, 1].
-        batch_size: images at a time, where they are of one size.
+        batch_size: images at a time, at most, where they are of one size.
+
+    Returns:
+        The counts of each network.
 
     Raises:
         UserError: the protocol is unknown, or an image or mask cannot be read.
     """
     rule, classes = Protocol.parse(protocol), len(dataset.classes)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    sure_and_right = torch.zeros(2, dtype=torch.int64)
+    confusions = torch.zeros(len(networks), classes, classes, dtype=torch.int64)
+    sure_and_right = torch.zeros(len(networks), 2, dtype=torch.int64)
     mine = range(rank(), len(dataset), world_size())
-    with evaluating(network):
-        for images, masks in _small(evaluation_batches(dataset, batch_size, mine)):
-            images, masks = rule.prepare(images, masks)
-            masks = masks.to(device)
-            scores = rule.probabilities(network, images.to(device) / 255)
-            probability, labels = scores.max(dim=1)
-            confusion += multiclass_confusion_matrix(
-                labels, masks, classes, ignore_index=IGNORE_INDEX
-            ).cpu()
-            sure = (probability > confidence) & (masks != IGNORE_INDEX)
-            sure_and_right += torch.stack([sure.sum(), (sure & (labels == masks)).sum()]).cpu()
-    confident, right = total(sure_and_right).tolist()
-    return Evaluation(total(confusion), confident, right)
 
+    def read(position: int) -> tuple[Tensor, Tensor]:
+        return dataset.image(mine[position]), dataset.mask(mine[position])
 
-def _small(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut batches of large images into smaller ones, of at most ``PIXELS`` where possible."""
-    for images, masks in batches:
-        count = max(1, PIXELS // masks[0].numel())
-        yield from zip(images.split(count), masks.split(count), strict=True)
+    batches = batches_of_one_size(
+        [dataset.shape(index) for index in mine], batch_size, pixels_at_a_time(device)
+    )
+    with ExitStack() as modes:
+        for network in networks:
+            modes.enter_context(evaluating(network))
+        for _, items in read_ahead(read, batches):
+            images, masks = (torch.stack(parts) for parts in zip(*items, strict=True))
+            images, masks = rule.prepare(images, masks.long())
+            images, masks = images.to(device) / 255, masks.to(device)
+            labeled = masks != IGNORE_INDEX
+            for number, network in enumerate(networks):
+                probability, labels = rule.probabilities(network, images).max(dim=1)
+                # all values are right: labels of a maximum, masks of a reader that checks them
+                confusions[number] += multiclass_confusion_matrix(
+                    labels, masks, classes, ignore_index=IGNORE_INDEX, validate_args=False
+                ).cpu()
+                sure = (probability > confidence) & labeled
+                right = sure & (labels == masks)
+                sure_and_right[number] += torch.stack([sure.sum(), right.sum()]).cpu()
+    confusions, sure_and_right = total(confusions), total(sure_and_right)
+    return [
+        Evaluation(confusion, *counts)
+        for confusion, counts in zip(confusions, sure_and_right.tolist(), strict=True)
+    ]

@@ -190,26 +190,33 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def check_inputs(cells: list[Cell]) -> None:
-    """Open the data of a matrix, draw its splits and build its network before a run does.
+    """Inspect the data of a matrix, draw its splits and build its network before a run does.
 
     Raises:
-        UserError: a folder, file or list is missing or not right, the starting weights are of
-            another network, or a perturbation of the user's own cannot be used.
+        UserError: a folder, file or list is missing or not right, a run in the folder is of other
+            data, the starting weights are of another network, or a perturbation of the user's own
+            cannot be used.
     """
     from ddfp_lib.models.network import SegmentationNetwork
-    from ddfp_lib.training.data import data_of, split_of
+    from ddfp_lib.runs.identity import check_identity
+    from ddfp_lib.training.data import open_run_data
     from ddfp_lib.training.learner import perturbation_for
 
     config = cells[0].config
-    train = data_of(config, "train")
-    for data in {cell.config.data: cell.config for cell in cells}.values():
-        split_of(data, train)
     for cell in cells:
         perturbation_for(cell.config)
-    for subset in {"val", config.data.test}:
-        data_of(config, subset)
+    notices: dict[str, None] = {}
+    for settings in dict.fromkeys(cell.config.data for cell in cells):
+        same = [cell for cell in cells if cell.config.data == settings]
+        data = open_run_data(same[0].config, say=print)
+        identity = data.identity
+        for cell in same:  # finished runs are answers only if they are of these data
+            check_identity(cell.folder, identity, settings.root)
+        notices |= dict.fromkeys(data.findings.notices)
+    for notice in notices:
+        print(notice, flush=True)
     if any(cell.steps_done() == 0 for cell in cells):  # others go on from their checkpoints
-        SegmentationNetwork(config.network, len(train.classes))
+        SegmentationNetwork(config.network, len(data.training.classes))
 
 
 def to_html(notebook: Path) -> str:

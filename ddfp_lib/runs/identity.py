@@ -1,10 +1,41 @@
-"""Which images a run has seen, as a few digits."""
+"""Which images, masks and classes a run has seen: stored at its start, compared ever after.
+
+``data.json`` in the run folder holds them. A run that goes on, or that has ended, is compared with
+the data as they are now: changed labels are never answered with old numbers.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from ddfp_lib.data.base import SegmentationDataset
+from ddfp_lib.data.inspection import Findings
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import write_text
+
+FILE = "data.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What names the data of a run.
+
+    Attributes:
+        classes: names, in the order of the indices.
+        images: see :func:`data_digest`.
+        labeled: number of labeled images.
+        unlabeled: number of unlabeled images.
+        masks: by set of images, see :func:`mask_digests`; empty where images are made, not read.
+    """
+
+    classes: tuple[str, ...]
+    images: str
+    labeled: int
+    unlabeled: int
+    masks: dict[str, str]
 
 
 def data_digest(
@@ -16,12 +47,125 @@ def data_digest(
     """Return eight hexadecimal digits that name the images of a run, cheaply.
 
     They change with the name of an image, the size of its file, the order of the lists, and with
-    an image's being labeled. No file is opened: that every pixel is right is the business of
-    ``ddfp data verify``.
+    which images are labeled. No file is opened.
+
+    Args:
+        training: training images.
+        labeled: indices of the labeled ones.
+        unlabeled: indices of the unlabeled ones.
+        validation: validation images.
     """
-    lists = {
-        "labeled": [(training.names[i], training.file_size(i)) for i in labeled],
-        "unlabeled": [(training.names[i], training.file_size(i)) for i in unlabeled],
-        "validation": [(name, validation.file_size(i)) for i, name in enumerate(validation.names)],
+    return _digest(
+        {
+            "labeled": [(training.names[i], training.file_size(i)) for i in labeled],
+            "unlabeled": [(training.names[i], training.file_size(i)) for i in unlabeled],
+            "validation": [
+                (name, validation.file_size(i)) for i, name in enumerate(validation.names)
+            ],
+        }
+    )
+
+
+def mask_digests(findings: Findings) -> dict[str, str]:
+    """Return eight hexadecimal digits for the masks of each inspected set of images.
+
+    They change with every pixel of a mask, not with how its file is written.
+    """
+    return {
+        title: _digest(
+            [
+                (name, mask and (mask.height, mask.width, mask.checksum))
+                for name, mask in zip(inspected.dataset.names, inspected.masks, strict=True)
+            ]
+        )
+        for title, inspected in findings.sets.items()
     }
-    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:8]
+
+
+def check_classes(classes: Sequence[str], found: Sequence[str], where: object) -> None:
+    """Compare the classes of a run with those of data.
+
+    Args:
+        classes: of the run.
+        found: of the data.
+        where: the data are, for the message.
+
+    Raises:
+        UserError: another number of classes, other names, or another order.
+    """
+    classes, found = tuple(classes), tuple(found)
+    if classes == found:
+        return
+    if len(classes) != len(found):
+        what = f"has {len(found)} classes, the run learned {len(classes)}"
+    else:
+        index = next(
+            i for i, pair in enumerate(zip(classes, found, strict=True)) if len({*pair}) > 1
+        )
+        what = f"calls class {index} {found[index]!r}, the run learned {classes[index]!r}"
+        if set(classes) == set(found):
+            what += ": the same classes in another order"
+    raise UserError(f"{where}: {what}; use data with the classes of the run: {', '.join(classes)}")
+
+
+def check_identity(out: Path, now: Identity, data: object) -> None:
+    """Compare the data of a run folder with the data as they are now; nothing is written.
+
+    A folder from before ``data.json`` is compared by its classes, and by its images if it is
+    finished. A folder that holds neither a checkpoint nor a result passes: it starts anew.
+
+    Args:
+        out: the run folder.
+        now: of the data.
+        data: where the data are, for messages.
+
+    Raises:
+        UserError: other classes, images or masks, or other images are labeled.
+    """
+    out = Path(out)
+    if not (out / "result.json").is_file() and not (out / "checkpoints" / "index.json").is_file():
+        return
+    advice = "choose another --out, or remove the folder to train again"
+    environment = _read(out / "environment.json")
+    if environment:
+        check_classes(environment["classes"], now.classes, data)
+    before = _read(out / FILE)
+    if not before:
+        result = _read(out / "result.json")
+        if result and result.get("data", now.images) != now.images:
+            raise UserError(f"{out}: was trained on other images or labels than {data}; {advice}")
+        return
+    for kind in ("labeled", "unlabeled"):
+        if before[kind] != getattr(now, kind):
+            raise UserError(
+                f"{out}: was started with {before[kind]} {kind} images, {data} has "
+                f"{getattr(now, kind)} now; {advice}"
+            )
+    if before["images"] != now.images:
+        raise UserError(f"{out}: was started with other images or lists than {data} has; {advice}")
+    for title, digest in before["masks"].items():
+        if now.masks.get(title, digest) != digest:
+            raise UserError(
+                f"{out}: the masks of {title} images have changed since this run started; {advice}"
+            )
+
+
+def write_identity(out: Path, identity: Identity) -> None:
+    """Store the identity of the data in a run folder."""
+    write_text(Path(out) / FILE, json.dumps(asdict(identity), indent=2))
+
+
+def stored_masks(out: Path) -> dict[str, str]:
+    """Return :func:`mask_digests` as they were when a run started; empty if it stored none."""
+    return (_read(Path(out) / FILE) or {}).get("masks", {})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]

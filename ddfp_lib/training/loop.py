@@ -14,15 +14,15 @@ from tqdm import tqdm
 from ddfp_lib.config import Config, tied_to_weights
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
-from ddfp_lib.evaluation.scores import evaluate
+from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
 from ddfp_lib.ranks import rank, ranks_here, together, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.environment import commit, gpu_name, peak_memory
 from ddfp_lib.runs.folder import RunResult, describe, exclusive, finished_result
-from ddfp_lib.runs.identity import data_digest
+from ddfp_lib.runs.identity import check_identity, write_identity
 from ddfp_lib.runs.metrics import MetricsLog
-from ddfp_lib.training.data import data_of, split_of
+from ddfp_lib.training.data import RunData, open_run_data
 from ddfp_lib.training.distributed import process_group
 from ddfp_lib.training.finite import NotFiniteError
 from ddfp_lib.training.learner import Learner, perturbation_for
@@ -79,6 +79,10 @@ def train(
     config = tied_to_weights(config)
     training = config.training
     first = rank() == 0
+
+    def say(line: str) -> None:
+        progress(0, training.steps, line)
+
     with lost_worker_named(), ExitStack() as held:
         with together():
             accumulate = accumulate or micro_batches_for(config, device)
@@ -87,15 +91,20 @@ def train(
                 held.enter_context(exclusive(out))
         with together():
             finished = finished_result(out, config)
+            if finished and config.data.dataset == "digits":  # made by the configuration alone
+                return finished
+            data = open_run_data(config, inspect=first, say=say)
+            if first:  # or refuse, before anything is written
+                check_identity(out, data.identity, config.data.root)
             if finished:
                 return finished
             checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
-            state, passed_over = checkpoints.load(device)  # or refuse, before anything is written
-            dataset, validation = data_of(config, "train"), data_of(config, "val")
+            state, passed_over = checkpoints.load(device)
             perturbation_for(config)  # a class of the user's own is checked before work starts
+            dataset, labeled, unlabeled = data.training, data.labeled, data.unlabeled
             if first:
                 describe(out, config, dataset, device)
-            labeled, unlabeled = split_of(config, dataset)
+                write_identity(out, data.identity)
             start_from = config.bare() if state else config
             learner = Learner(start_from, len(dataset.classes), device, accumulate)
             if state:
@@ -136,12 +145,12 @@ def train(
                 progress(step, training.steps, text)
 
         if first:
-            for line in (*passed_over, shares):
+            for line in (*data.findings.notices, *passed_over, shares):
                 progress(start, training.steps, line)
         for step in range(start, training.steps + 1):
             due = step % training.evaluate_every == 0 or step == training.steps
             if due and step > start:
-                scores = _evaluate_both(learner, validation, config)
+                scores = _evaluate_both(learner, data.validation, config)
                 note(step, scores, f"val mIoU {scores['teacher_miou']:.1f}")
             due = step % training.checkpoint_every == 0 or step == training.steps
             if due and step > start:
@@ -161,7 +170,6 @@ def train(
                 learner.finite_check.check()
                 values = {name: float(value) for name, value in losses.items()}
                 note(step, values)
-        data = data_digest(dataset, labeled, unlabeled, validation)
         return _finish(out, config, learner, log, seconds(), data)
 
 
@@ -222,8 +230,7 @@ def _evaluate_both(
         "protocol": config.data.protocol,
         "confidence": config.training.confidence,
     }
-    student = evaluate(learner.student, dataset, **options)
-    teacher = evaluate(learner.teacher, dataset, **options)
+    student, teacher = evaluate_all([learner.student, learner.teacher], dataset, **options)
     return {
         "miou": student.miou,
         "teacher_miou": teacher.miou,
@@ -238,11 +245,11 @@ def _finish(
     learner: Learner,
     log: MetricsLog | None,
     seconds: float,
-    data: str,
+    data: RunData,
 ) -> RunResult | None:
     test = evaluate(
         learner.teacher,
-        data_of(config, config.data.test),
+        data.test,
         device=learner.device,
         protocol=config.data.protocol,
     )
@@ -270,7 +277,7 @@ def _finish(
         gpu=gpu_name(learner.device),
         gpus=world_size() if learner.device.type == "cuda" else 0,
         peak_memory=memory,
-        data=data,
+        data=data.identity.images,
     )
     write_text(out / "result.json", json.dumps(asdict(result), indent=2))
     return result

@@ -90,6 +90,8 @@ def _classes(config: Config) -> int:
 
     names = {"camvid": camvid.COLOURS, "cityscapes": cityscapes.CLASSES, "voc": voc.CLASSES}
     dataset = config.data.dataset
+    if config.data.classes is not None:
+        return len(config.data.classes)
     return config.data.digits.classes + 1 if dataset == "digits" else len(names[dataset])
 
 

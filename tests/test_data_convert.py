@@ -1,0 +1,230 @@
+"""Exports of annotation tools become masks of class indices, or one line says why not."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddfp_lib.cli import app
+from ddfp_lib.data.base import read_mask
+from ddfp_lib.data.convert import convert
+from ddfp_lib.errors import UserError
+
+MASK = np.zeros((9, 12), np.uint8)
+MASK[2:5, 3:9] = 1
+MASK[6:8, 1:4] = 2
+COLOURS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
+LABELMAP = """\
+# label:color_rgb:parts:actions
+cell:250,50,83::
+rim:51,221,255::
+background:0,0,0::
+"""
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def refused(call, *words):
+    with pytest.raises(UserError) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def written(root, name="a", classes=3):
+    return read_mask(root / "SegmentationClass" / f"{name}.png", classes).numpy()
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_cvat_colours_become_classes(tmp_path, palette):
+    """As CVAT writes it: the table beside the folder of the masks, background not first."""
+    source, root = tmp_path / "export", tmp_path / "data"
+    image = Image.fromarray(COLOURS[MASK])
+    (source / "SegmentationClass").mkdir(parents=True)
+    (image.quantize(8) if palette else image).save(source / "SegmentationClass" / "a.png")
+    (source / "labelmap.txt").write_text(LABELMAP)
+    done = convert(source, root)
+    assert (done.kind, done.classes) == ("colours", ("background", "cell", "rim"))
+    assert (root / "classes.txt").read_text() == "background\ncell\nrim\n"
+    assert (written(root) == MASK).all()
+    assert done.pixels == (*np.bincount(MASK.ravel()).tolist(), 0)
+
+
+def test_a_table_in_csv_and_ignored_pixels(tmp_path):
+    colours = np.vstack([COLOURS, [(255, 255, 255)]]).astype(np.uint8)
+    mask = MASK.copy()
+    mask[0] = 3
+    save(tmp_path / "in" / "a.png", colours[mask])
+    lines = ["name,r,g,b", "background,0,0,0", "cell,250,50,83", "rim,51,221,255"]
+    (tmp_path / "t.csv").write_text("\n".join([*lines, "void,255,255,255"]))
+    convert(tmp_path / "in", tmp_path / "data", table=tmp_path / "t.csv")
+    mask[0] = 255
+    assert (written(tmp_path / "data") == mask).all()
+
+
+def test_roboflow_values_become_classes(tmp_path):
+    save(tmp_path / "in" / "a_mask.png", MASK)
+    save(tmp_path / "in" / "a.jpg", COLOURS[MASK])
+    (tmp_path / "in" / "_classes.csv").write_text(
+        "Pixel Value, Class\n0, background\n1, cell\n2, rim\n"
+    )
+    done = convert(tmp_path / "in", tmp_path / "data")
+    assert (done.kind, done.classes) == ("values", ("background", "cell", "rim"))
+    assert (written(tmp_path / "data") == MASK).all()
+
+
+@pytest.mark.parametrize("form", ["gray", "one bit"])
+def test_black_and_white_become_0_and_1(tmp_path, form):
+    mask = MASK == 1
+    save(tmp_path / "in" / "a.png", mask if form == "one bit" else mask.astype(np.uint8) * 255)
+    done = convert(tmp_path / "in", tmp_path / "data", classes=["background", "cell"])
+    assert done.kind == "binary"
+    assert (written(tmp_path / "data", classes=2) == mask).all()
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    save(tmp_path / "in" / "a.png", MASK.astype(np.uint16))
+    convert(tmp_path / "in", tmp_path / "data", classes=["background", "cell", "rim"])
+    assert (written(tmp_path / "data") == MASK).all()
+
+
+def test_label_studio_writes_a_file_for_each_label(tmp_path):
+    for label, index in (("cell", 1), ("rim-2", 2)):
+        name = f"task-7-annotation-3-by-1-tag-{label}-0.png"
+        save(tmp_path / "in" / name, (index == MASK).astype(np.uint8) * 255)
+    done = convert(tmp_path / "in", tmp_path / "data")
+    assert done.classes == ("background", "cell", "rim-2")
+    assert (written(tmp_path / "data", "task-7") == MASK).all()
+    save(tmp_path / "in" / "task-7-annotation-3-by-1-tag-top-0.png", np.full_like(MASK, 255))
+    refused(lambda: convert(tmp_path / "in", tmp_path / "other"), "overlaps")
+
+
+@pytest.mark.fault("wrong labels", "exports that cannot be converted")
+def test_what_cannot_be_converted_is_refused_and_nothing_is_left(tmp_path):
+    source, root = tmp_path / "in", tmp_path / "data"
+    refused(lambda: convert(source, root), "no such folder")
+    source.mkdir()
+    refused(lambda: convert(source, root), "holds no mask")
+    save(source / "a.png", COLOURS[MASK])
+    refused(lambda: convert(source, root), "a.png", "--table")
+    smooth = COLOURS[MASK]
+    smooth[4, 5] = (125, 25, 41)
+    save(source / "b.png", smooth)
+    (source / "labelmap.txt").write_text(LABELMAP)
+    refused(lambda: convert(source, root), "b.png", "(125, 25, 41)", "row 4, column 5")
+    (source / "b.png").unlink()
+    save(source / "b.jpg", COLOURS[MASK])
+    refused(lambda: convert(source, root), "b.jpg", "lossy")
+    (source / "b.jpg").rename(source / "b.png")
+    refused(lambda: convert(source, root), "b.png", "lossy")
+    (source / "b.png").unlink()
+    refused(lambda: convert(source, root, kind="cvat"), "--kind cvat")
+    refused(lambda: convert(source, root, kind="coco"), "no JSON file of coco")
+    assert not root.exists()
+    convert(source, root)
+    refused(lambda: convert(source, root), "is there already")
+    (root / "SegmentationClass" / "a.png").unlink()
+    (root / "classes.txt").write_text("background\nrim\ncell\n")
+    refused(lambda: convert(source, root), "classes.txt", "other classes")
+    assert not list((root / "SegmentationClass").iterdir())
+
+
+def test_names_are_needed_and_values_have_to_fit(tmp_path):
+    save(tmp_path / "in" / "a.png", MASK)
+    refused(lambda: convert(tmp_path / "in", tmp_path / "data"), "--classes")
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", classes=["background", "cell"]),
+        "a.png",
+        "value 2",
+    )
+
+
+def test_the_command_says_what_it_read(tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", (MASK == 1).astype(np.uint8) * 255)
+    line = ["data", "convert", str(tmp_path / "in"), "--root", str(tmp_path / "data")]
+    app([*line, "--classes", "background,cell"], standalone_mode=False)
+    told = capsys.readouterr().out
+    assert "1 masks, read as binary" in told
+    assert "background, cell" in told
+
+
+# Regions in JSON, drawn by the tools' own packages: pip install 'ddfp[convert]' -----------------
+
+
+def test_json_needs_the_package_of_its_tool(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    monkeypatch.setitem(sys.modules, "labelme.utils", None)
+    (tmp_path / "c.json").write_text('{"annotations": [], "images": [], "categories": []}')
+    refused(lambda: convert(tmp_path / "c.json", tmp_path / "data"), "pycocotools", "ddfp[convert]")
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "a.json").write_text('{"shapes": []}')
+    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "labelme", "ddfp[convert]")
+    (tmp_path / "lm" / "a.json").write_text("{")
+    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "a.json", "no JSON")
+
+
+def test_coco_regions_are_drawn(tmp_path):
+    """Run lengths that pycocotools encodes come back; the smaller region is on top."""
+    rle = pytest.importorskip("pycocotools.mask")
+
+    def entry(number, category, region, crowd=0):
+        code = rle.encode(np.asfortranarray(region.astype(np.uint8)))
+        code["counts"] = code["counts"].decode()
+        return {
+            "id": number, "image_id": 5, "category_id": category, "segmentation": code,
+            "iscrowd": crowd, "area": int(region.sum()), "bbox": [0, 0, 1, 1],
+        }  # fmt: skip
+
+    crowd = np.zeros_like(MASK)
+    crowd[8, 10:] = 1
+    large = (MASK == 1) | (MASK == 2)
+    content = {
+        "images": [{"id": 5, "file_name": "some/a.jpg", "height": 9, "width": 12}],
+        "categories": [
+            {"id": 0, "name": "things", "supercategory": "none"},  # Roboflow's, of no region
+            {"id": 3, "name": "rim", "supercategory": "things"},
+            {"id": 1, "name": "cell", "supercategory": "things"},
+        ],
+        "annotations": [entry(1, 3, MASK == 2), entry(2, 1, large), entry(3, 1, crowd, 1)],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    done = convert(tmp_path / "c.json", tmp_path / "data")
+    assert (done.kind, done.classes) == ("coco", ("background", "cell", "rim"))
+    assert done.tool.startswith("pycocotools ")
+    expected = MASK.copy()
+    expected[crowd > 0] = 255
+    assert (written(tmp_path / "data") == expected).all()
+
+
+def test_labelme_regions_are_drawn(tmp_path):
+    files = pytest.importorskip("labelme._label_file")
+    shapes = [
+        {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}}
+        for label, points in (
+            ("rim", [[3, 2], [8, 2], [8, 4], [3, 4]]),
+            ("cell", [[1, 6], [3, 6], [3, 7], [1, 7]]),
+            ("__ignore__", [[10, 7], [11, 7], [11, 8], [10, 8]]),
+        )
+    ]
+    (tmp_path / "lm").mkdir()
+    label_file = files.LabelFile()
+    label_file.save(
+        filename=str(tmp_path / "lm" / "a.json"),
+        shapes=shapes,
+        image_path="a.jpg",
+        image_height=9,
+        image_width=12,
+    )
+    done = convert(tmp_path / "lm", tmp_path / "data")
+    assert (done.kind, done.classes) == ("labelme", ("_background_", "cell", "rim"))
+    mask = written(tmp_path / "data")
+    assert (mask[2:5, 3:9] == 2).all()
+    assert (mask[6:8, 1:4] == 1).all()
+    assert (mask[7:9, 10:12] == 255).all()
+    assert (mask == 0).sum() == 9 * 12 - 18 - 6 - 4
