@@ -4,6 +4,7 @@
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        all faults and random inputs, writes docs/robustness.md   (7 minutes)
+#   make slurm-test  a matrix on a real one-node Slurm, as root               (5 minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
@@ -19,7 +20,7 @@ READY := .venv/ready
 # uv of the machine, or one that is installed here
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
-.PHONY: help reproduce test notebooks study-report soak bench lint audit lock clean
+.PHONY: help reproduce test notebooks study-report soak slurm-test bench lint audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +44,9 @@ notebooks: $(READY)
 soak: $(READY)
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m fault -n auto --dist loadscope \
 		--fault-table docs/robustness.md tests
+
+slurm-test: $(READY)
+	$(BIN)/pytest -m slurm tests/slurm
 
 study-report: $(READY)
 	$(BIN)/ddfp report
