@@ -4,7 +4,7 @@
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        all faults and random inputs, writes docs/robustness.md   (7 minutes)
-#   make slurm-test  a matrix on a real one-node Slurm, as root               (5 minutes)
+#   make slurm-test  a matrix on a real one-node Slurm, as root; apt: slurm-wlm munge (minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first

@@ -141,7 +141,7 @@ def test_a_refused_request_is_one_line_and_leaves_no_job(slurm, tmp_path, capsys
     benchmark.write_text(yaml.safe_dump(TINY))
     command = ["reproduce", benchmark, "--out", tmp_path / "out", "--methods", "ddfp"]
     command += ["--seeds", 0, "--device", "cpu", "--launcher", "slurm"]
-    for words, said in (["--partition", "nowhere"], "partition"), (["--cpus", 99], "node"):
+    for words, said in (["--partition", "nowhere"], "partition"), (["--cpus", 99], "processors"):
         status = run(
             lambda words=words: app([str(w) for w in (*command, *words)], standalone_mode=False)
         )
