@@ -118,11 +118,11 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
         left += len(runs) - finished
         lines.append(row + (f"  {finished} finished" if finished else ""))
     on = "" if gpus == 1 else f" on {gpus} GPUs each"
-    told = ", ".join(f"{place} {hours:.1f}" for place, hours in sums.items())
+    summed = ", ".join(f"{place} {hours:.1f}" for place, hours in sums.items())
     return "\n".join(
         [
             *lines,
-            f"{len(cells)} runs{on}, {left} to do; hours one after another: {told}",
+            f"{len(cells)} runs{on}, {left} to do; hours one after another: {summed}",
             *dict.fromkeys(cost.basis for cost in costs.values()),
             "memory: counted for float32, not measured: weights, gradients, optimizer, activations",
         ]

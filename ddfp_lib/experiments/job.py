@@ -115,7 +115,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Read a record; ``None`` where there is none, or one that nothing can be learned from."""
+        """Read a record; ``None`` where there is none, or where it is damaged."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

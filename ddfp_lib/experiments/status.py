@@ -109,8 +109,8 @@ def status_table(found: Sequence[Status]) -> str:
         row = f"{each.name:<{width}}  {each.state:<11} {step:>15}  {left:>10}  {each.job:<10} "
         lines.append((row + each.said).rstrip())
     counts = {state: sum(each.state == state for each in found) for state in STATES}
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lines.append(f"{len(found)} runs: {told}")
+    listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    lines.append(f"{len(found)} runs: {listed}")
     if counts["failed"] or counts["stopped"]:
         lines.append("start the same command again to resume those that failed or stopped")
     return "\n".join(lines)
