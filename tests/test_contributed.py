@@ -95,7 +95,10 @@ SPOILED = {
     "half a log": (cut_log, "does not go from the first step to step 6"),
     "too few classes": (lambda f: set_result(f, test_iou=[50.0]), "1 test IoUs for 4 classes"),
     "no time at all": (lambda f: set_result(f, seconds=-5.0), "took -5.0 s, but metrics"),
-    "no result": (lambda f: (f / "result.json").write_text("{"), "is no result"),
+    "no result": (
+        lambda f: (f / "result.json").write_text("{"),
+        r"result\.json: is (no|not a) result",
+    ),
     "no environment": (lambda f: (f / "environment.json").write_text("{}"), "is damaged"),
 }
 
