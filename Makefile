@@ -4,6 +4,7 @@
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        all faults and random inputs, writes docs/robustness.md   (7 minutes)
+#   make slurm-test  a matrix on a real one-node Slurm, as root; apt: slurm-wlm munge (minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
 #   make lint        what `make test` checks first
@@ -21,9 +22,9 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 
 COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-header
 # all extras but `convert`, which brings a graphical toolkit and is locked apart
-EXTRAS := notebooks tensorboard dev
+EXTRAS := notebooks tensorboard lite cluster dev
 
-.PHONY: help reproduce test notebooks study-report soak bench lint audit lock clean
+.PHONY: help reproduce test notebooks study-report soak slurm-test bench lint audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,9 @@ notebooks: $(READY)
 soak: $(READY)
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m fault -n auto --dist loadscope \
 		--fault-table docs/robustness.md tests
+
+slurm-test: $(READY)
+	$(BIN)/pytest -m slurm tests/slurm
 
 study-report: $(READY)
 	$(BIN)/ddfp report

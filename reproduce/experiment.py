@@ -1,10 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags,-all
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-all
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -31,6 +35,7 @@ gpus = 1
 accumulate = 0
 device = "cpu"
 tensorboard = False
+only_finished = False
 
 # %% tags=["imports"]
 from collections.abc import Iterator
@@ -56,7 +61,9 @@ from ddfp_lib.training.learner import load_learner
 # ## Training
 
 # %% tags=["progress"]
-cells = plan(find_benchmark(benchmark), methods, seeds, Path(out), settings, quick, splits)
+planned = plan(find_benchmark(benchmark), methods, seeds, Path(out), settings, quick, splits)
+cells = [cell for cell in planned if cell.finished() or not only_finished]
+methods = list(dict.fromkeys(cell.config.method.name for cell in cells))
 results = run_matrix(
     cells,
     device=torch.device(device),
@@ -79,11 +86,11 @@ def each_split() -> Iterator[tuple[list[Cell], pd.DataFrame]]:
 
 
 def by_method(runs: list[Cell]) -> dict[str, list[Run]]:
-    """Return the run folders of each method, a seed each."""
-    return {
-        method: [Run.open(cell.folder) for cell in runs if cell.config.method.name == method]
-        for method in methods
-    }
+    """Return the run folders of each method that has runs, one per seed."""
+    folders = {}
+    for cell in runs:
+        folders.setdefault(cell.config.method.name, []).append(Run.open(cell.folder))
+    return folders
 
 
 # %% tags=["summary"]
@@ -98,6 +105,7 @@ display(
         f"{config.training.batch_unlabeled} unlabeled images. {len(test)} test images, classes: "
         f"{', '.join(test.classes)}. Seeds {', '.join(map(str, seeds))}. "
         f"Commit `{results[0].commit}`, on {device if gpus == 1 else f'{gpus} GPUs'}."
+        + (f" **{len(cells)} of {len(planned)} runs.**" if len(cells) < len(planned) else "")
     )
 )
 
@@ -112,20 +120,21 @@ for _, rows in each_split():
     display(statistics.score_table(rows).style.format("{:.1f}", na_rep="-"))
 
 # %% tags=["scores-figure"]
-rival = "consistency" if "consistency" in methods else methods[0]
+baseline = "consistency" if "consistency" in methods else methods[0]
 for _, rows in each_split():
-    display(figures.scores(rows, rival))
+    display(figures.scores(rows, baseline))
 
 # %% [markdown]
 # Paired differences: the same seed means the same labeled images, data order and starting weights.
 # The interval is Student's t at 95 %.
 
 # %% tags=["differences"]
-against = [rival] + [m for m in ("noise", "supervised") if m in methods and m != rival]
+against = [baseline] + [m for m in ("noise", "supervised") if m in methods and m != baseline]
 for _, rows in each_split():
-    sentences = []
-    for other in against:
-        for method in [m for m in methods if m not in against[: against.index(other) + 1]]:
+    sentences, finished = [], set(rows["method"])
+    for other in [m for m in against if m in finished]:
+        others = against[: against.index(other) + 1]
+        for method in [m for m in methods if m in finished and m not in others]:
             gap = statistics.paired_difference(rows, method, other)
             sentences.append(
                 f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "

@@ -5,11 +5,16 @@ import math
 import pytest
 
 from ddfp_lib.config import find_benchmark, load_config
-from ddfp_lib.experiments.published import paper_score, published_scores, released_curve
+from ddfp_lib.experiments.published import (
+    UNPROVED,
+    paper_score,
+    published_scores,
+    released_curve,
+)
 from ddfp_lib.plots import runs as figures
 
 
-def test_scores_are_percent_and_told_once():
+def test_scores_are_percent_and_stand_once():
     scores = published_scores()
     assert not scores.duplicated(["benchmark", "split", "method", "network", "source"]).any()
     known = scores["miou"].dropna()
@@ -22,6 +27,14 @@ def test_the_papers_score_of_a_cell():
     assert math.isnan(paper_score("voc", "732", "supervised"))  # others', not the paper's
     assert math.isnan(paper_score("cityscapes", "186", "ddfp"))
     assert math.isnan(paper_score("digits", "85", "ddfp"))
+
+
+def test_a_number_that_nobody_can_read_up_is_unproved():
+    scores = published_scores()
+    (cell,) = scores[scores["status"] == UNPROVED].itertuples()
+    assert (cell.benchmark, cell.split, cell.miou) == ("cityscapes", "1488", 80.82)
+    assert set(scores["status"]) == {"", UNPROVED}
+    assert math.isnan(paper_score("cityscapes", "1488", "ddfp"))
 
 
 @pytest.mark.parametrize(("split", "best", "last"), [("732", 81.21, 80.91), ("1464", 81.98, 81.42)])

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.experiments import matrix
+from ddfp_lib.experiments import job, matrix
 from ddfp_lib.experiments.ledger import LEDGER, ledger, write_ledger
 from ddfp_lib.experiments.matrix import plan, run_matrix
+from ddfp_lib.experiments.progress import Pace
 from ddfp_lib.runs.folder import exclusive
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
@@ -64,7 +65,7 @@ def test_how_to_run_is_handed_to_the_runs(tiny, tmp_path, monkeypatch):
         commands.append(command)
         raise OSError("not started")
 
-    monkeypatch.setattr(matrix.subprocess, "Popen", start)
+    monkeypatch.setattr(job.subprocess, "Popen", start)
     for options in ({}, {"gpus": 4, "accumulate": 2, "tensorboard": True}):
         with pytest.raises(OSError, match="not started"):
             run_matrix(plan(tiny, ["ddfp"], [0], tmp_path), device=CPU, **options)
@@ -164,12 +165,15 @@ def test_a_failed_run_is_named_with_its_log(tiny, tmp_path):
         run_matrix([cell], device=CPU, say=lambda line: None)
 
 
-def test_progress_tells_how_much_is_left(tiny, tmp_path):
+def test_progress_says_how_much_is_left(tiny, tmp_path):
     cells = plan(tiny, ["supervised", "noise"], [0], tmp_path / "out")
+    pace = Pace()
+    pace.observe(0.0, 0)
+    assert matrix._progress(cells, cells, pace, 1.0).startswith("  0 %  starting")
     for cell, step in zip(cells, (4, 2), strict=True):
         cell.folder.mkdir(parents=True)
         (cell.folder / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
-    line = matrix._progress(cells, {"supervised-0": 0, "noise-0": 0}, cells, elapsed=120.0)
+    line = matrix._progress(cells, cells, pace, 120.0)
     # 6 of 12 steps took 2 minutes
     assert line.startswith(" 50 %  about 2 min left")
     assert "supervised-0 4/6" in line

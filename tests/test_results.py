@@ -87,6 +87,7 @@ def published(miou):
             "miou": [miou, 82.0, float("nan"), 77.7],
             "network": "R",
             "source": ["DDFP", "DDFP", "DDFP", "Another"],
+            "status": ["", "unproved", "", ""],
             "note": ["", "", "could not be read", ""],
         }
     )
@@ -99,15 +100,16 @@ def test_every_cell_of_the_paper_has_its_row_run_or_not():
     assert "**70.0** (1 seed)" in first
     assert first.count(NOT_RUN) == 2
     assert second.count(NOT_RUN) == 4
+    assert second.startswith("| voc | 1464 | 82.0 (unproved) |")
     assert third.startswith("| cityscapes | 186 | unknown | not run yet |  |")
     assert len({line.count("|") for line in (first, second, third)}) == 1
 
 
 def test_what_others_published_stands_by_split():
     lines = published_table(published(81.2), "voc").splitlines()
-    assert lines[0] == "| method | network | told by | 732 | 1464 | notes |"
+    assert lines[0] == "| method | network | source | 732 | 1464 | notes |"
     assert lines[2:] == [
-        "| ddfp | R | DDFP | 81.2 | 82.0 |  |",
+        "| ddfp | R | DDFP | 81.2 | 82.0 (unproved) |  |",
         "| Another | R | Another | 77.7 |  |  |",
     ]
 
@@ -117,3 +119,13 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
     assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each." in page
+
+
+def test_nothing_is_subtracted_from_an_unproved_number():
+    row = paper_table(rows({"ddfp": [81.0]}, "1464", "voc"), published(81.2)).splitlines()[3]
+    assert row.startswith("| voc | 1464 | 82.0 (unproved) | **81.0** (1 seed) |  |")
+
+
+def test_a_published_score_keeps_its_decimals():
+    scores = published(81.25)
+    assert "| 81.25 | 82.0 (unproved) |" in published_table(scores, "voc")

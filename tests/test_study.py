@@ -140,7 +140,7 @@ def test_a_section_says_what_the_interval_allows(minimal):
 
     text = section(minimal, runs_of(minimal.variants, [0, 1, 2], score))
     assert "| `noise, eps 3` | **53.1** ± 0.1 | 53.0 | 53.1 | 53.2 | +3.1 (+2.9 to +3.3) |" in text
-    assert "better, beyond the noise of these seeds: `noise, eps 3`" in text
+    assert "significantly better: `noise, eps 3`" in text
 
 
 def test_a_choice_is_made_on_validation_images(minimal):
@@ -173,7 +173,7 @@ def test_the_notebook_answers_a_study(tmp_path):
     assert set(inside["method"]) == {"consistency"}
     assert set(inside["step"]) == {2, 4, 6}  # every checkpoint was kept
     text = (tmp_path / "out" / "two.html").read_text()
-    assert "one seed: no statement about noise is possible" in text
+    assert "one seed: significance cannot be tested" in text
 
 
 # Mechanism ---------------------------------------------------------------------------------------

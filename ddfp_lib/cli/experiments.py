@@ -34,26 +34,59 @@ def reproduce(
     accumulate: options.Accumulate = 0,
     device: options.Device = "auto",
     tensorboard: options.TensorBoard = False,
+    launcher: Annotated[
+        str, typer.Option(help="local: processes of this machine; slurm: jobs of a cluster.")
+    ] = "local",
+    partition: Annotated[
+        str | None, typer.Option(help="slurm: partition of the jobs [the cluster's default].")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="slurm: time limit of a job; longer runs resume [24].")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="slurm: CPU cores of each run [8 per GPU, else 1].")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="Any option of sbatch, as --slurm account=vision; can be repeated."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs, steps, hours and memory, and stop.")
     ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Print how far each run is, and stop.")
+    ] = False,
+    only_report: Annotated[
+        bool, typer.Option("--report", help="Write the report of the finished runs, and stop.")
+    ] = False,
 ) -> None:
-    """Train methods over splits and seeds and write a report; start it again to go on.
+    """Train methods over splits and seeds and write a report; the same command resumes it.
 
     Without --splits all published splits of the benchmark run; with --labeled or --quick only the
     images that these, or the benchmark, name. papermill executes reproduce/experiment.ipynb; the
-    executed notebook is the report.
+    executed notebook is the report. With --launcher slurm each run is a job of a cluster, and the
+    report is one more job.
     """
+    from dataclasses import replace
+
     from ddfp_lib.config import find_benchmark, splits_of
     from ddfp_lib.experiments.reproduction import Request, print_plan
     from ddfp_lib.experiments.reproduction import reproduce as run_notebook
 
     if splits is not None and labeled is not None:
         raise UserError("--splits and --labeled: both name the labeled images; give one of them")
+    if sum((dry_run, status, only_report)) > 1:
+        raise UserError("--dry-run, --status and --report: give one of them")
+    on_cluster = launcher != "local"
+    asked = {"--partition": partition, "--hours": hours, "--cpus": cpus, "--slurm": slurm}
+    named = [option for option, value in asked.items() if value is not None]
+    if named and not on_cluster:
+        raise UserError(f"{named[0]}: belongs to --launcher slurm; add that, or leave this out")
     if splits is not None:
         chosen = options.as_names(splits)
     else:
         chosen = [] if quick or labeled else splits_of(find_benchmark(benchmark))
+    here = options.as_device(device) if not on_cluster or only_report else None
     request = Request(
         benchmark=benchmark,
         splits=chosen,
@@ -65,16 +98,43 @@ def reproduce(
         jobs=jobs,
         gpus=gpus,
         accumulate=accumulate,
-        device=str(options.as_device(device)),
+        device=_cluster_device(device, gpus) if here is None else str(here),
         tensorboard=tensorboard,
     )
     if dry_run:
         print_plan(request)
         return
-    written = run_notebook(request)
+    if status:
+        from ddfp_lib.experiments.status import status_table, statuses
+
+        print(status_table(statuses(request.cells())))
+        return
+    if on_cluster and not only_report:
+        from ddfp_lib.experiments.cluster import Resources, find_cluster, submit_request
+
+        cluster = find_cluster(launcher)
+        extra = dict(options.as_pairs("--slurm", slurm or []))
+        count = gpus if request.device == "cuda" else 0
+        resources = Resources(
+            partition, 24.0 if hours is None else hours, count, cpus or 0, jobs, extra
+        )
+        for line in submit_request(request, cluster, resources):
+            print(line)
+        print("see how far they are: the same command with --status")
+        return
+    written = run_notebook(replace(request, only_finished=only_report))
     print("\nLook here:")
     for path, what in written.items():
         print(f"  {path}  {what}")
+
+
+def _cluster_device(name: str, gpus: int) -> str:
+    """Return the device of runs on a cluster, which may be another than this machine has."""
+    if name not in ("auto", "cuda", "cpu"):
+        raise UserError(f"--device {name}: on a cluster use cuda or cpu")
+    if name == "cpu" and gpus > 1:
+        raise UserError(f"--gpus {gpus}: leave it out with --device cpu")
+    return "cpu" if name == "cpu" else "cuda"
 
 
 def study(
@@ -105,14 +165,43 @@ def study(
 
 
 def record(
-    out: Annotated[Path, typer.Argument(help="Folder of a reproduction, with its results.csv.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder of a reproduction, with its results.csv.")
+    ] = None,
+    contributor: Annotated[
+        str | None, typer.Option(help="Keep its runs as contributed ones, under this name.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check its runs, or all contributed ones; keep nothing.")
+    ] = False,
 ) -> None:
-    """Take a reproduction's runs into reproduce/results.csv, then renew the tables made of it."""
+    """Take a reproduction's runs into reproduce/results.csv, then renew the tables made of it.
+
+    With --contributor its finished runs go to reproduce/contributed/NAME instead, each with
+    configuration, environment, log and result, and are listed apart.
+    """
+    from ddfp_lib.experiments.contributed import check_run, contribute, home, run_folders
     from ddfp_lib.experiments.ledger import record as merge
     from ddfp_lib.files import repository
 
-    kept = repository() / "reproduce" / "results.csv"
-    print(f"{kept}: {len(merge(out / 'results.csv', kept))} runs")
+    if check:
+        if contributor is not None:
+            raise UserError("--check and --contributor: give one of them")
+        folders = run_folders(out or home()) if out is not None or home().is_dir() else []
+        for folder in folders:
+            result, changed = check_run(folder)
+            words = ", ".join(changed) if changed else "none" if changed == [] else "unknown"
+            print(f"{folder}: agrees, test mIoU {result.test_miou:.1f}, changed settings: {words}")
+        print(f"{len(folders)} runs checked")
+        return
+    if out is None:
+        raise UserError("record: name the folder of a reproduction, as runs/voc, or use --check")
+    if contributor is None:
+        kept = repository() / "reproduce" / "results.csv"
+        print(f"{kept}: {len(merge(out / 'results.csv', kept))} runs")
+    else:
+        for path in contribute(out, contributor):
+            print(path)
     report()
 
 

@@ -84,6 +84,17 @@ def as_numbers(text: str) -> list[int]:
         raise UserError(f"--seeds {text}: is not a comma list of numbers, as 0,1,2") from error
 
 
+def as_pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+    """Return the names and values of options that are given as ``NAME=VALUE``."""
+    pairs = []
+    for text in texts:
+        name, equals, value = text.lstrip("-").partition("=")
+        if not (equals and re.fullmatch(r"[a-z][a-z0-9-]*", name)):
+            raise UserError(f"{option} {text}: is no NAME=VALUE; write it as account=vision")
+        pairs.append((name, value))
+    return pairs
+
+
 def as_device(name: str) -> "torch.device":
     """Return the device of this name; ``auto`` is a GPU where there is one."""
     import torch

@@ -1,6 +1,7 @@
-"""What a matrix of runs will cost, told before any of it is paid: hours and memory.
+"""The cost of a matrix of runs before it starts: hours and memory.
 
-Neither number needs the data. Both say what they rest on, since neither is a measurement.
+No data are needed. Each number says what it rests on, since none of them is a measurement of the
+runs that are planned.
 """
 
 from collections.abc import Sequence
@@ -10,46 +11,42 @@ import pandas as pd
 
 from ddfp_lib.config import Config
 from ddfp_lib.experiments.matrix import Cell
+from ddfp_lib.experiments.operations import ASSUMPTIONS, CARDS, operations, validation_images
 from ddfp_lib.training.memory import GIB, training_memory
-
-RELEASED_SECONDS = {"supervised": 0.32, "consistency": 0.75, "perturbed": 0.83}
-"""Seconds an iteration in the release's logs of VOC 732 and 1464: ResNet-101, 16 + 16 crops of 513,
-4 GPUs that it does not name (reproduce/released). Its consistency trains the flow too."""
-
-
-RELEASED_PIXELS = 2 * 16 * 513 * 513
-
-
-RELEASED_GPUS = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run will cost.
+    """The cost of one run.
 
     Attributes:
-        hours: of training and validation; ``None`` where there is nothing to tell it by.
+        hours: of training and validation, by where it runs: names of :data:`CARDS`, or
+            :data:`MEASURED`.
         basis: what ``hours`` rests on.
-        memory: GiB on each GPU, see :func:`training_memory`.
+        memory: GiB on each GPU, see :func:`ddfp_lib.training.memory.training_memory`.
     """
 
-    hours: float | None
+    hours: dict[str, float]
     basis: str
     memory: float
+
+
+MEASURED = "measured"
+"""Where earlier runs of the same benchmark and method ran."""
 
 
 def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> Estimate:
     """Estimate the cost of a run.
 
-    Hours come from earlier runs of the same benchmark and method where the ledger has some, on as
-    many GPUs or on none; else from the release's log, in proportion to pixels a step and to GPUs,
-    where the network is the release's.
+    Where the ledger has runs of the same benchmark and method, on as many GPUs or on a CPU, hours
+    follow from their seconds per step. Otherwise they are counted for named cards, see
+    :mod:`ddfp_lib.experiments.operations`.
 
     Args:
         config: of the run.
         ledger: ``reproduce/results.csv``.
         gpus: processes of the run.
-        accumulate: parts in which each of them takes its share of a step's images.
+        accumulate: micro-batches in which each process takes its share of a step's images.
     """
     memory = training_memory(config, gpus * accumulate) / GIB
     known = ledger[
@@ -57,65 +54,76 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
         & (ledger["method"] == config.method.name)
         & ledger["gpus"].fillna(0).isin([0, gpus])
     ]
-    training = config.training
     if len(known):
         each = (known["seconds"] / known["steps"]).mean()
         on = ", ".join(known["gpu"].fillna("a CPU").unique())
-        basis = f"runs in reproduce/results.csv, on {on}"
-        return Estimate(each * training.steps / 3600, basis, memory)
-    if config.network.encoder != "resnet101":
-        return Estimate(None, "nothing like it was measured yet", memory)
-    seconds, method = RELEASED_SECONDS, config.method
-    ends = {  # the stage that begins at this part of the steps
-        "consistency": training.consistency_from if method.consistency else 1.0,
-        "perturbed": training.perturb_from if method.perturbation != "none" else 1.0,
-    }
-    each = seconds["supervised"]
-    for before, stage in (("supervised", "consistency"), ("consistency", "perturbed")):
-        each += (1 - ends[stage]) * (seconds[stage] - seconds[before])
-    share = pixels(config) / RELEASED_PIXELS * RELEASED_GPUS / gpus
-    basis = f"the release's log, 4 GPUs that it does not name, scaled to {gpus} and by pixels"
-    return Estimate(each * training.steps * share / 3600, basis, memory)
+        basis = f"{MEASURED}: runs in reproduce/results.csv, on {on}"
+        return Estimate({MEASURED: each * config.training.steps / 3600}, basis, memory)
+    return Estimate(counted_hours(config, gpus), ASSUMPTIONS, memory)
 
 
-def pixels(config: Config) -> int:
-    """Return the number of image pixels that one step sees, over all processes."""
-    height, width = config.data.augment.size
-    training = config.training
-    return height * width * (training.batch_labeled + training.batch_unlabeled)
+def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
+    """Return the hours of a run on each of :data:`CARDS`, from counted operations.
+
+    Args:
+        config: of the run.
+        gpus: cards of one kind that share each step and each validation without loss.
+    """
+    counted, training = operations(config), config.training
+    stages = list(counted.stages)
+    # the fraction of the steps at which each stage begins; a stage that a method lacks has none
+    begins = {"supervised": 0.0, "consistency": training.consistency_from}
+    begins["perturbed"] = max(training.perturb_from, training.consistency_from)
+    ends = [begins[stage] for stage in stages[1:]] + [1.0]
+    validations = -(-training.steps // training.evaluate_every)
+    # student and teacher on every validation, and the teacher on the test images
+    images = validation_images(config) * (validations + 0.5)
+    hours = {}
+    for card in CARDS:
+        seconds = images * counted.validation_seconds(card)
+        for stage, end in zip(stages, ends, strict=True):
+            steps = (end - begins[stage]) * training.steps
+            seconds += steps * counted.step_seconds(stage, card)
+        hours[card.name] = seconds / gpus / 3600
+    return hours
 
 
 def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> str:
-    """Return the plan of a matrix as text: a line a method and split, a sum, and its grounds."""
+    """Return the plan of a matrix as text: a line per method and split, sums, and their basis."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.config.data.split, cell.config.method.name), []).append(cell)
-    lines = ["labeled     method           runs     steps  images seen  hours a run  GiB a GPU"]
-    grounds, hours, unknown = {}, 0.0, 0
+    costs = {
+        key: estimate(runs[0].config, ledger, gpus, accumulate) for key, runs in groups.items()
+    }
+    places = [MEASURED, *(card.name for card in CARDS)]
+    places = [place for place in places if any(place in cost.hours for cost in costs.values())]
+    head = f"{'labeled':<11} {'method':<14} {'runs':>5} {'steps':>9} {'images seen':>12} "
+    head += f"{'GiB a GPU':>10}"
+    lines = [" " * len(head) + "  hours of a run:", head + "".join(f" {p:>9}" for p in places)]
+    sums, left = dict.fromkeys(places, 0.0), 0
     for (split, method), runs in groups.items():
-        config = runs[0].config
+        config, cost = runs[0].config, costs[split, method]
         training = config.training
-        cost = estimate(config, ledger, gpus, accumulate)
         batch = training.batch_labeled
         batch += training.batch_unlabeled if config.method.consistency else 0
-        each = "?" if cost.hours is None else f"{cost.hours:.2f}"
         finished = sum(cell.finished() for cell in runs)
-        lines.append(
-            f"{split:<11} {method:<14} {len(runs):>6} {training.steps:>9,} "
-            f"{training.steps * batch:>12,} {each:>12} {cost.memory:>10.1f}"
-            + (f"  {finished} finished" if finished else "")
+        row = (
+            f"{split:<11} {method:<14} {len(runs):>5} {training.steps:>9,} "
+            f"{training.steps * batch:>12,} {cost.memory:>10.1f}"
         )
-        grounds[cost.basis] = None
-        left = len(runs) - finished
-        hours += left * (cost.hours or 0)
-        unknown += left * (cost.hours is None)
-    told = f"about {hours:.1f} hours one after another" if unknown < len(cells) else "hours unknown"
-    told += f", and {unknown} runs of unknown length" if 0 < unknown < len(cells) else ""
+        for place in places:
+            row += f" {cost.hours[place]:>9.2f}" if place in cost.hours else f" {'-':>9}"
+            sums[place] += (len(runs) - finished) * cost.hours.get(place, 0.0)
+        left += len(runs) - finished
+        lines.append(row + (f"  {finished} finished" if finished else ""))
+    on = "" if gpus == 1 else f" on {gpus} GPUs each"
+    summed = ", ".join(f"{place} {hours:.1f}" for place, hours in sums.items())
     return "\n".join(
         [
             *lines,
-            f"{len(cells)} runs, {told}",
-            f"hours: {'; '.join(grounds)}",
+            f"{len(cells)} runs{on}, {left} to do; hours one after another: {summed}",
+            *dict.fromkeys(cost.basis for cost in costs.values()),
             "memory: counted for float32, not measured: weights, gradients, optimizer, activations",
         ]
     )

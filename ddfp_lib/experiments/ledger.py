@@ -1,4 +1,4 @@
-"""The table of runs, ``results.csv``: of one matrix, and the one kept in ``reproduce``."""
+"""The table of runs, ``results.csv``: of one matrix, and the one that ``reproduce`` keeps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,12 +51,12 @@ def ledger(results: Sequence[RunResult]) -> pd.DataFrame:
 
 
 def write_ledger(results: Sequence[RunResult], path: Path) -> None:
-    """Write ``results.csv``: derived from the runs' own results, so that no row stands twice."""
+    """Write ``results.csv`` from the runs' own results, so that each row is there once."""
     write_text(path, ledger(results).to_csv(index=False, lineterminator="\n"))
 
 
 KEY = ["benchmark", "split", "method", "seed"]
-"""What names a run in the ledger; a later run of the same name replaces the earlier one."""
+"""Columns that identify a run; a later run with the same values replaces the earlier one."""
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
@@ -67,19 +67,19 @@ def read_ledger(path: Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: is not there; a finished 'ddfp reproduce' writes it")
+        raise UserError(f"{path}: does not exist; a finished 'ddfp reproduce' writes it")
     names = dict.fromkeys(("split", "commit", "config", "protocol", "gpu", "data"), str)
     frame = pd.read_csv(path, dtype=names)
     missing = [name for name in LEDGER[: LEDGER.index("protocol")] if name not in frame]
     if missing:
-        raise UserError(f"{path}: has no column {', '.join(missing)}; it is no ledger of runs")
+        raise UserError(f"{path}: has no column {', '.join(missing)}; give a results.csv of runs")
     return frame.reindex(
         columns=LEDGER
     )  # rows from before there were the last ones leave them empty
 
 
 def record(new: Path, kept: Path) -> pd.DataFrame:
-    """Take the runs of a matrix into the kept ledger, in place of earlier ones of the same name.
+    """Merge the runs of a matrix into the kept ledger; they replace earlier runs of the same name.
 
     Args:
         new: ``results.csv`` of a matrix.

@@ -1,12 +1,11 @@
 """A matrix of runs, splits by methods by seeds: each in a process and a folder of its own.
 
-Finished runs are not repeated and interrupted ones go on, so starting the same matrix again is
-always right.
+Finished runs are not repeated and interrupted runs resume, so it is always safe to start the same
+matrix again. Here runs are processes of this machine; :mod:`ddfp_lib.experiments.cluster` submits
+them to a cluster.
 """
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +15,28 @@ import torch
 
 from ddfp_lib.config import Config, load_config, to_yaml
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.job import LOG, PLANNED, STARTED, Record, last_line, start_training
+from ddfp_lib.experiments.progress import Pace, in_words
 from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.folder import Run, RunResult, finished_result
 from ddfp_lib.runs.metrics import read_metrics
 
+LOCAL = "local"
+"""Name of the launcher whose runs are processes of this machine."""
+
 
 @dataclass
 class Cell:
-    """One run of the matrix, and how many of its checkpoints stay."""
+    """One run of a matrix.
+
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        keep: number of checkpoints to keep.
+        process: that trains it, where this process has started one.
+    """
 
     config: Config
     folder: Path
@@ -43,8 +54,12 @@ class Cell:
         return lines[-1]["step"] if lines else 0
 
     def finished(self) -> bool:
-        """Whether the run has a result."""
+        """Return whether the run has a result."""
         return finished_result(self.folder, self.config) is not None
+
+    def prepare(self) -> None:
+        """Make the run's folder and write the planned configuration into it."""
+        write_text(self.folder / PLANNED, to_yaml(self.config))
 
 
 def plan(
@@ -58,22 +73,22 @@ def plan(
 ) -> list[Cell]:
     """Return the runs of a matrix, split by split and seed by seed, without starting any.
 
-    All configurations are built, so that a wrong one is found before the first run and not after.
+    All configurations are built first, so that an error in one is reported before any run starts.
 
     Args:
         benchmark: path of the benchmark's YAML.
         methods: names of presets.
         seeds: one run of each method per seed.
-        out: folder of the matrix; runs lie in ``out/runs/<split>-<method>-<seed>``, a ``/`` in the
-            name of a split written as ``-``, or without splits in ``out/runs/<method>-<seed>``.
+        out: folder of the matrix. Runs are in ``out/runs/<split>-<method>-<seed>``, with ``-`` for
+            a ``/`` in the name of a split, or without splits in ``out/runs/<method>-<seed>``.
         overrides: see :func:`ddfp_lib.config.reading.load_config`.
-        quick: the benchmark's ``quick`` settings, a look instead of a measurement.
-        splits: names of the benchmark's published splits; none for the labeled images that it, or
-            an override, names itself.
+        quick: use the benchmark's ``quick`` settings, for a first look.
+        splits: names of the benchmark's published splits. Without any, the benchmark or an
+            override names the labeled images.
 
     Raises:
-        UserError: a file, method, split, key or value is not right, or nothing is asked for, or a
-            folder holds a finished run of other settings.
+        UserError: a file, method, split, key or value is wrong, there are no methods or seeds, or
+            a folder holds a finished run of other settings.
     """
     if not methods or not seeds:
         raise UserError("--methods and --seeds: name at least one of each, as --seeds 0,1,2")
@@ -95,9 +110,9 @@ def plan(
 
 
 def default_jobs(device: torch.device) -> int:
-    """Return how many runs go side by side: one for each core, on a GPU one.
+    """Return how many runs train at the same time: one per core, or one on a GPU.
 
-    Networks this small gain nothing from a second thread, so one thread a run it is.
+    The small networks of the CPU benchmarks gain nothing from a second thread.
     """
     return usable_cores() if device.type == "cpu" else 1
 
@@ -113,22 +128,22 @@ def run_matrix(
     say: Callable[[str], object] = print,
     every: float = 15.0,
 ) -> list[RunResult]:
-    """Run what is not finished yet, ``jobs`` at a time, and return all results in order.
+    """Train all runs that are not finished, and return all results in order.
 
     Args:
         cells: from :func:`plan`.
         device: of every run.
-        jobs: runs side by side; 0 for :func:`default_jobs`. On a CPU the cores are shared out.
-        gpus: processes of each run, one a GPU.
-        accumulate: parts in which each of them takes its share of a step's images; 0: as its
-            memory asks for.
-        tensorboard: let each run write its log for TensorBoard too.
-        say: told of progress, a line at a time.
-        every: seconds between two lines.
+        jobs: runs at the same time; 0: see :func:`default_jobs`. On a CPU they share the cores.
+        gpus: processes of each run, one per GPU.
+        accumulate: micro-batches in which each process takes its share of a step's images; 0: as
+            many as its memory needs.
+        tensorboard: also write each run's log for TensorBoard.
+        say: called with each line of progress.
+        every: seconds between two lines of progress.
 
     Raises:
-        UserError: a number makes no sense, or a run failed; then the others were stopped and can
-            go on later.
+        UserError: a number is out of range, or a run failed. The other runs are then stopped, and
+            resume when the same matrix is started again.
     """
     if jobs < 0 or gpus < 1 or accumulate < 0:
         raise UserError(
@@ -136,16 +151,15 @@ def run_matrix(
         )
     jobs = jobs or default_jobs(device)
     if gpus > 1 and jobs > 1 and device.type == "cuda":
-        raise UserError(f"--jobs {jobs}: runs on {gpus} GPUs each go one after the other; use 1")
-    options = ["--device", str(device)]
-    options += ["--gpus", str(gpus)] if gpus > 1 else []
-    options += ["--accumulate", str(accumulate)] if accumulate else []
-    options += ["--tensorboard"] if tensorboard else []
+        raise UserError(
+            f"--jobs {jobs}: runs on {gpus} GPUs each train one after the other; use --jobs 1"
+        )
+    options = training_options(device, gpus, accumulate, tensorboard)
     threads = max(1, usable_cores() // (jobs * gpus))
     waiting = [cell for cell in cells if not cell.finished()]
-    already = {cell.name: cell.steps_done() for cell in waiting}
     running: list[Cell] = []
-    began = spoke = time.monotonic()
+    pace, spoke = Pace(), time.monotonic()
+    pace.observe(spoke, sum(cell.steps_done() for cell in waiting))
     if len(waiting) < len(cells):
         say(f"{len(cells) - len(waiting)} of {len(cells)} runs are finished already")
     queue = list(waiting)
@@ -161,7 +175,7 @@ def run_matrix(
                 say(f"{cell.name}: val mIoU {result.teacher_miou_last:.1f}, {result.seconds:.0f} s")
             if time.monotonic() - spoke >= every and running:
                 spoke = time.monotonic()
-                say(_progress(waiting, already, running, spoke - began))
+                say(_progress(waiting, running, pace, spoke))
     finally:
         for cell in running:
             cell.process.terminate()
@@ -170,52 +184,52 @@ def run_matrix(
     return [finished_result(cell.folder, cell.config) for cell in cells]
 
 
-def _start(cell: Cell, options: Sequence[str], threads: int) -> Cell:
-    """Start a run as ``ddfp train --config FILE``, its output in ``train.log``.
+def training_options(
+    device: torch.device | str, gpus: int = 1, accumulate: int = 0, tensorboard: bool = False
+) -> list[str]:
+    """Return the options of ``ddfp train`` for how a run is trained; see :func:`run_matrix`."""
+    options = ["--device", str(device)]
+    options += ["--gpus", str(gpus)] if gpus > 1 else []
+    options += ["--accumulate", str(accumulate)] if accumulate else []
+    return options + (["--tensorboard"] if tensorboard else [])
 
-    We never write to its standard input: the pipe ends when this process does, even by ``kill -9``,
-    and the run ends with it. Left alone it would hold its folder against the next matrix.
-    """
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    planned = cell.folder / "planned.yaml"
-    write_text(planned, to_yaml(cell.config))
-    command = [sys.executable, "-m", "ddfp_lib.cli", "train", "--config", str(planned)]
-    command += ["--out", str(cell.folder), "--keep", str(cell.keep), "--leashed", *options]
-    with (cell.folder / "train.log").open("w") as log:
-        cell.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
+
+def _start(cell: Cell, options: Sequence[str], threads: int) -> Cell:
+    cell.prepare()
+    cell.process = start_training(cell.folder, cell.keep, options, threads)
+    Record.here(LOCAL, str(cell.process.pid)).write(cell.folder / STARTED)
     return cell
 
 
 def _check_end(cell: Cell) -> None:
-    log = cell.folder / "train.log"
+    log = cell.folder / LOG
     if cell.process.returncode != 0 or not cell.finished():
-        said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        said = last_line(log) or "its log is empty"
         raise UserError(
-            f"{cell.folder}: the run stopped with status {cell.process.returncode} ({said[-1]}); "
-            f"see {log}, then start the same command again to go on"
+            f"{cell.folder}: the run stopped with status {cell.process.returncode} ({said}); "
+            f"see {log}, then start the same command again to resume"
         )
 
 
-def _progress(
-    waiting: Sequence[Cell], already: dict[str, int], running: Sequence[Cell], elapsed: float
-) -> str:
-    """Tell how far the matrix is and when it will end, by the steps that were done so far."""
+def _progress(waiting: Sequence[Cell], running: Sequence[Cell], pace: Pace, now: float) -> str:
+    """Return how far a matrix is, and when it will end at the current speed.
+
+    Args:
+        waiting: runs that were not finished when the matrix was started.
+        running: those that train now.
+        pace: of the whole matrix; observes this moment.
+        now: seconds, of a clock that only goes forward.
+    """
     done = {cell.name: cell.steps_done() for cell in waiting}
-    total = sum(cell.config.training.steps for cell in waiting)
-    fresh = sum(done.values()) - sum(already.values())
-    left = total - sum(done.values())
-    end = f"about {left * elapsed / fresh / 60:.0f} min left" if fresh else "starting"
-    now = ", ".join(f"{c.name} {done[c.name]}/{c.config.training.steps}" for c in running)
-    return f"{100 * sum(done.values()) / total:3.0f} %  {end}  ({now})"
+    total, so_far = sum(cell.config.training.steps for cell in waiting), sum(done.values())
+    pace.observe(now, so_far)
+    left = pace.seconds_for(total - so_far)
+    end = "starting" if left is None else f"about {in_words(left)} left"
+    now_training = ", ".join(f"{c.name} {done[c.name]}/{c.config.training.steps}" for c in running)
+    return f"{100 * so_far / total:3.0f} %  {end}  ({now_training})"
 
 
 def find_runs(out: Path) -> list[Run]:
-    """Return the runs below a matrix's folder that have begun, by name."""
+    """Return the runs in a matrix's folder that have started, ordered by name."""
     folders = sorted((Path(out) / "runs").glob("*/config.yaml"))
     return [Run.open(path.parent) for path in folders]

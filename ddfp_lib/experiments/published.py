@@ -1,4 +1,4 @@
-"""What others published: scores (``reproduce/paper.csv``), curves (``reproduce/released``)."""
+"""Published results: scores (``reproduce/paper.csv``) and curves (``reproduce/released``)."""
 
 import pandas as pd
 
@@ -8,22 +8,25 @@ from ddfp_lib.files import repository
 PAPER = "DDFP"
 """The paper that is reproduced, as the column ``source`` names it."""
 
+UNPROVED = "unproved"
+"""``status`` of a number that is quoted, but stands in no table that could be read."""
+
 
 def published_scores() -> pd.DataFrame:
-    """Return ``reproduce/paper.csv``: mIoU in percent, and whose.
+    """Return ``reproduce/paper.csv``: published mIoU in percent, with its source.
 
     Columns ``benchmark``, ``split``, ``method`` (a preset's name where it is comparable to ours),
-    ``miou`` (NaN: the paper has this cell, and it could not be read), ``network``, ``source``,
-    ``note``.
+    ``miou`` (NaN: the paper has this cell, but it could not be read), ``network``, ``source``,
+    ``status`` (empty or :data:`UNPROVED`), ``note``.
     """
     path = repository() / "reproduce" / "paper.csv"
     return pd.read_csv(path, dtype={"split": str}, keep_default_na=False, na_values={"miou": ""})
 
 
 def paper_score(benchmark: str, split: str, method: str) -> float:
-    """Return the paper's mIoU of a cell in percent, NaN where it has or shows none.
+    """Return the paper's mIoU of a cell in percent, NaN where it has none or an unproved one.
 
-    ``ddfp_released`` is held against the same numbers as ``ddfp``: the paper has one method.
+    ``ddfp_released`` is compared with the same numbers as ``ddfp``: the paper has one method.
     """
     scores = published_scores()
     named = {"ddfp_released": "ddfp"}.get(method, method)
@@ -32,6 +35,7 @@ def paper_score(benchmark: str, split: str, method: str) -> float:
         & (scores["benchmark"] == benchmark)
         & (scores["split"] == split)
         & (scores["method"] == named)
+        & (scores["status"] != UNPROVED)
     ]
     return float(cell["miou"].iloc[0]) if len(cell) else float("nan")
 
@@ -41,7 +45,7 @@ def released_curve(config: Config) -> list[tuple[float, float]]:
 
     Returns:
         (step, mIoU in percent) after each of its 80 epochs, at the steps of a run of ``config``;
-        nothing where there is no log. What these logs are worth: ``reproduce/released/README.md``.
+        empty where there is no log. ``reproduce/released/README.md`` says how far to trust it.
     """
     name = f"{config.benchmark}-{config.data.split.replace('/', '-')}-miou.csv"
     path = repository() / "reproduce" / "released" / name

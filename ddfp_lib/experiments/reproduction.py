@@ -1,4 +1,4 @@
-"""papermill runs the experiment notebook; the executed notebook is the report."""
+"""papermill executes the experiment notebook; the executed notebook is the report."""
 
 import re
 import sys
@@ -16,22 +16,24 @@ from ddfp_lib.files import repository, write_atomically, write_text
 
 @dataclass(frozen=True)
 class Request:
-    """The parameters of ``reproduce/experiment.ipynb``, all of them.
+    """All parameters of ``reproduce/experiment.ipynb``.
 
     Attributes:
         benchmark: name below ``reproduce/configs``, or path of a ``.yaml``.
-        splits: names of the benchmark's published splits; none for what it names itself.
+        splits: names of the benchmark's published splits. Without any, the benchmark or a setting
+            names the labeled images.
         methods: names of presets.
         seeds: one run of each method per seed.
         out: folder of runs and report.
         settings: ``key=value`` overrides.
-        quick: the benchmark's quick settings.
-        jobs: runs side by side; 0: one a core, or one on a GPU.
-        gpus: processes of each run, one a GPU.
-        accumulate: parts in which each of them takes its share of a step's images; 0: as its
-            memory asks for.
+        quick: use the benchmark's quick settings.
+        jobs: runs at the same time; 0: one per core, or one on a GPU.
+        gpus: processes of each run, one per GPU.
+        accumulate: micro-batches in which each process takes its share of a step's images; 0: as
+            many as its memory needs.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        tensorboard: write each run's log for TensorBoard too.
+        tensorboard: also write each run's log for TensorBoard.
+        only_finished: train nothing, report the runs that are finished.
     """
 
     benchmark: str
@@ -46,9 +48,10 @@ class Request:
     accumulate: int
     device: str
     tensorboard: bool
+    only_finished: bool = False
 
     def cells(self) -> list[Cell]:
-        """Return the runs that are asked for; see :func:`ddfp_lib.experiments.matrix.plan`."""
+        """Return the runs of this request; see :func:`ddfp_lib.experiments.matrix.plan`."""
         return plan(
             find_benchmark(self.benchmark),
             self.methods,
@@ -63,18 +66,25 @@ class Request:
 def reproduce(request: Request) -> dict[Path, str]:
     """Execute the experiment notebook and export it.
 
-    Everything that can be wrong with the request is found before the kernel starts.
+    The whole request is checked before the kernel starts.
 
     Returns:
-        What was written: each file and what it is.
+        The files that were written, each with a description.
 
     Raises:
-        UserError: the request is not right, or a run failed; starting again goes on from there.
+        UserError: the request is wrong, or a run failed; the same request resumes it. Or only
+            finished runs are asked for and there are none.
     """
     out = Path(request.out).resolve()
     cells = request.cells()
-    check_inputs(cells)
-    print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
+    if request.only_finished:
+        finished = sum(cell.finished() for cell in cells)
+        if not finished:
+            raise UserError(f"{out}: no run is finished yet; --status shows how far they are")
+        print(f"{finished} of {len(cells)} runs are finished, in {out}", flush=True)
+    else:
+        check_inputs(cells)
+        print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
     report = out / "report.ipynb"
     html = execute("experiment", {**asdict(request), "out": str(out)}, report)
     return {
@@ -94,14 +104,14 @@ def run_study(
         name: of the study, or path of its file.
         out: folder of all studies.
         root: folder of the data set; digit scenes need none.
-        jobs: runs side by side; 0: one a core, or one on a GPU.
+        jobs: runs at the same time; 0: one per core, or one on a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns:
-        What was written: each file and what it is.
+        The files that were written, each with a description.
 
     Raises:
-        UserError: a setting is not right, or a run failed; starting again goes on from there.
+        UserError: a setting is wrong, or a run failed; the same study resumes it.
     """
     study, out = find_study(name), Path(out).resolve()
     cells = study.cells(out, root)
@@ -119,12 +129,12 @@ def run_study(
 
 
 def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
-    """Execute a notebook of ``reproduce/`` by papermill, and export it.
+    """Execute a notebook of ``reproduce/`` with papermill, and export it as HTML.
 
     Args:
         name: of the notebook, without the suffix.
         parameters: each must be one of its ``parameters`` cell.
-        report: where the executed notebook is written; ``.html`` lands beside it.
+        report: path of the executed notebook; the ``.html`` is written beside it.
 
     Returns:
         The exported page.
@@ -141,7 +151,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
             notebook,
             _prepared(report),
             parameters=parameters,
-            cwd=Path.cwd(),  # which paths in benchmarks and settings may be relative to
+            cwd=Path.cwd(),  # paths in benchmarks and settings may be relative to it
             kernel_name="python3",
             progress_bar=False,
             stdout_file=sys.stdout,
@@ -157,7 +167,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
 
 
 def print_plan(request: Request) -> None:
-    """Print what a request would run and what that would cost; the data need not be there."""
+    """Print the runs of a request and what they would cost; no data is needed."""
     from ddfp_lib.experiments.cost import table
     from ddfp_lib.experiments.ledger import read_ledger
 
@@ -166,13 +176,13 @@ def print_plan(request: Request) -> None:
 
 
 def _prepared(report: Path) -> str:
-    # an early, empty file shows at once that the folder can be written
+    # an empty file, written early, shows whether the folder can be written
     write_atomically(report, lambda partial: partial.touch())
     return str(report)
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have: papermill would only warn.
+    """Refuse parameters that the notebook does not have; papermill only warns about them.
 
     Raises:
         UserError: a parameter is unknown, or the notebook is missing.
@@ -190,11 +200,11 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def check_inputs(cells: list[Cell]) -> None:
-    """Inspect the data of a matrix, draw its splits and build its network before a run does.
+    """Inspect the data of a matrix, draw its splits and build its network, before any run starts.
 
     Raises:
-        UserError: a folder, file or list is missing or not right, a run in the folder is of other
-            data, the starting weights are of another network, or a perturbation of the user's own
+        UserError: a folder, file or list is missing or wrong, a run in the folder used other data,
+            the starting weights belong to another network, or a perturbation of the user's own
             cannot be used.
     """
     from ddfp_lib.models.network import SegmentationNetwork
@@ -210,12 +220,12 @@ def check_inputs(cells: list[Cell]) -> None:
         same = [cell for cell in cells if cell.config.data == settings]
         data = open_run_data(same[0].config, say=print)
         identity = data.identity
-        for cell in same:  # finished runs are answers only if they are of these data
+        for cell in same:  # a finished run counts only if it used these data
             check_identity(cell.folder, identity, settings.root)
         notices |= dict.fromkeys(data.findings.notices)
     for notice in notices:
         print(notice, flush=True)
-    if any(cell.steps_done() == 0 for cell in cells):  # others go on from their checkpoints
+    if any(cell.steps_done() == 0 for cell in cells):  # others resume from their checkpoints
         SegmentationNetwork(config.network, len(data.training.classes))
 
 
@@ -227,7 +237,7 @@ def to_html(notebook: Path) -> str:
     settings = Config()
     settings.HTMLExporter.exclude_input = True
     settings.HTMLExporter.embed_images = True
-    # scripts from elsewhere: the page shall look the same without a network
+    # no scripts from other servers: the page must look the same without a network
     settings.HTMLExporter.mathjax_url = ""
     settings.HTMLExporter.require_js_url = ""
     settings.HTMLExporter.jquery_url = ""

@@ -1,4 +1,4 @@
-"""What runs say: means, paired differences with their uncertainty, and where features go."""
+"""Statistics of runs: means, and paired differences with their confidence intervals."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from scipy import stats
 
 
 def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
-    """Return one row a method: mean, spread and each seed.
+    """Return one row per method: mean, standard deviation and each seed.
 
     Args:
         ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
@@ -35,8 +35,8 @@ def paired_difference(
 ) -> dict[str, float]:
     """Compare two methods seed by seed.
 
-    Both methods see the same scenes, split and data order under one seed, so that differences vary
-    less than scores. The interval is Student's t over the differences.
+    With the same seed, both methods see the same scenes, split and data order, so that differences
+    vary less than scores. The confidence interval is Student's t over the differences.
 
     Returns:
         ``difference`` (mean of method minus rival), ``low`` and ``high`` of its interval, NaN with
@@ -68,12 +68,12 @@ def signed(difference: Mapping[str, float]) -> str:
 
 
 def verdict(difference: dict[str, float]) -> str:
-    """Say in words what an interval allows one to say."""
+    """Return in words whether the 95 % interval of a difference excludes zero."""
     low, high = difference["low"], difference["high"]
     if np.isnan(low):
-        return "one seed: no statement about noise is possible"
+        return "one seed: significance cannot be tested"
     if low > 0:
-        return "better, beyond the noise of these seeds"
+        return "significantly better"
     if high < 0:
-        return "worse, beyond the noise of these seeds"
-    return "not told apart from the noise of these seeds"
+        return "significantly worse"
+    return "no significant difference"

@@ -26,11 +26,11 @@ SCORES = {
     "test_miou": "test mIoU (%)",
     "teacher_miou_last": "validation mIoU (%)",
 }
-"""Scores that a study may compare, and how a figure calls them."""
+"""Scores that a study may compare, and their labels in figures."""
 
 
 EVERY = 1000
-"""Checkpoints that are kept where all of them shall be."""
+"""Number of checkpoints to keep where all of them are needed."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def read_study(path: Path) -> Study:
     try:
         return dacite.from_dict(Study, values, dacite.Config(strict=True))
     except dacite.DaciteError as error:
-        raise UserError(f"{path}: {one_line(error)}; mend the key") from error
+        raise UserError(f"{path}: {one_line(error)}; fix the key") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

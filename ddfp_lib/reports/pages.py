@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.contributed import contributed, contributed_rows
 from ddfp_lib.experiments.ledger import read_ledger
 from ddfp_lib.experiments.published import published_scores
 from ddfp_lib.experiments.study import SCORES, Study, find_study, studies
@@ -36,7 +37,9 @@ def write_pages() -> list[Path]:
     readme = root / "README.md"
     pages = {
         readme: readme_page(readme.read_text(encoding="utf-8"), ledger, scores),
-        root / "reproduce" / "RESULTS.md": results_page(ledger, scores),
+        root / "reproduce" / "RESULTS.md": results_page(
+            ledger, scores, contributed_rows(contributed())
+        ),
         root / "reproduce" / "STUDY.md": page(),
     }
     for path, text in pages.items():

@@ -1,10 +1,10 @@
-"""The kept results: ``reproduce/results.csv``, and the tables that are generated from it."""
+"""Tables of the kept results, ``reproduce/results.csv``, of contributed and of published ones."""
 
 import pandas as pd
 
 from ddfp_lib.config import find_benchmark, splits_of
 from ddfp_lib.errors import UserError
-from ddfp_lib.experiments.published import PAPER
+from ddfp_lib.experiments.published import PAPER, UNPROVED
 from ddfp_lib.experiments.statistics import paired_difference, score_table, signed
 
 
@@ -43,9 +43,17 @@ def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
 
 NOT_RUN = "not run yet"
 
+CONTRIBUTED = (
+    "By others, on their machines. They are checked by `ddfp record --check` against their own "
+    "configuration and log (kept in `contributed/`), were not repeated here, and enter no other "
+    "table of this page."
+)
+
 
 def paper_table(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
-    """Return the paper's tables in Markdown: a row a cell, run or not, beside what came out here.
+    """Return the paper's tables in Markdown: a row per cell, with our results where there are any.
+
+    A number that is unproved is shown as such, and nothing is subtracted from it.
 
     Args:
         ledger: the kept results.
@@ -59,13 +67,15 @@ def paper_table(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
     for cell in scores[scores["source"] == PAPER].itertuples():
         runs = ledger[(ledger["benchmark"] == cell.benchmark) & (ledger["split"] == cell.split)]
         ours = {name: found["test_miou"] for name, found in runs.groupby("method")}
-        known = not pd.isna(cell.miou)
-        difference = f"{ours['ddfp'].mean() - cell.miou:+z.1f}" if known and "ddfp" in ours else ""
+        paper = "unknown" if pd.isna(cell.miou) else _published(cell.miou)
+        proved = paper != "unknown" and cell.status != UNPROVED
+        paper += f" ({UNPROVED})" if cell.status == UNPROVED else ""
+        difference = f"{ours['ddfp'].mean() - cell.miou:+z.1f}" if proved and "ddfp" in ours else ""
         methods = ("ddfp_released", "consistency", "supervised")
         row = [
             cell.benchmark,
             cell.split,
-            f"{cell.miou:.1f}" if known else "unknown",
+            paper,
             _spread(ours.get("ddfp")),
             difference,
             *(_spread(ours.get(name)) for name in methods),
@@ -74,6 +84,11 @@ def paper_table(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         ]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _published(score: float) -> str:
+    """Write a score with as many decimals as its source has, one or two."""
+    return f"{score:.1f}" if round(score, 1) == score else f"{score:.2f}"
 
 
 def _spread(scores: pd.Series | None) -> str:
@@ -85,7 +100,7 @@ def _spread(scores: pd.Series | None) -> str:
 
 
 def published_table(scores: pd.DataFrame, benchmark: str) -> str:
-    """Return what others published for a benchmark, in Markdown: a row a method, a column a split.
+    """Return published results of a benchmark in Markdown: a row per method, a column per split.
 
     Args:
         scores: see :func:`ddfp_lib.experiments.published.published_scores`.
@@ -93,22 +108,49 @@ def published_table(scores: pd.DataFrame, benchmark: str) -> str:
     """
     found = scores[scores["benchmark"] == benchmark]
     splits = list(found["split"].unique())
-    lines = ["| method | network | told by | " + " | ".join(splits) + " | notes |"]
+    lines = ["| method | network | source | " + " | ".join(splits) + " | notes |"]
     lines.append("|---" * (len(splits) + 4) + "|")
     for names, rows in found.groupby(["method", "network", "source"], sort=False):
         values = rows.set_index("split")["miou"]
-        cells = ["" if pd.isna(values.get(split)) else f"{values[split]:.1f}" for split in splits]
+        cells = [
+            "" if pd.isna(values.get(split)) else _published(values[split]) for split in splits
+        ]
+        for at, status in zip(map(splits.index, rows["split"]), rows["status"], strict=True):
+            cells[at] += f" ({status})" if status else ""
         notes = "; ".join(dict.fromkeys(note for note in rows["note"] if note))
         lines.append("| " + " | ".join([*names, *cells, notes]) + " |")
     return "\n".join(lines)
 
 
-def results_page(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
+def contributed_table(rows: pd.DataFrame) -> str:
+    """Return contributed runs in Markdown, a row each, under the names of their contributors.
+
+    Args:
+        rows: see :func:`ddfp_lib.experiments.contributed.contributed_rows`.
+    """
+    header = ["contributor", "benchmark", "labeled", "method", "seed", "test mIoU", "val, last"]
+    header += ["steps", "hours", "card", "commit", "configuration", "changed settings"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for row in rows.itertuples():
+        card = "a CPU" if pd.isna(row.gpu) else f"{row.gpus:.0f} x {row.gpu}"
+        cells = [row.contributor, row.benchmark, row.split, f"`{row.method}`", str(row.seed)]
+        cells += [f"{row.test_miou:.1f}", f"{row.teacher_miou_last:.1f}", f"{row.steps:,}"]
+        cells += [f"{row.seconds / 3600:.1f}", card, f"`{row.commit}`", f"`{row.config}`"]
+        cells += [row.settings or "none"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def results_page(
+    ledger: pd.DataFrame, scores: pd.DataFrame, contributed: pd.DataFrame | None = None
+) -> str:
     """Return ``reproduce/RESULTS.md``: the paper's cells, then every benchmark that has runs.
 
     Args:
         ledger: the kept results.
         scores: see :func:`ddfp_lib.experiments.published.published_scores`.
+        contributed: see :func:`ddfp_lib.experiments.contributed.contributed_rows`; ``None`` or
+            empty where nobody has contributed a run yet.
     """
     parts = [
         "# Results",
@@ -118,12 +160,16 @@ def results_page(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         "by validation itself. Differences are paired by seed; intervals are Student's t.",
         "## The paper's tables, cell by cell",
         "*Paper*: DDFP's number, its best epoch by the validation images; *unknown*: the paper has "
-        "the cell, and it could not be read. *Here*: mean and standard deviation over seeds of the "
+        "the cell, but it could not be read; *unproved*: the number stands in no table that could "
+        "be read. *Here*: mean and standard deviation over seeds of the "
         "teacher after the last step. *Difference*: that minus the paper.",
         paper_table(ledger, scores),
     ]
     for benchmark in scores["benchmark"].unique():
         parts += [f"### Published for {benchmark}", published_table(scores, benchmark)]
+    parts += ["## Contributed runs", CONTRIBUTED]
+    if contributed is not None and len(contributed):
+        parts.append(contributed_table(contributed))
     for (benchmark, split), runs in ledger.groupby(["benchmark", "split"], sort=False):
         option = "--splits" if split in _splits(benchmark) else "--labeled"
         command = f"ddfp reproduce {benchmark} {option} {split}"
