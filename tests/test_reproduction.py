@@ -143,6 +143,19 @@ def run_notebook(monkeypatch, **parameters) -> list:
     return shown
 
 
+def test_a_report_on_demand_holds_what_is_finished_and_trains_nothing(
+    tiny, reproduced, monkeypatch
+):
+    kept = (reproduced / "results.csv").read_text()
+    request = request_for(tiny, reproduced, methods=["vat", "consistency", "ddfp"])
+    shown = run_notebook(monkeypatch, **(vars(request) | {"only_finished": True}))
+    texts = [item.data for item in shown if isinstance(item, IPython.display.Markdown)]
+    assert "**4 of 6 runs.**" in texts[0]
+    assert not any("vat" in text for text in texts)
+    assert not list(reproduced.glob("runs/vat-*"))
+    assert (reproduced / "results.csv").read_text() == kept
+
+
 def test_from_a_voc_tree_by_two_splits_to_the_page(tmp_path, monkeypatch):
     """Lists of names, runs (one of them interrupted), ledger, report and page of a real layout."""
     names = [f"2007_{n:06d}" for n in range(9)]
