@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.config.schema import IMAGENET_MEAN, IMAGENET_STD
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments import contributed as module
 from ddfp_lib.experiments.contributed import (
@@ -137,7 +138,9 @@ def test_runs_are_kept_without_paths_and_listed_under_a_name(trained, kept):
 
 def test_weights_are_named_without_their_folder(trained, copied, kept, monkeypatch):
     values = yaml.safe_load((copied / "config.yaml").read_text())
-    values["network"]["weights"] = "/home/ada/weights/mine.pth"  # no part of the hash
+    # none of these changes the hash: a path does not count, and these are the usual mean and std
+    values["network"]["weights"] = "/home/ada/weights/mine.pth"
+    values["network"] |= {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     values["data"]["root"] = "/home/ada/data"
     (copied / "config.yaml").write_text(yaml.safe_dump(values))
     (target,) = contribute(copied, "ada")
