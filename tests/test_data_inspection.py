@@ -142,6 +142,10 @@ def test_missing_lists_and_images_are_found_before_training(root):
     )
 
 
+def test_labeled_images_are_drawn_only_where_all_have_masks(root):
+    refused(lambda: open_run_data(config(root, labeled=2)), "t2.png", "2 of 4 training", "a list")
+
+
 def test_two_images_of_one_name_are_refused(root):
     image = Image.open(root / "JPEGImages" / "t0.jpg")
     image.save(root / "JPEGImages" / "t0.PNG", format="PNG")
