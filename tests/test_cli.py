@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.data.voc import CLASSES
 from ddfp_lib.files import sha256
 from tests.conftest import TINY
 from tests.fixtures.trees import make_camvid, make_voc
@@ -132,7 +133,7 @@ def test_folders_in_the_real_formats_train(dataset, tmp_path):
         make_camvid(tmp_path / "data", {"train": 6, "val": 2, "test": 2})
     else:
         lists = {"train": [f"t{n}" for n in range(6)], "val": ["v0", "v1"], "test": ["x0"]}
-        make_voc(tmp_path / "data", lists)
+        make_voc(tmp_path / "data", lists, classes=CLASSES)
     benchmark = folder_benchmark(tmp_path / "b.yaml", dataset)
     words = ["--out", tmp_path / "run", "--data", tmp_path / "data"]
     assert ddfp("train", benchmark, *words) == 0

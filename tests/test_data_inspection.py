@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddfp_lib.config import from_dict, load_method, to_dict
@@ -15,9 +16,12 @@ from ddfp_lib.data.inspection import inspect_data
 from ddfp_lib.data.splits import classes_present
 from ddfp_lib.data.voc import Voc, voc_palette
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.matrix import Cell
+from ddfp_lib.experiments.reproduction import check_inputs
 from ddfp_lib.files import write_text
 from ddfp_lib.runs.identity import check_classes, check_identity, write_identity
 from ddfp_lib.training.data import data_of, open_run_data, split_of
+from ddfp_lib.training.loop import train
 from tests.conftest import TINY
 from tests.fixtures.trees import make_voc
 
@@ -140,6 +144,10 @@ def test_missing_lists_and_images_are_found_before_training(root):
     refused(
         lambda: open_run_data(config(root, test="val")), "'v0'", ".jpg, .jpeg or .png", "v0.tif"
     )
+
+
+def test_labeled_images_are_drawn_only_where_all_have_masks(root):
+    refused(lambda: open_run_data(config(root, labeled=2)), "t2.png", "2 of 4 training", "a list")
 
 
 def test_two_images_of_one_name_are_refused(root):
@@ -494,3 +502,30 @@ def test_a_run_from_before_is_compared_by_its_result(root, tmp_path):
     write_text(tmp_path / "old" / "result.json", json.dumps({"data": "00000000"}))
     refused(lambda: check_identity(tmp_path / "old", now, root), "other images or labels")
     assert list((tmp_path / "old").iterdir()) == [tmp_path / "old" / "result.json"]
+
+
+@pytest.mark.fault("wrong labels", "labels that change between two starts of one command")
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_labels_are_never_answered_with_old_numbers(root, tmp_path, finished):
+    """Neither by a finished run nor by one that goes on; the folder stays as it is."""
+    settings, out = config(root, augment={"crop": 32}), tmp_path / "run"
+    start = {"device": torch.device("cpu"), "stop_at": None if finished else 4}
+    result = train(settings, out, **start)
+    assert (result is not None) == finished
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = train(settings, out, **start)
+    assert again == result
+    repaint(root, "t0", lambda mask: np.where(mask == 2, 1, mask))
+    refused(lambda: train(settings, out, **start), str(out), "masks of labeled images", "--out")
+    (root / "classes.txt").write_text("ground\nrim\ncell\n")
+    refused(lambda: train(settings, out, **start), "another order")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_reproduction_is_not_reported_from_runs_of_other_labels(root, tmp_path):
+    settings = config(root, augment={"crop": 32})
+    cell = Cell(settings, tmp_path / "runs" / "supervised-0")
+    train(settings, cell.folder, device=torch.device("cpu"))
+    check_inputs([cell])
+    (root / "labeled.txt").write_text("t1\nt0\n")
+    refused(lambda: check_inputs([cell]), str(cell.folder), "other images or lists")

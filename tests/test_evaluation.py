@@ -1,6 +1,7 @@
 """Scores are counts: compared with counting pixel by pixel."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -394,7 +395,11 @@ def test_folders_patterns_and_upright_pictures(photographs, tmp_path, tiny_confi
     }  # fmt: skip
     assert Image.open(tmp_path / "p" / "one.png").size == (30, 40)
     assert Pictures.of_files([folder / "*.png", folder / "two.png"], run).names == ["two"]
-    for wrong, words in ((tmp_path / "p" / "*.bmp", "no file matches"), (tmp_path, "no picture")):
+    for wrong, words in (
+        (tmp_path / "p" / "*.bmp", "no file matches"),
+        (tmp_path, "no picture"),
+        (Path("a**b*"), "no pattern"),
+    ):
         with pytest.raises(UserError, match=words):
             Pictures.of_files([wrong], run)
     with pytest.raises(UserError, match=r"legend\.png is one of the pictures"):

@@ -102,7 +102,8 @@ def inspect_data(
 
     Args:
         root: folder of the data set.
-        sets: images whose masks are read, by title: ``labeled``, ``validation``, ``test``.
+        sets: images whose masks are read, by title: ``labeled``, ``validation``, ``test``; or
+            ``training``, where labeled images are drawn from all.
         training: all training images, where they are used; their headers are looked at, and that
             they are neither validation nor test images.
         fresh: read every file, do not believe the cache.
@@ -211,6 +212,8 @@ def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
         others = sorted(p.name for p in path.parent.iterdir() if p.name.startswith(path.stem))
         if others:
             hint = f"{others[0]} lies there; name the mask as its image, with suffix .png"
+        elif title == "training":
+            hint = "where not all have one, data.labeled has to be a list of those that do"
     number = f"{len(bare)} of {len(dataset)} {title} images have no mask"
     return f"{path}: no such file; {number}; {hint}"
 

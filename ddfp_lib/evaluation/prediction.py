@@ -239,7 +239,10 @@ def _expand(path: Path) -> list[Path]:
         return found
     if not path.exists() and any(sign in str(path) for sign in "*?["):
         start = Path(path.anchor) if path.is_absolute() else Path()
-        found = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
+        try:
+            found = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"{path}: is no file and no pattern ({error})") from error
         if not found:
             raise UserError(f"{path}: no file matches this pattern")
         return found

@@ -126,7 +126,7 @@ def open_run_data(
     if inspect and isinstance(training, FilePairs):
         if not str(config.data.labeled).endswith(".txt"):
             # the draw reads every mask: say what is wrong with all of them first
-            inspect_data(root, {"labeled": training}, say=say).check(name, root)
+            inspect_data(root, {"training": training}, say=say).check(name, root)
         split = split_of(config, training)
         sets = {"labeled": training.only(split[0]), "validation": validation, "test": test}
         findings = inspect_data(root, sets, training, say=say)
