@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from bench import density, gpu, growth, loading, step
+from bench import density, gpu, growth, loading, photos, step
 from bench.alone import alone
 from bench.goals import Goal, goal_table
 from ddfp_lib.config import find_benchmark, load_config
@@ -97,6 +97,7 @@ def main() -> None:
         "Goals": goals(densities, seconds),
         "Density estimator: `bench/density.py`": density.table(densities),
         "Training step: `bench/step.py`": step.table(seconds),
+        "Training step on photographs: `bench/photos.py`": photos.PAGE.read_text().strip(),
         "Growth, each quantity alone: `bench/growth.py`": "![Curves of time and memory]"
         f"(growth.png)\n\n{growth.table(grown)}",
         "Loading: `bench/loading.py`": loading_table(seconds["ddfp"]),

@@ -1,9 +1,11 @@
 """What the benches claim exactly: memory that grows linearly, goals, and that all of them run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from bench import density, gpu, growth
+from bench import density, gpu, growth, photo_steps, photos
 from bench.__main__ import goals, plot
 from bench.alone import alone
 from bench.growth import count, fit, gradient, step
@@ -108,3 +110,43 @@ def test_memory_is_of_a_fresh_process():
     extra = alone(density.memory, "ddfp", "fit, VOC")
     assert held.sum() > 0
     assert 50 < extra < 300
+
+
+def test_photographs_give_batches_and_steps():
+    batch = photo_steps.make_batches(1)[0]
+    assert batch.labeled_images.shape == batch.weak_images.shape == (6, 3, 160, 160)
+    assert set(batch.labels.unique().tolist()) <= {*range(photo_steps.CLASSES), 255}
+    assert batch.valid.float().mean() > 0.3
+    learner, step = photo_steps.prepare("supervised")
+    assert type(learner.student).__module__ == "ddfp_lib.models.network"
+    assert photo_steps.found("training_step").__module__ == "ddfp_lib.training.step"
+    assert step(0)["loss"].isfinite()
+
+
+def test_steps_on_photographs_are_compared_with_another_checkouts():
+    seconds = {"supervised": [0.6, 1.0], "noise": [1.0, 1.3], "ddfp": [1.12, 1.5]}
+    rows = [line.split("|")[1:-1] for line in photos.table(seconds).splitlines()]
+    assert {len(row) for row in rows} == {4}
+    assert [cell.strip() for cell in rows[2]] == ["supervised", "600", "1000", "0.60"]
+    verdicts = {goal.text: goal.met for goal in photos.goals(seconds, [80, 100], 1e-6, 1e-6)}
+    assert [name for name, met in verdicts.items() if not met] == [
+        "ddfp: CPU time at most 0.7 of the other's"
+    ]
+    assert len(verdicts) == 5
+    alone = {method: times[:1] for method, times in seconds.items()}
+    assert photos.table(alone).splitlines()[2] == "| supervised | 600 |"
+    assert [goal.text for goal in photos.goals(alone)] == ["ddfp / noise at most 1.12"]
+
+
+def test_a_checkout_that_is_none_is_refused(tmp_path):
+    with pytest.raises(SystemExit):
+        photos.main(["--against", str(tmp_path)])
+
+
+@pytest.mark.soak
+def test_the_bench_on_photographs_runs_against_a_checkout(capsys):
+    here = str(Path(photos.__file__).parent.parent)
+    photos.main(["--against", here, "--repeats", "1", "--methods", "supervised"])
+    printed = capsys.readouterr().out
+    assert "| gradient: difference at most 1e-5 | 0.0e+00" in printed
+    assert "| supervised |" in printed

@@ -218,16 +218,17 @@ class _Subnet(nn.Sequential):
         return super().forward(x)
 
 
-ONEDNN_WIDTH = 128
+ONEDNN_WIDTH = 256
 """Hidden layers narrower than this gain less from oneDNN than its conversions cost."""
 
 
 def _onednn_takes(x: Tensor, hidden: int) -> bool:
-    """Say whether the subnets shall compute by oneDNN, as torch's convolutions do, not by MKL.
+    """Say whether the subnets compute by oneDNN, as torch's convolutions do, and not by MKL.
 
-    Same sums, same precision. With AVX-512 the two are equally fast on Intel's processors and
-    oneDNN is faster on AMD's, where MKL does without; with AVX2 alone MKL is the faster one.
-    A processor always gets the same answer, so a run's bits do not depend on what else it does.
+    Both compute the same sums in the same precision. With AVX-512 the two are equally fast on
+    Intel's processors, and oneDNN is faster on AMD's, where MKL does not use AVX-512. With AVX2
+    alone MKL is faster. A processor always gets the same answer, so a run's bits do not depend on
+    what else the processor does.
     """
     return (
         x.device.type == "cpu"

@@ -12,6 +12,7 @@ from ddfp_lib.config import NetworkConfig, normalisation
 from ddfp_lib.config.schema import IMAGENET_MEAN, IMAGENET_STD
 from ddfp_lib.models.decoder import Embedding, Fusion
 from ddfp_lib.models.encoder import Encoder
+from ddfp_lib.models.fast import use_fast_layers
 from ddfp_lib.models.maps import resize
 from ddfp_lib.seeds import derive_seed
 
@@ -95,6 +96,7 @@ class SegmentationNetwork(nn.Module):
                 channels=config.dropout_of == "channels",
             )
             self.classifier = nn.Conv2d(config.embedding, classes, 1)
+        use_fast_layers(self)
         self.classes, self.align_corners = classes, config.align_corners
         mean, std = config.mean, config.std
         if mean is None or std is None:

@@ -1,0 +1,165 @@
+"""The process of one checkout for :mod:`bench.photos`: makes batches, takes steps, answers.
+
+This file runs on its own, with another checkout's ``ddfp_lib``: it imports nothing of ``bench``,
+and of ``ddfp_lib`` what every checkout since e01cd57 has.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CLASSES = 7
+LONG_SIDE = 320
+CROP = 160
+IMAGES = 6
+BATCHES = 4
+WARM_UP = 3
+SETTINGS = (
+    "eps=3.0",
+    f"data.augment.crop={CROP}",
+    "data.augment.scale=[0.5,2.0]",
+    "data.augment.flip=true",
+    "network.encoder=tf_efficientnet_lite0",
+    "network.low_width=24",
+    "network.aspp_width=64",
+    "network.dilations=[6,12,18]",
+    "network.embedding=64",
+    "density.hidden=128",
+    "density.samples=4096",
+    f"training.batch_labeled={IMAGES}",
+    f"training.batch_unlabeled={IMAGES}",
+    "training.lr_encoder=3.0e-4",
+    "training.lr_head=3.0e-3",
+    "training.confidence=0.9",
+    "training.ema_decay=0.995",
+)
+
+MOVED = {
+    "Learner": ("ddfp_lib.training.learner", "ddfp_lib.training.objective"),
+    "training_step": ("ddfp_lib.training.step", "ddfp_lib.training.objective"),
+}
+"""Where a checkout has what is measured: now, and at e01cd57."""
+
+
+def found(name: str) -> Any:
+    """Return a class or function of this process's checkout, wherever it has it."""
+    for module in MOVED[name]:
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name != module:  # the module is there, something that it needs is not
+                raise
+    raise ModuleNotFoundError(f"this checkout has {name} in none of {', '.join(MOVED[name])}")
+
+
+def make_batches(count: int) -> list[Any]:
+    """Make batches from scikit-learn's photographs; their masks are seven steps of brightness."""
+    from sklearn.datasets import load_sample_images
+    from torchvision.transforms.v2 import functional
+
+    from ddfp_lib.data.augment import AugmentConfig
+    from ddfp_lib.data.base import SegmentationDataset
+    from ddfp_lib.data.loaders import training_batches
+
+    class Photographs(SegmentationDataset):
+        """Two photographs, as a data set."""
+
+        def __init__(self) -> None:
+            self.name, self.names = "photographs", ["china", "flower"]
+            self.classes = tuple(f"brightness {step}" for step in range(CLASSES))
+            self.palette = tuple((step, step, step) for step in range(CLASSES))
+            self.scenes = []
+            for photo in load_sample_images().images:
+                image = torch.from_numpy(photo.copy()).movedim(2, 0)
+                size = [LONG_SIDE * side // max(image.shape[1:]) for side in image.shape[1:]]
+                self.scenes.append(functional.resize(image, size, antialias=True))
+
+        def image(self, index: int) -> Tensor:
+            return self.scenes[index]
+
+        def mask(self, index: int) -> Tensor:
+            return (self.scenes[index].float().mean(0) * CLASSES // 256).to(torch.uint8)
+
+    return list(
+        training_batches(
+            Photographs(),
+            [0, 1],
+            [0, 1],
+            AugmentConfig(crop=CROP),
+            batch_labeled=IMAGES,
+            batch_unlabeled=IMAGES,
+            seed=0,
+            start_step=0,
+            stop_step=count,
+        )
+    )
+
+
+def prepare(method: str) -> tuple[Any, Callable[[int], object]]:
+    """Return a learner, and what takes step number n of its run's last stage."""
+    from ddfp_lib.config import find_benchmark, load_config
+
+    config = load_config(find_benchmark("digits"), method, 0, list(SETTINGS))
+    learner = found("Learner")(config, CLASSES, torch.device("cpu"))
+    step, batches, first = found("training_step"), make_batches(BATCHES), config.training.steps // 2
+    return learner, lambda n: step(learner, batches[n % BATCHES], first + n)
+
+
+def resident() -> int:
+    """Return the memory that this process holds now, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def gradient(double: bool) -> Tensor:
+    """Return the gradient of one supervised loss in all of the student's weights, (P,) float64."""
+    learner, _ = prepare("supervised")
+    batch, student = make_batches(1)[0], learner.student
+    if double:
+        student.double()
+    images = (batch.labeled_images / 255).to(student.mean.dtype)
+    logits = student(images)
+    torch.nn.functional.cross_entropy(logits, batch.labels, ignore_index=255).backward()
+    grads = [p.grad for p in student.parameters() if p.grad is not None]
+    return torch.cat([grad.flatten().double() for grad in grads])
+
+
+def serve() -> None:
+    """Answer requests, one JSON line each, until there are no more: the process of a checkout."""
+    torch.set_num_threads(1)
+    steps: dict[str, Callable[[int], object]] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        method = request.get("method")
+        answer: float | str = 0.0
+        if request["do"] == "where":
+            answer = importlib.import_module("ddfp_lib").__file__
+        elif request["do"] == "prepare":
+            _, steps[method] = prepare(method)
+        elif request["do"] == "step":
+            begin = time.process_time()
+            steps[method](request["turn"])
+            answer = time.process_time() - begin
+        elif request["do"] == "memory":
+            from ddfp_lib.machine import peak_resident
+
+            _, step = prepare(method)
+            before = resident()
+            for turn in range(WARM_UP):
+                step(turn)
+            answer = (peak_resident() - before) / 1e6
+        elif request["do"] == "gradient":
+            torch.save(gradient(request["double"]), request["path"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
