@@ -15,6 +15,14 @@ from ddfp_lib.method.config import DensityConfig
 ADDED: dict[str, Any] = {
     "method.perturbation_options": {},
     "method.learns_density": False,
+    "method.labeled_weight": 1.0,
+    "method.strong_views": 1,
+    "method.complementary_drop": False,
+    "method.perturbed_view": "strong",
+    "method.shares": 1,
+    "method.cutmix_box": "batch",
+    "method.strong_norm": "main",
+    "method.density_schedule": "steps",
     "network.dropout_of": "elements",
     "network.head_kernel": 1,
     "network.pooling_norm": False,
@@ -24,6 +32,11 @@ ADDED: dict[str, Any] = {
     "data.classes": None,
     "data.long_side": None,
     "data.val": None,
+    "training.epochs": 80,
+    "training.labeled_loss": "cross_entropy",
+    "training.ohem_threshold": 0.7,
+    "training.ohem_pixels": 100_000,
+    "training.ohem_images": 2,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
@@ -69,10 +82,18 @@ class MethodConfig:
         density_query: ``frozen`` or ``auxiliary``.
         perturbed_norm: ``auxiliary`` or ``shared``.
         warmup_norm: ``main`` or ``split``.
-        teacher: ``ema`` or ``tied``.
+        teacher: ``ema``, ``tied`` or ``student``.
         teacher_mode: ``eval`` or ``train``.
         perturbation_options: keyword arguments of a class of your own.
         learns_density: whether a density is learned for a class of your own.
+        labeled_weight: of the loss on labeled images, at least 0.
+        strong_views: strong views of each unlabeled image, at least 1.
+        complementary_drop: channel dropout of two strong views with complementary masks.
+        perturbed_view: ``strong`` or ``weak``.
+        shares: at least 1; divides both batch sizes.
+        cutmix_box: ``batch`` or ``image``.
+        strong_norm: ``main`` or ``auxiliary``.
+        density_schedule: ``steps`` or ``epochs``.
     """
 
     name: str
@@ -92,10 +113,18 @@ class MethodConfig:
     density_query: Literal["frozen", "auxiliary"]
     perturbed_norm: Literal["auxiliary", "shared"]
     warmup_norm: Literal["main", "split"]
-    teacher: Literal["ema", "tied"]
+    teacher: Literal["ema", "tied", "student"]
     teacher_mode: Literal["eval", "train"]
     perturbation_options: dict[str, Any] = field(default_factory=dict)
     learns_density: bool = False
+    labeled_weight: float = 1.0
+    strong_views: int = 1
+    complementary_drop: bool = False
+    perturbed_view: Literal["strong", "weak"] = "strong"
+    shares: int = 1
+    cutmix_box: Literal["batch", "image"] = "batch"
+    strong_norm: Literal["main", "auxiliary"] = "main"
+    density_schedule: Literal["steps", "epochs"] = "steps"
 
     @property
     def has_density(self) -> bool:
@@ -228,6 +257,15 @@ class TrainingConfig:
         precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
             scaled gradients). The density is always float32.
         compile: compile the networks with torch.compile; the first steps then take minutes.
+        epochs: equal parts of the schedule, as the release counts them; used by
+            ``method.density_schedule: epochs`` alone.
+        labeled_loss: loss of labeled images: ``cross_entropy``, or ``ohem``, the mean over hard
+            pixels, which the literature uses for Cityscapes; see
+            :func:`~ddfp_lib.training.losses.ohem_cross_entropy`.
+        ohem_threshold: a pixel is hard where the probability of its class is at most this.
+        ohem_pixels: hard pixels at least, in each group of images: 100,000 in U2PL, 200,000 in
+            UniMatch.
+        ohem_images: labeled images in a group: one GPU's batch, 2 in both.
     """
 
     steps: int
@@ -247,6 +285,11 @@ class TrainingConfig:
     checkpoint_every: int = 500
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
+    epochs: int = 80
+    labeled_loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    ohem_threshold: float = 0.7
+    ohem_pixels: int = 100_000
+    ohem_images: int = 2
 
 
 @dataclass(frozen=True)
@@ -300,12 +343,14 @@ class Config:
         for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             if resolved["network"][key] == list(usual):  # what null meant before these keys
                 resolved["network"][key] = None
+        if self.method.density_schedule != "epochs":
+            resolved["training"].pop("epochs")  # it changes nothing
         for name, before in ADDED.items():
             *sections, key = name.split(".")
             holder = resolved
             for section in sections:
                 holder = holder[section]
-            if holder[key] == before:
+            if holder.get(key) == before:
                 holder.pop(key)
         if self.method.has_density and REVISION_OF_DENSITY:
             resolved["revision"] = REVISION_OF_DENSITY

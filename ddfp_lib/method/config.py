@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-PERTURBATIONS = ("none", "density", "noise", "vat", "dropout")
+PERTURBATIONS = ("none", "density", "noise", "vat", "dropout", "channel_dropout")
 """The names that :func:`~ddfp_lib.method.perturb.make_perturbation` knows."""
 
 
