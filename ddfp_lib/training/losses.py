@@ -118,11 +118,12 @@ class PixelCounts:
         local = shares // world_size()
         return cls(*(shares * _share_counts(area, local) for area in areas), coverage)
 
-    def reordered(self, order: list[int]) -> "PixelCounts":
-        """Return the counts of labeled images in another order."""
+    def halves(self) -> "PixelCounts":
+        """Return the counts of labeled images 0, 2, 4, ... and then 1, 3, 5, ..."""
         if self.labeled.dim() == 0:
             return self
-        return dataclasses.replace(self, labeled=self.labeled[order])
+        labeled = torch.cat([self.labeled[0::2], self.labeled[1::2]])
+        return dataclasses.replace(self, labeled=labeled)
 
     def chunk(self, count: int) -> list["PixelCounts"]:
         """Cut what is of single images into ``count`` parts, as ``Tensor.chunk``."""

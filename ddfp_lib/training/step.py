@@ -276,8 +276,8 @@ def supervised_step(
                 for auxiliary, half in enumerate(halves)
                 if len(half)
             ]
-            order = [*range(0, len(images), 2), *range(1, len(images), 2)]
-            known, pixels, clean = known[order], pixels.reordered(order), torch.cat(embedded)
+            known, clean = torch.cat([known[0::2], known[1::2]]), torch.cat(embedded)
+            pixels = pixels.halves()
         else:
             clean = student.embed(features, generator=device)
         logits = student.classify(clean, known.shape[1:])
