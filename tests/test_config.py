@@ -182,6 +182,10 @@ def test_every_value_that_can_change_the_result_changes_the_hash(values, key, ki
         put(values, "method.teacher_mode", "train")
     if key == "method.perturbation_options":  # only a class of one's own has some
         put(values, "method.perturbation", "package.module:Class")
+    if key == "training.epochs":  # nothing else uses them
+        put(values, "method.density_schedule", "epochs")
+    if key == "method.complementary_drop":
+        put(values, "method.strong_views", 2)
     config = from_dict(values)
     tried = 0
     for other in candidates(kind, at(values, key)):

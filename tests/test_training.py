@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ddfp_lib.training.step as steps
+import ddfp_lib.training.views as views
 from ddfp_lib.config import MethodConfig, load_method, presets
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data import open_dataset
@@ -223,7 +224,7 @@ def test_teacher_in_train_mode_updates_them_itself(tiny_config, monkeypatch):
 
 def test_a_teacher_starts_as_the_students_equal(tiny_config):
     learner, _ = take_steps(tiny_config("ddfp"))
-    for kind in ("ema", "tied"):
+    for kind in ("ema", "tied", "student"):
         for mode in ("eval", "train"):
             teacher = make_teacher(learner.student, kind, mode)
             assert not changed(teacher, snapshot(learner.student))
@@ -518,8 +519,8 @@ def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatc
     batch.valid[1, :7] = False
     box = torch.zeros(32, 32).bool()
     box[4:20, 8:30] = True
-    monkeypatch.setattr(steps, "cutmix_boxes", lambda *args: box)
-    monkeypatch.setattr(steps, "strong_view", lambda images, *args: images)
+    monkeypatch.setattr(views, "cutmix_boxes", lambda *args: box)
+    monkeypatch.setattr(views, "strong_view", lambda images, *args: images)
     encode, encoded = learner.student.encode, []
     monkeypatch.setattr(
         learner.student, "encode", lambda images, **_: encoded.append(images) or encode(images)
@@ -577,8 +578,10 @@ def test_nothing_confident_trains_on(tiny_config, monkeypatch, method):
     assert losses["clean"] == 0
     assert losses["coverage"] == 0
     assert losses["supervised"] > 0
-    assert losses["loss"] == losses["supervised"]
-    assert all(not shift.any() for _, _, shift in shifts)
+    weight = config.method.labeled_weight
+    assert losses["loss"] == weight * losses["supervised"]
+    if config.method.moved != "all":
+        assert all(not shift.any() for _, _, shift in shifts)
     assert losses.get("perturbed", 0) == 0
     assert any(not p.equal(before[name]) for name, p in learner.student.named_parameters())
     assert all(p.isfinite().all() for p in learner.student.parameters())
@@ -610,7 +613,11 @@ def test_nothing_but_padding_trains_on(tiny_config):
 @pytest.mark.parametrize("method", ["supervised", "ddfp_released"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_batches_of_odd_and_single_images(tiny_config, method, count):
-    config = tiny_config(method, training={"batch_labeled": count, "batch_unlabeled": count})
+    config = tiny_config(
+        method,
+        training={"batch_labeled": count, "batch_unlabeled": count},
+        method={"shares": 1},
+    )
     _, losses = take_steps(config)
     assert all(values["loss"].isfinite() for values in losses)
 
@@ -666,7 +673,9 @@ def test_every_preset_trains(tiny_config, method):
     still = {n for n, p in learner.student.named_parameters() if p.equal(start[n])}
     # The auxiliary norm is for perturbed features alone.
     idle = {name for name in start if ".auxiliary." in name}
-    assert still == (idle if method in ("supervised", "consistency") else set())
+    perturbed = config.method.perturbation != "none"
+    unused = not perturbed or config.method.perturbed_norm == "shared"
+    assert still == (idle if unused else set())
 
 
 @pytest.mark.parametrize("method", ["ddfp", "ddfp_released", "vat"])
@@ -687,7 +696,7 @@ def switches():
             continue  # of classes of one's own: tests/test_own_methods.py
         others = (
             typing.get_args(field.type)
-            or {bool: (False,), int: (3,), float: (0.125,), str: PERTURBATIONS}[field.type]
+            or {bool: (False, True), int: (2, 4), float: (0.125,), str: PERTURBATIONS}[field.type]
         )
         yield from ((field.name, other) for other in others if other != value)
 
@@ -702,7 +711,11 @@ def trained(tiny_config):
 def test_no_switch_is_dead(tiny_config, trained, key, value):
     """Each key alone, those that make ``ddfp_released`` among them, changes a few steps' result."""
     method = {key: value}
-    if key == "teacher":  # a tied teacher is to be had in train mode alone
+    if key == "complementary_drop":
+        method["strong_views"] = 2
+        two = tiny_config("ddfp", training=SHORT, method={"strong_views": 2})
+        trained = snapshot(take_steps(two)[0].student)
+    if key == "teacher" and value == "tied":  # a tied teacher is to be had in train mode alone
         method["teacher_mode"] = "train"
         untied = tiny_config("ddfp", training=SHORT, method={"teacher_mode": "train"})
         trained = snapshot(take_steps(untied)[0].student)

@@ -28,12 +28,15 @@ def check(config: "Config") -> None:
     if config.method.consistency:
         counts.append("training.batch_unlabeled")
     counts += ["method.descent_steps", "density.hidden", "density.samples"]
-    amounts = ["eps", "method.clean_weight", "method.perturbed_weight"]
+    counts += ["method.strong_views", "method.shares", "training.epochs"]
+    counts += ["training.ohem_pixels", "training.ohem_images"]
+    amounts = ["eps", "method.clean_weight", "method.perturbed_weight", "method.labeled_weight"]
     amounts += ["training.lr_encoder", "training.lr_head"]
     amounts += ["training.weight_decay", "training.poly"]
     amounts += ["density.lr", "density.lr_decay", "density.noise", "density.clamp"]
     fractions = ["training.consistency_from", "training.perturb_from"]
     fractions += ["training.confidence", "training.ema_decay", "training.momentum"]
+    fractions += ["training.ohem_threshold"]
     below_one = ["network.dropout", "method.drop"]
     for keys, allowed, fix in (
         (counts, lambda value: value >= 1, "give at least 1"),
@@ -88,6 +91,22 @@ def check(config: "Config") -> None:
             "method.density_of: with perturb_at: embedding, the density must be of the embedding; "
             "choose perturb_at: features or density_of: embedding"
         )
+    _check_batches(config)
+    if method.complementary_drop and method.strong_views != 2:
+        raise UserError(
+            f"method.complementary_drop: needs two strong views, not {method.strong_views}; choose "
+            "strong_views: 2"
+        )
+    if method.perturbed_view == "weak" and method.perturb_at == "embedding":
+        raise UserError(
+            "method.perturbed_view: the embedding of weak views is not computed; choose "
+            "perturb_at: features"
+        )
+    if method.teacher == "student" and method.teacher_mode == "train":
+        raise UserError(
+            "method.teacher: the student as its own teacher would update its BatchNorm statistics "
+            "twice in train mode; choose teacher_mode: eval"
+        )
     if method.teacher == "tied" and method.teacher_mode == "eval":
         raise UserError(
             "method.teacher: a tied teacher updates its BatchNorm statistics only in train mode; "
@@ -102,4 +121,23 @@ def check(config: "Config") -> None:
         raise UserError(
             f"method.descend: a density of kind {config.density.kind!r} has no classes; "
             "choose marginal"
+        )
+
+
+def _check_batches(config: "Config") -> None:
+    """Refuse batches that cannot be divided into the method's shares or OHEM's groups."""
+    method, training = config.method, config.training
+    sizes = {"batch_labeled": training.batch_labeled}
+    if method.consistency:
+        sizes["batch_unlabeled"] = training.batch_unlabeled
+    for name, size in sizes.items():
+        if size % method.shares:
+            raise UserError(
+                f"method.shares: {method.shares} shares do not divide training.{name}: {size}; "
+                "choose another number, as 1"
+            )
+    if training.labeled_loss == "ohem" and training.batch_labeled % training.ohem_images:
+        raise UserError(
+            f"training.ohem_images: groups of {training.ohem_images} images do not divide "
+            f"training.batch_labeled: {training.batch_labeled}; choose another number, as 1"
         )

@@ -10,11 +10,19 @@ from typing import Any, Literal
 from ddfp_lib.config.checks import check
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.digits import DigitScenesConfig
-from ddfp_lib.method.config import DensityConfig
+from ddfp_lib.method.config import DensityConfig, MethodConfig
 
 ADDED: dict[str, Any] = {
     "method.perturbation_options": {},
     "method.learns_density": False,
+    "method.labeled_weight": 1.0,
+    "method.strong_views": 1,
+    "method.complementary_drop": False,
+    "method.perturbed_view": "strong",
+    "method.shares": 1,
+    "method.cutmix_box": "batch",
+    "method.strong_norm": "main",
+    "method.density_schedule": "steps",
     "network.dropout_of": "elements",
     "network.head_kernel": 1,
     "network.pooling_norm": False,
@@ -24,6 +32,11 @@ ADDED: dict[str, Any] = {
     "data.classes": None,
     "data.long_side": None,
     "data.val": None,
+    "training.epochs": 80,
+    "training.labeled_loss": "cross_entropy",
+    "training.ohem_threshold": 0.7,
+    "training.ohem_pixels": 100_000,
+    "training.ohem_images": 2,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
 
@@ -42,65 +55,6 @@ It enters their ``config_hash``, so that an older run is not taken for one of to
 
 1: padding of labeled images no longer enters the rows of the flow.
 """
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """What makes one method differ from another.
-
-    What each key means and whose behaviour its value is (the paper's, its release's, ours) stands
-    beside its default in ``ddfp_lib/presets/base.yaml``. Here are the values that it takes.
-
-    Attributes:
-        name: the preset's name, or that of the user's own file.
-        consistency: whether unlabeled images are used.
-        perturbation: ``none``, ``density``, ``noise``, ``vat``, ``dropout``, or a class of your
-            own as ``package.module:Class``, see :mod:`ddfp_lib.method.own`.
-        perturb_at: ``features`` (F) or ``embedding`` (v).
-        clean_weight, perturbed_weight: of these two losses, at least 0.
-        consistency_mean: ``valid`` or ``confident``.
-        moved: ``confident``, ``all`` or ``leaky``.
-        descent_steps: at least 1; each is ``eps / descent_steps`` long.
-        max_fall: nats, above 0; see :class:`~ddfp_lib.method.perturb.DensityDescent`.
-        drop: probability, 0 to below 1.
-        descend: ``marginal`` or ``conditional``.
-        density_of: ``embedding`` (v) or ``features`` (F).
-        density_void: ``unlabeled`` or ``dropped``.
-        density_query: ``frozen`` or ``auxiliary``.
-        perturbed_norm: ``auxiliary`` or ``shared``.
-        warmup_norm: ``main`` or ``split``.
-        teacher: ``ema`` or ``tied``.
-        teacher_mode: ``eval`` or ``train``.
-        perturbation_options: keyword arguments of a class of your own.
-        learns_density: whether a density is learned for a class of your own.
-    """
-
-    name: str
-    consistency: bool
-    perturbation: str
-    perturb_at: Literal["features", "embedding"]
-    clean_weight: float
-    perturbed_weight: float
-    consistency_mean: Literal["valid", "confident"]
-    moved: Literal["confident", "all", "leaky"]
-    descent_steps: int
-    max_fall: float
-    drop: float
-    descend: Literal["marginal", "conditional"]
-    density_of: Literal["embedding", "features"]
-    density_void: Literal["unlabeled", "dropped"]
-    density_query: Literal["frozen", "auxiliary"]
-    perturbed_norm: Literal["auxiliary", "shared"]
-    warmup_norm: Literal["main", "split"]
-    teacher: Literal["ema", "tied"]
-    teacher_mode: Literal["eval", "train"]
-    perturbation_options: dict[str, Any] = field(default_factory=dict)
-    learns_density: bool = False
-
-    @property
-    def has_density(self) -> bool:
-        """Whether a density of the features is learned."""
-        return self.perturbation == "density" or self.learns_density
 
 
 @dataclass(frozen=True)
@@ -228,6 +182,15 @@ class TrainingConfig:
         precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
             scaled gradients). The density is always float32.
         compile: compile the networks with torch.compile; the first steps then take minutes.
+        epochs: equal parts of the schedule, as the release counts them; used by
+            ``method.density_schedule: epochs`` alone.
+        labeled_loss: loss of labeled images: ``cross_entropy``, or ``ohem``, the mean over hard
+            pixels, which the literature uses for Cityscapes; see
+            :func:`~ddfp_lib.training.losses.ohem_cross_entropy`.
+        ohem_threshold: a pixel is hard where the probability of its class is at most this.
+        ohem_pixels: hard pixels at least, in each group of images: 100,000 in U2PL, 200,000 in
+            UniMatch.
+        ohem_images: labeled images in a group: one GPU's batch, 2 in both.
     """
 
     steps: int
@@ -247,6 +210,11 @@ class TrainingConfig:
     checkpoint_every: int = 500
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
+    epochs: int = 80
+    labeled_loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    ohem_threshold: float = 0.7
+    ohem_pixels: int = 100_000
+    ohem_images: int = 2
 
 
 @dataclass(frozen=True)
@@ -300,12 +268,14 @@ class Config:
         for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             if resolved["network"][key] == list(usual):  # what null meant before these keys
                 resolved["network"][key] = None
+        if self.method.density_schedule != "epochs":
+            resolved["training"].pop("epochs")  # it changes nothing
         for name, before in ADDED.items():
             *sections, key = name.split(".")
             holder = resolved
             for section in sections:
                 holder = holder[section]
-            if holder[key] == before:
+            if holder.get(key) == before:
                 holder.pop(key)
         if self.method.has_density and REVISION_OF_DENSITY:
             resolved["revision"] = REVISION_OF_DENSITY

@@ -48,6 +48,11 @@ class Batch:
         """Return the batch on ``device``; from pinned memory the copy runs alongside."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
+    def chunk(self, count: int) -> list["Batch"]:
+        """Cut labeled and unlabeled images into ``count`` parts each, as ``Tensor.chunk``."""
+        parts = zip(*(tensor.chunk(count) for tensor in vars(self).values()), strict=True)
+        return [Batch(*part) for part in parts]
+
     def pin_memory(self) -> "Batch":
         """Return the batch in pinned memory; the DataLoader calls this by its name."""
         return Batch(*(tensor.pin_memory() for tensor in vars(self).values()))

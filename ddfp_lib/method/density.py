@@ -78,6 +78,8 @@ class DensityEstimator(nn.Module):
         config: shape and training, see :class:`DensityConfig`.
         total_steps: length of the schedule, in calls of :meth:`fit_step`.
         seed: of the starting weights, means and permutations.
+        progress: fraction of the schedule that is over, as a function of the number of steps;
+            ``None``: steps / total_steps, at most 1.
 
     Raises:
         UserError: fewer than 2 features, no class, or no step.
@@ -99,6 +101,7 @@ class DensityEstimator(nn.Module):
         *,
         total_steps: int,
         seed: int = 0,
+        progress: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__()
         if total_steps < 1:
@@ -106,6 +109,7 @@ class DensityEstimator(nn.Module):
         self.features, self.classes = features, classes
         self.config = config
         self.total_steps = total_steps
+        self.progress = progress or (lambda steps: min(steps / total_steps, 1.0))
         self.steps = 0
         # Two streams: equal seeds would start the means with numbers that the flow has too.
         seeds = torch.Generator().manual_seed(seed)
@@ -235,9 +239,8 @@ class DensityEstimator(nn.Module):
                 f"density step {self.steps}: loss {nll.item()}, gradient norm {norm.item()}; "
                 "the features are not finite or the learning rate is too high"
             )
-        progress = min(self.steps / self.total_steps, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * self.config.lr_decay**progress
+            group["lr"] = self.config.lr * self.config.lr_decay ** self.progress(self.steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1

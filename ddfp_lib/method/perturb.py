@@ -223,6 +223,34 @@ class ChannelDropout:
         return scale_to_length(shift, moved, self.eps)
 
 
+def complementary_masks(
+    images: int, channels: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw channel dropout masks of two views that never drop the same channel.
+
+    The masks are 2 m and 2 - 2 m with m = 0 or 1, equally likely, for each channel of an image.
+    Half of the images, drawn at random, keep all channels in both views (of an odd number, one
+    more or one less). The mean of both masks is 1 everywhere.
+
+    Args:
+        images: B.
+        channels: C.
+        generator: source of all randomness; the masks lie on its device.
+
+    Returns:
+        Two factors for features (B, C, h, w): (B, C, 1, 1) float32.
+
+    Source: Yang et al., UniMatch V2, arXiv 2410.10777, complementary dropout.
+    """
+    device = generator.device
+    drawn = torch.rand(images, channels, 1, 1, generator=generator, device=device)
+    order = torch.randperm(images, generator=generator, device=device)
+    coin = torch.rand((), generator=generator, device=device)
+    undropped = (order + coin < images / 2)[:, None, None, None]
+    first = (2.0 * (drawn < 0.5)).where(~undropped, 1.0)
+    return first, 2.0 - first
+
+
 class AfterDropout:
     """Drop whole channels, at dropout's own length, and step on from there.
 
@@ -275,6 +303,7 @@ def make_perturbation(
         "noise": lambda: UniformNoise(eps),
         "vat": lambda: AdversarialVAT(eps),
         "dropout": lambda: ChannelDropout(eps),
+        "channel_dropout": ChannelDropout,
     }
     if ":" in name:
         makers[name] = lambda: make_own(name, eps, options or {})

@@ -1,5 +1,6 @@
 """What a training holds: student, teacher, density estimator, perturbation and optimizer."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfp_lib.config import Config
+from ddfp_lib.config import Config, TrainingConfig
 from ddfp_lib.constants import UNLABELED
 from ddfp_lib.errors import UserError
 from ddfp_lib.method.density import DensityEstimator
@@ -43,6 +44,38 @@ def perturbation_for(config: Config) -> FeaturePerturbation:
     )
 
 
+def _check_groups(config: Config, accumulate: int) -> None:
+    """Refuse processes and micro-batches that would cut a share or a group of OHEM in two.
+
+    Raises:
+        UserError: the message says which number to change.
+    """
+    shares, training = config.method.shares, config.training
+    if shares > 1 and shares % world_size():
+        raise UserError(
+            f"method.shares: {shares} shares cannot be divided among {world_size()} processes; "
+            "use a number of processes that divides it"
+        )
+    together = training.batch_labeled // (world_size() * accumulate)
+    if training.labeled_loss == "ohem" and together % training.ohem_images:
+        raise UserError(
+            f"training.ohem_images: hard pixels are chosen among {training.ohem_images} images, "
+            f"and only {together} labeled images pass the network at a time; use fewer processes "
+            "or micro-batches, or a number that divides them"
+        )
+
+
+def _epochs_over(training: TrainingConfig, begin: int, steps: int) -> float:
+    """Return the fraction of the schedule that whole epochs have passed.
+
+    Args:
+        training: the schedule.
+        begin: steps of training before the first one of the density.
+        steps: of the density.
+    """
+    return (begin + steps) * training.epochs // training.steps / training.epochs
+
+
 @dataclass(frozen=True)
 class Stage:
     """Which parts of the method are switched on at a step."""
@@ -68,6 +101,7 @@ class Learner:
     ) -> None:
         method, training = config.method, config.training
         self.config, self.device, self.accumulate = config, device, accumulate
+        _check_groups(config, accumulate)
         # channels_last: convolutions run 1.4 to 2 times faster on CPUs, and on GPUs' tensor cores
         student = SegmentationNetwork(config.network, classes, config.seed, training.precision)
         student.to(device, memory_format=torch.channels_last).train()
@@ -111,12 +145,16 @@ class Learner:
                 freeze_after=round(training.perturb_from * training.steps) - begin,
                 seed=config.seed,
             ).to(self.device)
+        samples = method.shares * config.density.samples
         return DensityEstimator(
             width,
             classes,
-            config.density,
+            dataclasses.replace(config.density, samples=samples),
             total_steps=max(1, training.steps - begin),
             seed=config.seed,
+            progress=functools.partial(_epochs_over, training, begin)
+            if method.density_schedule == "epochs"
+            else None,
         ).to(self.device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -238,7 +276,7 @@ class Learner:
         """
         method = self.config.method
         weights = {
-            "supervised": 1.0,
+            "supervised": method.labeled_weight,
             "clean": method.clean_weight,
             "perturbed": method.perturbed_weight,
         }

@@ -1,15 +1,17 @@
 """Cross-entropies, pseudo-labels, and what the density estimator is trained on."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
-from ddfp_lib.data.augment import mix
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.models.maps import resize_nearest, to_rows
-from ddfp_lib.ranks import first_of_next, total
+from ddfp_lib.ranks import total, world_size
+from ddfp_lib.training.views import CutMix
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, pixels: "PixelCounts | None" = None) -> Tensor:
@@ -20,9 +22,58 @@ def cross_entropy(logits: Tensor, labels: Tensor, pixels: "PixelCounts | None" =
         labels: (B, H, W) int64, ``IGNORE_INDEX`` where there is none.
         pixels: of the whole batch, of which these are a part; without it these are all.
     """
-    summed = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     count = (labels != IGNORE_INDEX).sum() if pixels is None else pixels.labeled
-    return summed / count.clamp(min=1)
+    return _mean(logits, labels, count)
+
+
+def _mean(logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
+    """Return the summed cross-entropy, divided by ``count``: 0-d, or (B,) for each image."""
+    if count.dim() == 0:
+        summed = nn.functional.cross_entropy(
+            logits, labels, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return summed / count.clamp(min=1)
+    each = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return (each.sum((1, 2)) / count.clamp(min=1)).sum()
+
+
+def ohem_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    threshold: float,
+    pixels: int,
+    images: int,
+    groups: int | None = None,
+) -> Tensor:
+    r"""Mean cross-entropy over hard pixels (online hard example mining), in nats.
+
+    .. math:: \frac1G \sum_{g=1}^{G} \frac{1}{|H_g|} \sum_{i \in H_g} - \log p_i, \qquad
+        H_g = \{ i \in g : p_i \le \max(t, p_{(k)}) \}
+
+    with :math:`p_i` the probability of the true class and :math:`p_{(k)}` the k-th smallest one of
+    the group. So all pixels with a probability of at most t count, and at least k of them.
+
+    Args:
+        logits: (B, K, H, W) float.
+        labels: (B, H, W) int64, ``IGNORE_INDEX`` where there is none.
+        threshold: t, a probability.
+        pixels: k; where a group has fewer labeled pixels, all of them count.
+        images: size of a group: consecutive images that are one GPU's batch in the original.
+        groups: G, of the whole batch, of which these are a part; ``None``: these are all.
+
+    Source: Shrivastava et al., Training Region-based Object Detectors with Online Hard Example
+    Mining, CVPR 2016; for Cityscapes in U2PL (t = 0.7, k = 100,000) and UniMatch (k = 200,000).
+    """
+    each = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    labeled = (labels != IGNORE_INDEX).view(-1, images * labels[0].numel())
+    each = each.view_as(labeled)
+    with torch.no_grad():
+        probability = (-each).exp().where(labeled, torch.inf)
+        smallest = probability.kthvalue(min(pixels, labeled.shape[1]), dim=1, keepdim=True).values
+        hard = labeled & (probability <= smallest.clamp(min=threshold))
+    means = each.where(hard, 0.0).sum(1) / hard.sum(1).clamp(min=1)
+    return means.sum() / (groups or len(means))
 
 
 @dataclass(frozen=True)
@@ -30,31 +81,63 @@ class PixelCounts:
     """How many pixels of the whole batch, of all ranks, the losses are means over.
 
     A rank that divides its sums by these counts has its share of the losses: the shares of all
-    ranks and of all their parts add up to what one process would have computed.
+    ranks and of all their micro-batches add up to what one process would have computed. With
+    ``method.shares`` the losses are means over shares of means over pixels: then there is one
+    number for each image, the pixels of its share times the number of shares.
 
     Attributes:
-        labeled: pixels of labeled images that have a label; 0-d int64, as the others.
-        valid: pixels of unlabeled images that are no padding.
-        confident: those of them that have a pseudo-label. CutMix changes neither number: in the
-            batch as a whole it only moves pixels.
+        labeled: pixels of labeled images that have a label; int64, 0-d or (B,).
+        valid: pixels of strong views that are no padding; 0-d or (U,).
+        confident: those of them that have a pseudo-label; 0-d or (U,).
+        coverage: fraction of valid pixels with a pseudo-label, 0-d float.
     """
 
     labeled: Tensor
     valid: Tensor
     confident: Tensor
+    coverage: Tensor
 
     @classmethod
-    def of(cls, labels: Tensor, pseudo: "PseudoLabels | None" = None) -> "PixelCounts":
+    def of(
+        cls, labels: Tensor, pseudo: "PseudoLabels | None" = None, shares: int = 1
+    ) -> "PixelCounts":
         """Count this rank's pixels and add those of the others.
 
         Args:
             labels: (B, H, W) int64, of the labeled images.
-            pseudo: of the unlabeled images; none in a supervised step.
+            pseudo: of the unlabeled images, after CutMix; none in a supervised step.
+            shares: of all ranks together; 1: the losses are means over the whole batch.
         """
-        counts = [(labels != IGNORE_INDEX).sum()] * 3
+        areas = [labels != IGNORE_INDEX] * 3
         if pseudo is not None:
-            counts[1:] = pseudo.valid.sum(), pseudo.confident.sum()
-        return cls(*total(torch.stack(counts)))
+            areas[1:] = pseudo.valid, pseudo.confident
+        counts = total(torch.stack([area.sum() for area in areas]))
+        coverage = counts[2] / counts[1].clamp(min=1)
+        if shares == 1:
+            return cls(*counts, coverage)
+        local = shares // world_size()
+        return cls(*(shares * _share_counts(area, local) for area in areas), coverage)
+
+    def halves(self) -> "PixelCounts":
+        """Return the counts of labeled images 0, 2, 4, ... and then 1, 3, 5, ..."""
+        if self.labeled.dim() == 0:
+            return self
+        labeled = torch.cat([self.labeled[0::2], self.labeled[1::2]])
+        return dataclasses.replace(self, labeled=labeled)
+
+    def chunk(self, count: int) -> list["PixelCounts"]:
+        """Cut what is of single images into ``count`` parts, as ``Tensor.chunk``."""
+        parts = (
+            [each] * count if each.dim() == 0 else each.chunk(count)
+            for each in (self.labeled, self.valid, self.confident)
+        )
+        return [PixelCounts(*each, self.coverage) for each in zip(*parts, strict=True)]
+
+
+def _share_counts(area: Tensor, shares: int) -> Tensor:
+    """Return for each image of ``area``, bool (B, H, W), the number of True in its share: (B,)."""
+    per_share = len(area) // shares
+    return area.sum((1, 2)).view(shares, per_share).sum(1).repeat_interleave(per_share)
 
 
 @dataclass(frozen=True)
@@ -82,8 +165,12 @@ class PseudoLabels:
         return cls(labels.where((probability > confidence) & valid, IGNORE_INDEX), valid)
 
     def mixed(self, box: Tensor) -> "PseudoLabels":
-        """Apply CutMix's box (H, W) to labels and valid area alike."""
-        return PseudoLabels(mix_over_ranks(self.labels, box), mix_over_ranks(self.valid, box))
+        """Apply the CutMix box (H, W) of a batch to labels and valid area alike."""
+        return self.mapped(CutMix(box))
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "PseudoLabels":
+        """Apply a function of label maps to labels and valid area alike."""
+        return PseudoLabels(function(self.labels), function(self.valid))
 
     def chunk(self, count: int) -> list["PseudoLabels"]:
         """Cut into ``count`` parts of B / ``count`` images, as ``Tensor.chunk``."""
@@ -109,28 +196,15 @@ class PseudoLabels:
                 UniMatch) or of ``confident`` ones (as the release).
             pixels: of the whole batch, of which these are a part; without it these are all.
         """
-        summed = nn.functional.cross_entropy(
-            logits, self.labels, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
         if pixels is None:
             count = (self.valid if mean == "valid" else self.confident).sum()
         else:
             count = pixels.valid if mean == "valid" else pixels.confident
-        return summed / count.clamp(min=1)
+        return _mean(logits, self.labels, count)
 
     def coverage(self) -> Tensor:
         """Return the part of valid pixels that have a pseudo-label."""
         return self.confident.sum() / self.valid.sum().clamp(min=1)
-
-
-def mix_over_ranks(batch: Tensor, box: Tensor) -> Tensor:
-    """Apply CutMix's box (H, W) to the batch of all ranks: the last image meets the next rank's.
-
-    Args:
-        batch: this rank's share, (B, ..., H, W), images, labels or masks alike.
-        box: bool (H, W), the same on every rank.
-    """
-    return mix(torch.cat([batch, first_of_next(batch)]), box)[:-1]
 
 
 def density_training_data(
@@ -162,5 +236,52 @@ def density_training_data(
     learned = resize_nearest(torch.cat([batch.labeled_valid, batch.valid]), size) == 1
     if void == "dropped":
         learned[: len(batch.labels)] &= classes[: len(batch.labels)] != IGNORE_INDEX
-    known = classes.where(classes != IGNORE_INDEX, UNLABELED)[learned]
-    return to_rows(described)[learned.flatten()], known
+    known = classes.where(classes != IGNORE_INDEX, UNLABELED).flatten()
+    chosen = learned.flatten().nonzero()[:, 0]  # a wait for the device: how many, it knows alone
+    return to_rows(described)[chosen], known[chosen]
+
+
+def density_rows_of_shares(
+    described: Tensor,
+    batch: Batch,
+    pseudo: Tensor | None = None,
+    *,
+    void: str = "unlabeled",
+    shares: int,
+    samples: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Draw training rows of the density from each share of this rank.
+
+    The release draws 20,480 rows on each of its 4 GPUs (train_ddfp_pascal.py:478).
+
+    Args:
+        described: as of :func:`density_training_data`, (B + U, D, h, w) float.
+        batch: those images.
+        pseudo: (U, H, W) int64, or ``None``.
+        void: ``unlabeled`` or ``dropped``.
+        shares: on this rank.
+        samples: rows of a share at most; all where it has fewer.
+        generator: draws them.
+
+    Returns:
+        As :func:`density_training_data`.
+    """
+    labeled = len(batch.labels)
+    parts = zip(
+        described[:labeled].chunk(shares),
+        described[labeled:].chunk(shares),
+        batch.chunk(shares),
+        [None] * shares if pseudo is None else pseudo.chunk(shares),
+        strict=True,
+    )
+    drawn = []
+    for with_labels, without, images, believed in parts:
+        rows, known = density_training_data(
+            torch.cat([with_labels, without]), images, believed, void=void
+        )
+        order = torch.randperm(len(rows), generator=generator, device=generator.device)
+        chosen = order[:samples].to(rows.device)
+        drawn.append((rows[chosen], known[chosen]))
+    rows, known = zip(*drawn, strict=True)
+    return torch.cat(rows), torch.cat(known)

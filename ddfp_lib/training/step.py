@@ -7,25 +7,28 @@ schedule, micro-batches, several ranks.
 import torch
 from torch import Tensor
 
-from ddfp_lib.data.augment import cutmix_boxes, strong_view
 from ddfp_lib.data.loaders import Batch
-from ddfp_lib.ranks import rank
-from ddfp_lib.training.learner import Learner
+from ddfp_lib.method.perturb import complementary_masks
+from ddfp_lib.ranks import world_size
+from ddfp_lib.training.learner import Learner, Stage
 from ddfp_lib.training.losses import (
     PixelCounts,
     PseudoLabels,
     cross_entropy,
+    density_rows_of_shares,
     density_training_data,
-    mix_over_ranks,
+    ohem_cross_entropy,
 )
+from ddfp_lib.training.student_batch import StudentBatch, student_batch
 from ddfp_lib.training.teacher import update_ema
 
 
 def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor]:
     """Take one step of training.
 
-    ``loss = CE(labeled) + a * CE(strong, y) + b * CE(strong perturbed, y)`` with the pseudo-labels
-    y, and ``a``, ``b`` the method's ``clean_weight`` and ``perturbed_weight``.
+    ``loss = c * CE(labeled) + a * CE(strong, y) + b * CE(perturbed, y)`` with the pseudo-labels y,
+    and ``c``, ``a``, ``b`` the method's ``labeled_weight``, ``clean_weight`` and
+    ``perturbed_weight``.
 
     Args:
         learner: networks, density estimator and optimizer; changed in place.
@@ -52,41 +55,90 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
     described, pseudo = teacher_pass(learner, labeled, weak, batch.valid, device)
 
     # 2. The student sees labeled images and strong views, once.
-    box = cutmix_boxes(*weak.shape[2:], config.data.augment, host).to(weak.device)
-    torch.rand(rank() * len(weak), 8, generator=host)  # the draws of the ranks before this one
-    strong = mix_over_ranks(strong_view(weak, config.data.augment, host), box)
-    counts, losses = PixelCounts.of(batch.labels, pseudo), {}
+    learned, losses = student_batch(learner, labeled, batch.labels, weak, pseudo, stage, host), {}
     learner.optimizer.zero_grad()
-    for images, labels, views, target in learner.micro_batches(
-        labeled, batch.labels, strong, pseudo.mixed(box)
-    ):
-        features = learner.student.encode(torch.cat([images, views]), generator=device)
-        clean = learner.student.embed(features, generator=device)
+    for (part,) in learner.micro_batches(learned):
+        seen = torch.cat([part.images, part.strong, part.extra])
+        features = learner.student.encode(seen, generator=device)
+        clean = embed_views(learner, features[: len(seen) - len(part.extra)], part, stage, device)
 
         # 3. The perturbation looks for a direction, for confident pixels.
         moved = None
         if stage.perturb:
-            start = (clean if method.perturb_at == "embedding" else features)[len(images) :]
-            moved = start + perturbation_of(learner, start.detach(), target, device)
+            start = clean if method.perturb_at == "embedding" else features
+            first = len(clean) if len(part.extra) else len(part.images)
+            start = start[first:]
+            moved = start + perturbation_of(learner, start.detach(), part.moved_target, device)
 
         # 4. Clean and perturbed features are classified; backward, then the optimizer's step.
-        part = student_losses(learner, clean, moved, labels, target, counts, device)
-        learner.backward(part, losses)
+        learner.backward(student_losses(learner, clean, moved, part, device), losses)
     losses = learner.optimizer_step(losses, step)
 
     # 5. The flow takes its own step, on features without a graph.
     if learner.density is not None:
-        pseudo_classes = pseudo.labels if config.density.labels == "teacher" else None
-        rows, known = density_training_data(
-            described, batch, pseudo_classes, void=method.density_void
-        )
+        rows, known = density_rows(learner, described, batch, pseudo, device)
         found = learner.density.fit_step(rows, known, generator=device)
         losses["bits_per_dim"] = found.bits_per_dim
 
     # 6. The teacher follows the student.
     if method.teacher == "ema":
         update_ema(learner.teacher, learner.student, step, config.training.ema_decay)
-    return {**losses, "coverage": counts.confident / counts.valid.clamp(min=1)}
+    return {**losses, "coverage": learned.counts.coverage}
+
+
+def embed_views(
+    learner: Learner, features: Tensor, part: StudentBatch, stage: Stage, device: torch.Generator
+) -> Tensor:
+    """Return the embeddings v of labeled images and strong views, (B + V U, D, h, w).
+
+    Args:
+        learner: its student is trained.
+        features: F of these images, (B + V U, C, h, w) float.
+        part: the images.
+        stage: of the schedule.
+        device: generator of dropout.
+    """
+    method, student, count = learner.config.method, learner.student, len(part.images)
+    if method.complementary_drop:
+        images = len(part.strong) // 2
+        masks = complementary_masks(images, features.shape[1], device)
+        factors = torch.stack(masks, dim=1).flatten(0, 1).to(features.device)
+        features = torch.cat([features[:count], features[count:] * factors])
+    if method.strong_norm == "main" or stage.perturb:
+        return student.embed(features, generator=device)
+    labeled = student.embed(features[:count], generator=device)
+    return torch.cat([labeled, student.embed(features[count:], auxiliary=True, generator=device)])
+
+
+def density_rows(
+    learner: Learner,
+    described: Tensor,
+    batch: Batch,
+    pseudo: PseudoLabels,
+    device: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of the density's step and their classes, (N, D) and (N,).
+
+    Args:
+        learner: its configuration is used.
+        described: what the teacher made of labeled and weak images, (B + U, D, h, w) float.
+        batch: the images.
+        pseudo: of the weak images; used with ``density.labels: teacher`` alone.
+        device: generator of the rows of shares.
+    """
+    config, method = learner.config, learner.config.method
+    classes = pseudo.labels if config.density.labels == "teacher" else None
+    if method.shares == 1:
+        return density_training_data(described, batch, classes, void=method.density_void)
+    return density_rows_of_shares(
+        described,
+        batch,
+        classes,
+        void=method.density_void,
+        shares=method.shares // world_size(),
+        samples=config.density.samples,
+        generator=device,
+    )
 
 
 @torch.no_grad()
@@ -140,37 +192,55 @@ def student_losses(
     learner: Learner,
     clean: Tensor,
     moved: Tensor | None,
-    labels: Tensor,
-    target: PseudoLabels,
-    counts: PixelCounts,
+    part: StudentBatch,
     device: torch.Generator,
 ) -> dict[str, Tensor]:
     """Return the cross-entropies of a micro-batch, with their graphs, in nats.
 
     Args:
         learner: its student is trained.
-        clean: (B + U, D, h, w) float, v of labeled images and strong views.
-        moved: (U, C, h, w) float, perturbed features of the strong views, F or v as ``perturb_at``
-            says; ``None`` before features are perturbed.
-        labels: (B, H, W) int64.
-        target: pseudo-labels of the U strong views.
-        counts: pixels of the whole batch, which the losses are means over.
+        clean: (B + V U, D, h, w) float, v of labeled images and strong views.
+        moved: (N, C, h, w) float, perturbed features of the strong or weak views, F or v as
+            ``perturb_at`` says; ``None`` before features are perturbed.
+        part: images, labels and pseudo-labels.
         device: generator of the dropout masks.
     """
     student, method = learner.student, learner.config.method
+    labels, mean = part.labels, method.consistency_mean
     logits = student.classify(clean, labels.shape[1:])
-    mean = method.consistency_mean
     losses = {
-        "supervised": cross_entropy(logits[: len(labels)], labels, counts),
-        "clean": target.cross_entropy(logits[len(labels) :], mean, counts),
+        "supervised": labeled_loss(learner, logits[: len(labels)], labels, part.counts),
+        "clean": part.target.cross_entropy(logits[len(labels) :], mean, part.counts),
     }
     if moved is not None:
         if method.perturb_at == "features":
             auxiliary = method.perturbed_norm == "auxiliary"
             moved = student.embed(moved, auxiliary=auxiliary, generator=device)
         logits = student.classify(moved, labels.shape[1:])
-        losses["perturbed"] = target.cross_entropy(logits, mean, counts)
+        losses["perturbed"] = part.moved_target.cross_entropy(logits, mean, part.moved_counts)
     return losses
+
+
+def labeled_loss(learner: Learner, logits: Tensor, labels: Tensor, counts: PixelCounts) -> Tensor:
+    """Return this micro-batch's part of the loss on labeled images, in nats: CE, or OHEM.
+
+    Args:
+        learner: its configuration is used.
+        logits: (B, K, H, W) float.
+        labels: (B, H, W) int64.
+        counts: pixels of the whole batch.
+    """
+    training = learner.config.training
+    if training.labeled_loss == "cross_entropy":
+        return cross_entropy(logits, labels, counts)
+    return ohem_cross_entropy(
+        logits,
+        labels,
+        threshold=training.ohem_threshold,
+        pixels=training.ohem_pixels,
+        images=training.ohem_images,
+        groups=training.batch_labeled // training.ohem_images,
+    )
 
 
 def supervised_step(
@@ -195,9 +265,9 @@ def supervised_step(
     """
     method, student = learner.config.method, learner.student
     _, device = learner.generators(step)
-    counts, losses = PixelCounts.of(labels), {}
+    counts, losses = PixelCounts.of(labels, shares=method.shares), {}
     learner.optimizer.zero_grad()
-    for images, known in learner.micro_batches(labeled, labels):
+    for images, known, pixels in learner.micro_batches(labeled, labels, counts):
         features = student.encode(images, generator=device)
         if method.warmup_norm == "split":
             halves = features[0::2], features[1::2]
@@ -207,10 +277,11 @@ def supervised_step(
                 if len(half)
             ]
             known, clean = torch.cat([known[0::2], known[1::2]]), torch.cat(embedded)
+            pixels = pixels.halves()
         else:
             clean = student.embed(features, generator=device)
         logits = student.classify(clean, known.shape[1:])
-        learner.backward({"supervised": cross_entropy(logits, known, counts)}, losses)
+        learner.backward({"supervised": labeled_loss(learner, logits, known, pixels)}, losses)
     losses = learner.optimizer_step(losses, step)
     if method.teacher == "ema":
         update_ema(learner.teacher, student, step, learner.config.training.ema_decay)

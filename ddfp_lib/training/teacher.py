@@ -19,6 +19,8 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
             with BatchNorm statistics of its own. The release meant an average and has this:
             ``t.data = s.data`` makes the two storages one (train_ddfp_pascal.py:358-364), and the
             average that follows changes nothing (505-524).
+            ``student``: the student's parameters and statistics, in evaluation mode: the student
+            teaches itself, as in UniMatch.
         mode: ``eval``: running statistics, no dropout. ``train``: batch statistics and dropout, as
             released.
     """
@@ -28,6 +30,9 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
     for ours, theirs in zip(teacher.modules(), student.modules(), strict=True):
         for name, parameter in theirs.named_parameters(recurse=False):
             setattr(ours, name, parameter)
+        if kind == "student":
+            for name, buffer in theirs.named_buffers(recurse=False):
+                setattr(ours, name, buffer)
     return teacher
 
 

@@ -1,0 +1,66 @@
+"""docs/parity.md says nothing that the configurations and tests do not hold."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ddfp_lib.config import find_benchmark, load_config, load_method, read_yaml, to_dict
+from ddfp_lib.config.methods import PRESETS
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "parity.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in PAGE.splitlines()
+    if line.startswith("| ") and not line.startswith("| piece")
+]
+KEY = re.compile(r"`((?:method|network)\.\w+): (\w+)`")
+
+
+def by_option():
+    return {pair for row in ROWS if row[1] == "by option" for pair in KEY.findall(row[2])}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_every_row_has_a_verdict_with_evidence(row):
+    piece, verdict, release, here = row
+    assert piece and release and here
+    assert verdict in ("equal", "by option", "differs")
+    if verdict == "by option":
+        assert KEY.search(release), "name the key and the value of the release"
+    if verdict == "equal":
+        assert "::" in here or "measured once" in here
+
+
+def test_the_named_tests_exist():
+    for file, name in re.findall(r"(test_\w+\.py)::(test_\w+)", PAGE):
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
+def test_the_release_has_the_values_of_the_table():
+    """Each key that the table names, at this value, in ddfp_released on VOC."""
+    values = to_dict(load_config(find_benchmark("voc"), "ddfp_released"))
+    for key, value in by_option():
+        section, name = key.split(".")
+        assert values[section][name] == yaml.safe_load(value), key
+
+
+def test_no_key_of_the_release_is_missing():
+    """All that ddfp_released and voc.yaml set otherwise than ddfp and our decoder."""
+    ours, released = to_dict(load_method("ddfp")), to_dict(load_method("ddfp_released"))
+    differing = {f"method.{key}" for key in ours if ours[key] != released[key]} - {"method.name"}
+    network = read_yaml(find_benchmark("voc"))["network"].keys()
+    differing |= {f"network.{key}" for key in network - {"encoder", "encoder_options", "weights"}}
+    assert differing == {key for key, _ in by_option()}
+
+
+def test_line_numbers_of_the_base_file_are_those_of_the_page():
+    """Whoever corrects one corrects the other: each file:line of base.yaml is on the page."""
+    base = (PRESETS / "base.yaml").read_text()
+    cited = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", base))
+    page = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", PAGE))
+    assert cited - page <= {
+        "372"
+    }  # where the density's features are taken, the same in all methods
