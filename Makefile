@@ -32,9 +32,11 @@ help:
 reproduce: $(READY)
 	$(BIN)/ddfp reproduce digits $(ARGS)
 
-# one thread each: notebooks that run side by side would wait for one another's threads
+# One thread each: notebooks that run side by side would wait for one another's threads. Bytecode is
+# kept even if the environment says otherwise: dozens of processes would compile the same sources.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: lint
-	$(BIN)/pytest -n auto --dist loadscope tests
+	$(BIN)/pytest -p no:nbval -n auto --dist loadscope tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
 
 lint: $(READY)
@@ -46,7 +48,7 @@ notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store
 
 soak: $(READY)
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -m fault -n auto --dist loadscope \
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -p no:nbval -m fault -n auto --dist loadscope \
 		--fault-table docs/robustness.md tests
 
 slurm-test: $(READY)

@@ -32,10 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import FrEIA.framework
-import FrEIA.modules
 import torch
-import zuko
 from torch import Tensor, nn
 
 from bench.alone import alone
@@ -119,6 +116,9 @@ class Reference(nn.Module):
 
     def __init__(self, like: DensityEstimator) -> None:
         super().__init__()
+        import FrEIA.framework  # 2 seconds of imports, of use to no other estimator
+        import FrEIA.modules
+
         self.flow = FrEIA.framework.SequenceINN(like.features)
         for block in like.flow.blocks:
             self.flow.append(
@@ -156,6 +156,8 @@ class Zuko(nn.Module):
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
+        import zuko
+
         self.flow = zuko.flows.RealNVP(
             features, transforms=2 * DensityConfig.blocks, hidden_features=(hidden, hidden)
         )

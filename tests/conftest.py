@@ -1,18 +1,24 @@
 """Shared fixtures: a configuration that trains in half a second, and one thread to do it on."""
 
+from __future__ import annotations
+
 import copy
 import os
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
 
-from ddfp_lib.config import Config, from_dict, load_method, to_dict
 from tests.faults.report import (  # noqa: F401  hooks
     pytest_addoption,
     pytest_configure,
     pytest_runtest_makereport,
 )
+
+# Imports of torch stand inside the functions: pytest-xdist's first process hands out tests and runs
+# none of them, and torch is 2 seconds of CPU time.
+if TYPE_CHECKING:
+    from ddfp_lib.config import Config
 
 # The same examples on every run, so that a change is judged by what it changes. To look for new
 # ones: HYPOTHESIS_PROFILE=explore pytest tests
@@ -69,6 +75,8 @@ def one_thread():
     machine's own number "bit-identical" would mean something else on each. And ``pytest -n`` gives
     every core a worker already.
     """
+    import torch
+
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -91,6 +99,8 @@ def make_tiny_config(method: str, /, **overrides) -> Config:
     ``tiny_config("ddfp", eps=2.0, training={"steps": 4})``: a dict changes the keys it names,
     anything else takes the place of what was there.
     """
+    from ddfp_lib.config import from_dict, load_method, to_dict
+
     values = copy.deepcopy(TINY) | {"method": to_dict(load_method(method))}
     _update(values, overrides)
     return from_dict(values)

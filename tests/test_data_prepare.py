@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 
@@ -30,6 +28,7 @@ from ddfp_lib.experiments.published import published_scores
 from ddfp_lib.reports.results import results_page
 from ddfp_lib.runs.folder import finished_result
 from tests.conftest import TINY
+from tests.fixtures.server import start_ddfp, status_of
 from tests.fixtures.trees import (
     add_member,
     annotation,
@@ -471,19 +470,20 @@ def test_killed_resumed_evaluated_told(name, processes, archives, tmp_path, tiny
     values["training"].update(steps=60, evaluate_every=30, batch_labeled=2, batch_unlabeled=2)
     benchmark = tmp_path / "b.yaml"
     benchmark.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "ddfp_lib.cli", "train", benchmark, "--data", root]
-    command += ["--device", "cpu", "--processes", str(processes), "--out", out]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    words = ["train", benchmark, "--data", root]
+    words += ["--device", "cpu", "--processes", processes, "--out", out]
+    process = start_ddfp(*words)
     while not (out / "checkpoints" / "index.json").is_file():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert not (out / "result.json").exists()
 
     config = load_config(benchmark, "ddfp").at(root)
-    resumed = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "on validation images" in resumed.stdout
+    resumed = tmp_path / "resumed.txt"
+    assert status_of(start_ddfp(*words, out=resumed)) == 0
+    assert "on validation images" in resumed.read_text()
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()]
     assert steps == sorted(steps)
     assert steps[-1] == 60

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -40,6 +38,7 @@ from ddfp_lib.training.memory import shares_of
 from ddfp_lib.training.step import training_step
 from tests.conftest import TINY
 from tests.fixtures.ranks import run_ranks
+from tests.fixtures.server import start_ddfp, status_of
 from tests.test_evaluation import Painted, Reader
 from tests.test_loop import assert_same_run
 from tests.test_training import dataset_of, make_learner, snapshot
@@ -425,8 +424,9 @@ def test_the_command_line_starts_processes_and_speaks_once(tmp_path):
     benchmark.write_text(yaml.safe_dump(TINY))
     words = ["train", benchmark, "--processes", "2", "--accumulate", "2", "--out", tmp_path / "run"]
     # a process of its own: ranks write to where the first launcher of a process wrote
-    command = [sys.executable, "-m", "ddfp_lib.cli", *words]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    out = tmp_path / "told.txt"
+    assert status_of(start_ddfp(*words, out=out)) == 0
+    told = out.read_text()
     assert told.count("global batch 4+4 = 2 processes x 2 x 1+1") == 1
     assert told.count("on test images") == 1
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())

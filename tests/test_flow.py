@@ -2,8 +2,6 @@
 
 import doctest
 
-import FrEIA.framework
-import FrEIA.modules
 import pytest
 import torch
 from hypothesis import given
@@ -53,6 +51,8 @@ def test_log_det_is_that_of_the_jacobian(case):
 
 def freia_twin(flow, features, hidden, clamp):
     """The same flow built by FrEIA, with this one's weights."""
+    import FrEIA.framework  # seconds, in one process of the tests and not in each
+    import FrEIA.modules
 
     def subnet(inputs, outputs):
         return nn.Sequential(

@@ -2,8 +2,8 @@
 
 import json
 import subprocess
-import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,6 +18,7 @@ from ddfp_lib.experiments.progress import Pace
 from ddfp_lib.runs.folder import exclusive
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
+from tests.fixtures.server import SERVER, ForkedRun
 from tests.test_loop import assert_same_run
 
 CPU = torch.device("cpu")
@@ -28,6 +29,13 @@ def tiny(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, "quick": ["training.steps=3"]}))
     return path
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Start runs without the imports of a fresh process, which the other tests here go through."""
+    names = {"Popen": ForkedRun, "PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT}
+    monkeypatch.setattr(matrix, "subprocess", SimpleNamespace(**names))
 
 
 def test_plan_holds_every_method_and_seed_once(tiny, tmp_path):
@@ -73,6 +81,7 @@ def test_how_to_run_is_handed_to_the_runs(tiny, tmp_path, monkeypatch):
     assert commands[1][-5:] == ["--gpus", "4", "--accumulate", "2", "--tensorboard"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
     cells = plan(tiny, ["supervised", "noise"], [0], tmp_path / "out")
     said = []
@@ -86,6 +95,7 @@ def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
     assert before == {c.name: (c.folder / "result.json").stat().st_mtime_ns for c in cells}
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.fault("`kill -9`", "a matrix: one run finished, one half way, one not begun")
 def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
     """One run is finished, one half way, one not begun: each ends once, and has one row."""
@@ -103,28 +113,23 @@ def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
         assert list(rows["method"]) == ["supervised", "ddfp", "noise"]
 
 
-MATRIX = """
-import sys
-from pathlib import Path
-import torch
-from ddfp_lib.experiments.matrix import plan, run_matrix
-benchmark, out, *settings = sys.argv[1:]
-cells = plan(Path(benchmark), ["ddfp"], [0], Path(out), settings)
-run_matrix(cells, device=torch.device("cpu"))
-"""
+def run_alone(benchmark, out, settings):
+    run_matrix(plan(benchmark, ["ddfp"], [0], out, settings), device=CPU)
 
 
+@pytest.mark.usefixtures("forked")  # for the second start; the run that is left is a fresh process
 @pytest.mark.fault("`kill -9`", "the process that runs a matrix: its runs end too, and go on")
 def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     out = tmp_path / "out"
     long = ["training.steps=60", "training.evaluate_every=30"]
     (cell,) = plan(tiny, ["ddfp"], [0], out, long)
-    parent = subprocess.Popen([sys.executable, "-c", MATRIX, str(tiny), str(out), *long])
+    parent = SERVER.Process(target=run_alone, args=(tiny, out, long))
+    parent.start()
     try:
         wait_for(lambda: (cell.folder / "checkpoints" / "index.json").is_file())
     finally:
         parent.kill()
-        parent.wait()
+        parent.join()
     wait_for(lambda: is_free(cell.folder))
     assert not (cell.folder / "result.json").exists()
     (result,) = run_matrix([cell], device=CPU, say=lambda line: None)
@@ -142,7 +147,7 @@ def test_numbers_that_make_no_sense_are_refused(tiny, tmp_path, numbers):
     assert not (tmp_path / "out").exists()
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not happen"
@@ -157,6 +162,7 @@ def is_free(folder):
         return False
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_failed_run_is_named_with_its_log(tiny, tmp_path):
     (cell,) = plan(tiny, ["ddfp"], [0], tmp_path / "out")
     (cell.folder / "checkpoints").mkdir(parents=True)

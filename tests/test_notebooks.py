@@ -6,8 +6,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_server.services.contents.largefilemanager import LargeFileManager
-from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
@@ -32,6 +30,10 @@ def test_every_lesson_is_as_it_should_be(script, guard):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("newer", [".py", ".ipynb"])
 def test_jupyterlab_opens_the_script_as_a_notebook_with_outputs(script, newer, tmp_path):
+    # 2 seconds of imports, in one process of the tests and not in each
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for suffix in (".py", ".ipynb"):
         shutil.copy(script.with_suffix(suffix), tmp_path)

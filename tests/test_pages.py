@@ -13,7 +13,8 @@ from ddfp_lib.experiments.statistics import difference_table
 from ddfp_lib.experiments.study import Study, find_study, studies
 from ddfp_lib.files import repository
 from ddfp_lib.reports import pages
-from ddfp_lib.reports.pages import BEGIN, END, headline, readme_page, replace_block
+from ddfp_lib.reports.blocks import BEGIN, END, replace_block
+from ddfp_lib.reports.pages import headline, readme_page
 from ddfp_lib.reports.results import results_page
 from ddfp_lib.reports.studies import by_figure, page
 

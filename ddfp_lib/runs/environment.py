@@ -1,7 +1,4 @@
-"""Commit, GPU and memory of a run."""
-
-import subprocess
-from pathlib import Path
+"""GPU and memory of a run; its commit is in :mod:`ddfp_lib.runs.commit`."""
 
 import torch
 from torch.distributed import ReduceOp
@@ -23,20 +20,3 @@ def peak_memory(device: torch.device) -> float:
     on_gpu = device.type == "cuda"
     held = torch.cuda.max_memory_allocated(device) if on_gpu else peak_resident()
     return round(float(total(torch.tensor(held / 2**30), ReduceOp.MAX)), 2)
-
-
-def commit() -> str:
-    """Return the short hash of the checkout's commit, with ``+`` if files differ from it.
-
-    ``unknown`` if the package is not in a git checkout.
-    """
-
-    def git(*words: str) -> str:
-        call = ["git", "-C", str(Path(__file__).parents[1]), *words]
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "--short=8", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

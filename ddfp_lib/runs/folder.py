@@ -30,7 +30,8 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.ranks import world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
-from ddfp_lib.runs.environment import commit, gpu_name
+from ddfp_lib.runs.commit import commit
+from ddfp_lib.runs.environment import gpu_name
 from ddfp_lib.runs.metrics import read_metrics
 
 
@@ -116,7 +117,7 @@ def exclusive(out: Path) -> Iterator[None]:
 def describe(out: Path, config: Config, dataset: SegmentationDataset, device: torch.device) -> None:
     """Write ``config.yaml`` and ``environment.json`` of a run that is about to train."""
     write_text(out / "config.yaml", to_yaml(config))
-    packages = ("torch", "torchvision", "timm", "torchmetrics", "numpy", "scikit-learn")
+    packages = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
     environment = {
         "commit": commit(),
         "python": platform.python_version(),

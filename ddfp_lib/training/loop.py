@@ -18,7 +18,8 @@ from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
 from ddfp_lib.ranks import rank, ranks_here, together, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
-from ddfp_lib.runs.environment import commit, gpu_name, peak_memory
+from ddfp_lib.runs.commit import commit
+from ddfp_lib.runs.environment import gpu_name, peak_memory
 from ddfp_lib.runs.folder import RunResult, describe, exclusive, finished_result
 from ddfp_lib.runs.identity import check_identity, write_identity
 from ddfp_lib.runs.metrics import MetricsLog

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ddfp_lib.config import Config
+from ddfp_lib.config import Config, NetworkConfig
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.maps import resize
 from ddfp_lib.models.network import SegmentationNetwork
@@ -28,12 +28,39 @@ def training_memory(config: Config, parts: int = 1) -> int:
         parts: that a step's images are taken in, side by side on GPUs or one after another.
     """
     method, training = config.method, config.training
-    classes = _classes(config)
+    shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
+    labeled, unlabeled = shares if method.consistency else (shares[0], 0)
+    perturbed_at = method.perturb_at if method.perturbation != "none" else None
+    network, classes, size = config.bare().network, _classes(config), config.data.augment.size
+    copies = 4 if training.optimizer == "sgd" else 5
+    case = repr((network, classes, labeled, unlabeled, size, perturbed_at, copies))
+    if case not in _COUNTED:
+        _COUNTED[case] = _count(network, classes, labeled, unlabeled, size, perturbed_at, copies)
+    return _COUNTED[case]
+
+
+_COUNTED: dict[str, int] = {}
+"""Bytes by what they depend on. A plan needs the same few counts many times, and one of a
+ResNet-101 takes a second of CPU time."""
+
+
+def _count(
+    config: NetworkConfig,
+    classes: int,
+    labeled: int,
+    unlabeled: int,
+    size: tuple[int, int],
+    perturbed_at: str | None,
+    copies: int,
+) -> int:
+    """Count the bytes for this many labeled and unlabeled images of ``size``.
+
+    ``perturbed_at`` is where the features are perturbed, None for nowhere; ``copies`` is how often
+    the weights are held, with gradients and moments.
+    """
     with torch.device("meta"):  # shapes alone: no memory, no arithmetic
-        network = SegmentationNetwork(config.bare().network, classes)
-        shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
-        labeled, unlabeled = shares if method.consistency else (shares[0], 0)
-        images = torch.empty(labeled + unlabeled, 3, *config.data.augment.size)
+        network = SegmentationNetwork(config, classes)
+        images = torch.empty(labeled + unlabeled, 3, *size)
         labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64)
     kept: dict[int, Tensor] = {}
 
@@ -50,15 +77,14 @@ def training_memory(config: Config, parts: int = 1) -> int:
         features = network.encode(images)
         clean = network.embed(features)
         losses = [classified(clean, labels)]  # alive, and with them what they need
-        if method.perturbation != "none":
-            at_features = method.perturb_at == "features"
+        if perturbed_at is not None:
+            at_features = perturbed_at == "features"
             moved = network.embed(features[labeled:]) if at_features else clean[labeled:]
             losses.append(classified(moved, labels[labeled:]))
     weights = {p.untyped_storage()._cdata: p for p in network.parameters()}
     activations = sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights
     )
-    copies = 4 if training.optimizer == "sgd" else 5
     return activations + copies * sum(p.numel() * p.element_size() for p in weights.values())
 
 

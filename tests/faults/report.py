@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ddfp_lib.files import write_text
-from ddfp_lib.reports.pages import replace_block
-from ddfp_lib.runs.environment import commit
+from ddfp_lib.reports.blocks import replace_block
+from ddfp_lib.runs.commit import commit
 
 COUNTS: Counter[str] = Counter()
 ROW = tuple[str, str, str]

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import yaml
 from ddfp_lib.config import load_config
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
+from tests.fixtures.server import start_ddfp, status_of
 from tests.test_loop import assert_same_run
 from tests.test_matrix import is_free, wait_for
 
@@ -22,20 +21,13 @@ def test_an_interrupted_training_says_one_line_and_goes_on(tmp_path, processes):
     benchmark, out = tmp_path / "tiny.yaml", tmp_path / "run"
     long = {"steps": 60, "evaluate_every": 30}
     benchmark.write_text(yaml.safe_dump({**TINY, "training": {**TINY["training"], **long}}))
-    command = [sys.executable, "-m", "ddfp_lib.cli", "train", benchmark, "--out", out]
-    command += ["--processes", "2"] if processes == 2 else []
-    child = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # a terminal's Ctrl-C reaches the whole group
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    words = ["--processes", "2"] if processes == 2 else []
+    err = tmp_path / "err"
+    child = start_ddfp("train", benchmark, "--out", out, *words, err=err)
     wait_for((out / "checkpoints" / "index.json").is_file)
-    os.killpg(child.pid, signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130
+    os.killpg(child.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+    assert status_of(child) == 130
+    said = err.read_text()
     assert "Traceback" not in said
     assert said.count("ddfp: interrupted; start the same command again to go on") == 1
     assert is_free(out)

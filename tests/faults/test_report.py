@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ddfp_lib.reports.pages import BEGIN, END
+from ddfp_lib.reports.blocks import BEGIN, END
 
 HOOKS = """
 from tests.faults.report import pytest_addoption, pytest_configure, pytest_runtest_makereport
@@ -50,12 +50,16 @@ def test_tries_are_counted_over_processes(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault(kind, how): a fault")
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN.format(name='faults', by='make soak')}\n{END.format(name='faults')}\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-n", "2"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", "2"]
     command += ["--fault-table", "page.md"]
     ended = subprocess.run(
         command,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # each of three processes would import them
+        },
         capture_output=True,
         text=True,
     )

@@ -1,7 +1,6 @@
 """Trainings in processes of their own, to which something happens."""
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,11 +14,7 @@ import torch
 import ddfp_lib.training.loop as loop
 from ddfp_lib.cli import run
 from ddfp_lib.config import Config
-
-# Children of one server that has imported everything: a fork of the tests' own process would
-# inherit its threads, and a fresh process takes seconds to import torch.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["timm", "tests.faults.victims"])
+from tests.fixtures.server import SERVER
 
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
