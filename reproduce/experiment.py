@@ -112,7 +112,8 @@ display(
 # %% [markdown]
 # ## Which method segments best?
 #
-# mIoU in percent, of the teacher after the last step, on test images, segmented as `data.protocol` says, at one scale.
+# mIoU in percent, of the teacher after the last step, on test images, segmented as `data.protocol`
+# says, at one scale.
 # No test image was used to choose anything, and no step was chosen by validation.
 
 # %% tags=["scores"]
