@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "data.classes": None,
     "data.long_side": None,
     "data.val": None,
+    "data.only": None,
     "training.epochs": 80,
     "training.labeled_loss": "cross_entropy",
     "training.ohem_threshold": 0.7,
@@ -79,8 +80,11 @@ class DataConfig:
             number does not change the batches.
         digits: how digit scenes are made.
         augment: weak and strong augmentation.
-        val: list file of validation images of your own, absolute or below ``root``; they leave the
-            training set. ``None``: the subset ``val`` of the data set.
+        val: list of validation images of your own; they leave the training set. A list file,
+            absolute or below ``root``, or the name of a list in ``ddfp_lib/data/lists``. ``None``:
+            the subset ``val`` of the data set.
+        only: list of the images that are used, given as ``val``; all others are left out, of
+            every subset and of the lists of labeled and unlabeled images. ``None``: all are used.
         classes: names of the classes that are learned and scored, in the order of their indices;
             pixels of the others are ignored. ``None``: all.
         long_side: images with a longer side are shrunk to this many pixels when they are read,
@@ -99,6 +103,7 @@ class DataConfig:
     digits: DigitScenesConfig = field(default_factory=DigitScenesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     val: str | None = None
+    only: str | None = None
     classes: tuple[str, ...] | None = None
     long_side: int | None = None
 

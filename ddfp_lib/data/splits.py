@@ -1,6 +1,6 @@
 """Which images keep their labels: lists in text files, and splits drawn from a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
@@ -57,12 +57,39 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
+LISTS = Path(__file__).parent / "lists"
+"""Lists of images that come with this project."""
+
+
+def find_list(root: Path, name: str, key: str) -> Path:
+    """Return the path of a list file.
+
+    Args:
+        root: folder of the data set.
+        name: a path that ends in ``.txt``, absolute or below ``root``, or the name of a list that
+            comes with this project.
+        key: the configuration's key, for the error message.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    path = Path(root) / name if name.endswith(".txt") else LISTS / f"{name}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in LISTS.glob("*.txt")))
+        raise UserError(
+            f"{key}: there is no list {path if name.endswith('.txt') else name}; give a list file "
+            f"(.txt), or one of {known}"
+        )
+    return path
+
+
 def read_split(
     dataset: SegmentationDataset,
     labeled: Path,
     unlabeled: Path | None = None,
     *,
     held_out: Sequence[str] = (),
+    among: Collection[str] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Read lists of names as indices of a data set, each in the order of its file.
 
@@ -72,6 +99,7 @@ def read_split(
         unlabeled: list of the unlabeled ones, which may name labeled images again; None takes all
             others.
         held_out: names that are kept for validation; they leave the list of unlabeled images.
+        among: names outside of these leave both lists; ``None`` keeps all.
 
     Raises:
         UserError: as :func:`read_names`; or there is no such list, a name in it that is not in the
@@ -88,7 +116,9 @@ def read_split(
     kept_out = set(held_out)
 
     def indices(path: Path) -> list[int]:
-        names = read_names(path)
+        names = [name for name in read_names(path) if among is None or name in among]
+        if not names:
+            raise UserError(f"{path}: names none of the images of data.only; take another list")
         kept = [name for name in names if name in kept_out]
         if kept and path == labeled:
             raise UserError(

@@ -9,7 +9,7 @@ from ddfp_lib.data import open_dataset
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.inspection import Findings, inspect_data
 from ddfp_lib.data.pairs import FilePairs
-from ddfp_lib.data.splits import make_split, read_names, read_split
+from ddfp_lib.data.splits import find_list, make_split, read_names, read_split
 from ddfp_lib.errors import UserError
 from ddfp_lib.runs.identity import Identity, data_digest, mask_digests
 
@@ -34,9 +34,7 @@ def data_of(config: Config, subset: str) -> SegmentationDataset:
     training = _open(config, "train")
     if not isinstance(training, FilePairs):
         raise UserError("data.val: is for data sets of files; digit scenes have their own")
-    path = Path(config.data.root or "") / own
-    if not path.is_file() or path.suffix != ".txt":
-        raise UserError(f"{path}: is no list file (.txt); correct the path in data.val")
+    path = find_list(Path(config.data.root or ""), own, "data.val")
     held_out = read_names(path)
     places = {name: place for place, name in enumerate(training.names)}
     if subset == "train":
@@ -68,8 +66,9 @@ def split_of(config: Config, dataset: SegmentationDataset) -> tuple[list[int], l
         return make_split(dataset, data.labeled, data.split_seed)
     root = Path(data.root or "")
     unlabeled = None if data.unlabeled is None else root / data.unlabeled
-    held_out = read_names(root / data.val) if data.val else ()
-    return read_split(dataset, root / str(data.labeled), unlabeled, held_out=held_out)
+    held_out = read_names(find_list(root, data.val, "data.val")) if data.val else ()
+    among = set(read_names(find_list(root, data.only, "data.only"))) if data.only else None
+    return read_split(dataset, root / str(data.labeled), unlabeled, held_out=held_out, among=among)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def open_run_data(
 
 def _open(config: Config, subset: str) -> SegmentationDataset:
     data = config.data
-    return open_dataset(
+    dataset = open_dataset(
         data.dataset,
         subset,
         root=data.root,
@@ -146,3 +145,13 @@ def _open(config: Config, subset: str) -> SegmentationDataset:
         classes=data.classes,
         long_side=data.long_side,
     )
+    if data.only is None:
+        return dataset
+    if not isinstance(dataset, FilePairs):
+        raise UserError("data.only: is for data sets of files; digit scenes are made")
+    path = find_list(Path(data.root or ""), data.only, "data.only")
+    wanted = set(read_names(path))
+    kept = [place for place, name in enumerate(dataset.names) if name in wanted]
+    if not kept:
+        raise UserError(f"{path}: names no image of {dataset.name}; take the list of this data set")
+    return dataset.only(kept)
