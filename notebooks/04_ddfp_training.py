@@ -14,30 +14,24 @@
 # %% [markdown]
 # # 4. Training: one step in six parts
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ddfp/ddfp/blob/main/notebooks/04_ddfp_training.ipynb)
-# [![Open on GitHub](https://img.shields.io/badge/GitHub-source-black?logo=github)](https://github.com/ddfp/ddfp/blob/main/notebooks/04_ddfp_training.ipynb)
+# [All lessons](README.md) · previous: [3. The step down the
+# density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
-# Everything comes together: a network, its teacher, a flow that learns while they do, and the step
-# down the density. You take one training step by hand, part by part, and find that it is the very
-# step the library takes.
+# Now everything comes together: a network, its teacher, a flow that learns along, and the step down
+# the density. You take one training step by hand, a formula and then its lines, and check that it
+# is the library's step, bit for bit. The lines are those of
+# [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
-# **You will** train DDFP on digit scenes, stop half way and look inside, compare the method with
-# its rivals over five seeds, and catch the errors of the released code in the act.
+# **You will**
+# - train DDFP on small digit scenes, stop half way, and take the next step by hand;
+# - see pseudo-labels, strong augmentation and CutMix on real batches;
+# - follow coverage and precision of the pseudo-labels through a training;
+# - find out what the released code does differently, and catch two of its errors in the act.
 #
-# **You need** lessons 1 to 3, or a rough idea of pseudo-labels and of normalizing flows; less
-# than 2 minutes on a laptop CPU, no GPU.
-
-# %%
-import subprocess
-import sys
-
-if "google.colab" in sys.modules:
-    source = "https://github.com/ddfp/ddfp"
-    subprocess.run(["git", "clone", "-q", source, "ddfp"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "-e", "ddfp[notebooks]"], check=True
-    )
-    sys.path.insert(0, "ddfp")
+# **You need** lessons 1 to 3, or an idea of pseudo-labels and of normalizing flows. Terms are
+# explained in the [glossary](../docs/glossary.md).
+#
+# **Takes** about a minute on a laptop CPU, no GPU; about 20 minutes to read.
 
 # %%
 import copy
@@ -47,29 +41,30 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn.functional import max_pool2d
 
-from ddfp_lib.config import Config, find_benchmark, load_config, load_method, to_dict
+from ddfp_lib import (
+    Learner,
+    Run,
+    data_of,
+    evaluate,
+    load_learner,
+    reference_step,
+    segment,
+    split_of,
+    train,
+    training_step,
+)
+from ddfp_lib.config import load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
-from ddfp_lib.data.loaders import training_batches
-from ddfp_lib.evaluation.prediction import segment
-from ddfp_lib.evaluation.scores import evaluate
-from ddfp_lib.experiments.statistics import (
-    difference_table,
-    paired_difference,
-    score_table,
-    verdict,
-)
+from ddfp_lib.experiments.statistics import paired_difference, signed
 from ddfp_lib.experiments.study import find_study
-from ddfp_lib.models.maps import resize
-from ddfp_lib.plots import runs as run_figures
-from ddfp_lib.plots.training import distances, history, panels
-from ddfp_lib.runs.folder import Run
-from ddfp_lib.training.data import data_of, split_of
-from ddfp_lib.training.learner import Learner, load_learner
-from ddfp_lib.training.loop import train
+from ddfp_lib.lessons.digits import PALETTE, batch_of_step, small_config
+from ddfp_lib.plots.diagram import diagram
+from ddfp_lib.plots.runs import segmentations
+from ddfp_lib.plots.training import history, panels
 from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
-from ddfp_lib.training.step import training_step
 from ddfp_lib.training.teacher import ema_decay_at, update_ema
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is drawn here
@@ -78,79 +73,59 @@ torch.set_num_threads(1)  # small tensors: more threads only wait for one anothe
 # %% tags=["parameters"]
 method = "ddfp"
 seed = 0
-classes = 3
-scenes = 400
-labeled = 60
 steps = 240
 
 # %% [markdown]
-# ## What are we going to train?
+# ## Where are we?
 #
-# The benchmark of this project, `reproduce/configs/digits.yaml`, made small and easy: three kinds
-# of digits instead of five, larger ones, one in a scene; an eighth of the steps, a teacher that
-# follows faster, and moves of length 1, not 3. A configuration holds everything that determines a
-# result.
+# In the whole picture. For unlabeled images, the loss is a sum of three terms. With $x$ a labeled
+# image and $m$ its mask, $u$ a *strongly augmented* unlabeled image, $y$ the *pseudo-labels* that
+# the teacher makes, and CE the cross-entropy, averaged over pixels:
+#
+# $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
+#    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
+#    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
+#
+# Without the perturbed term the weight of the clean term is 1. That is the baseline `consistency`:
+# the student must agree with the teacher although its image is augmented. Its images are perturbed,
+# its features are not. DDFP perturbs the features too.
 
 # %%
-half = steps // 2
+diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
 
-
-def small(name: str, *more: str) -> Config:
-    """Return the benchmark's configuration of a method, made small for this lesson."""
-    smaller = {
-        "data.digits.classes": classes,
-        "data.digits.digits": [1, 1],
-        "data.digits.digit_size": [26, 36],
-        "data.digits.train": scenes,
-        "data.digits.val": 60,
-        "data.digits.test": 120,
-        "data.labeled": labeled,
-        "eps": 1.0,
-        "training.steps": steps,
-        "training.batch_unlabeled": 8,
-        "training.consistency_from": 0.25,
-        "training.perturb_from": 0.4,
-        "training.ema_decay": 0.95,
-        "training.evaluate_every": max(1, steps // 8),
-        "training.checkpoint_every": half,
-    }
-    overrides = [f"{key}={value}" for key, value in smaller.items()]
-    return load_config(find_benchmark("digits"), name, seed, [*overrides, *more])
-
-
-device = torch.device("cpu")
-config = small(method)
-training = config.training
-scenes_of = {subset: data_of(config, subset) for subset in ("train", "val", "test")}
-known, unknown = split_of(config, scenes_of["train"])
-print(f"{len(known)} labeled scenes, {len(unknown)} unlabeled ones")
-print(f"{len(scenes_of['val'])} for validation, {len(scenes_of['test'])} for the test")
-print(f"classes: {', '.join(scenes_of['train'].classes)}")
+# %% [markdown]
+# ## What do we train on?
+#
+# Real handwriting on real photographs, 40 pixels wide: the benchmark of this project, made small
+# and easy for this lesson. Sixty scenes have a mask. `small_config` holds every setting; white
+# pixels, the ring around a digit, are ignored everywhere.
 
 # %%
-palette = scenes_of["train"].palette
-some = known[:6]
+config = small_config(method, seed, steps)
+device, training = torch.device("cpu"), config.training
+scenes = {subset: data_of(config, subset) for subset in ("train", "val", "test")}
+labeled, unlabeled = split_of(config, scenes["train"])
+print(f"{len(labeled)} labeled scenes, {len(unlabeled)} unlabeled ones")
+print(f"{len(scenes['val'])} for validation, {len(scenes['test'])} for the test")
+print(f"classes: {', '.join(scenes['train'].classes)}")
 panels(
     {
-        "image": [scenes_of["train"].image(index) for index in some],
-        "label": [scenes_of["train"].mask(index) for index in some],
+        "image": [scenes["train"].image(index) for index in labeled[:7]],
+        "mask": [scenes["train"].mask(index) for index in labeled[:7]],
     },
-    palette,
+    PALETTE,
 )
 
 # %% [markdown]
-# Real handwriting on real photographs. White pixels are ignored: the ring around a digit.
-#
-# ## Train - and stop half way
+# ## Train, and stop half way
 #
 # `train` writes a run folder: configuration, metrics, checkpoints. We interrupt it after half of
-# its steps, as a power cut would, to have a look at a teacher that has learned something.
+# its steps, to look at a teacher that has learned something.
 
 # %%
 temporary = tempfile.TemporaryDirectory()
-folder = Path(temporary.name) / "run"
+folder, half = Path(temporary.name) / "run", steps // 2
 unfinished = train(config, folder, device=device, stop_at=half)
-print("result:", unfinished)
 print("in the folder:", ", ".join(sorted(p.name for p in folder.iterdir() if p.name[0] != ".")))
 
 # %% tags=["check"]
@@ -161,210 +136,249 @@ assert not (folder / "result.json").exists()
 # %% [markdown]
 # ## One step by hand
 #
-# The next cells are `training_step` cut into its six parts: the same calls, in the same order. We
-# take the next step at which CutMix happens, which it does in half of all steps.
+# We load the checkpoint and take the next step with *CutMix*, an augmentation that half of all
+# steps have. All randomness of a step is a function of the seed and of the step's number, so the
+# step can be repeated exactly.
 
 # %%
 run = Run.open(folder)
 learner = load_learner(run, device)
-student, teacher, density = learner.student, learner.teacher, learner.density
+student, teacher, augment = learner.student, learner.teacher, config.data.augment
 step = next(
     s
     for s in range(half, steps)
-    if cutmix_boxes(*config.data.augment.size, config.data.augment, learner.generators(s)[0]).any()
+    if cutmix_boxes(*augment.size, augment, learner.generators(s)[0]).any()
 )
-batch = next(
-    training_batches(
-        scenes_of["train"],
-        known,
-        unknown,
-        config.data.augment,
-        batch_labeled=training.batch_labeled,
-        batch_unlabeled=training.batch_unlabeled,
-        seed=config.seed,
-        start_step=step,
-        stop_step=step + 1,
-    )
-)
+batch = batch_of_step(config, step)
+for_views, for_features = learner.generators(step)
 for name, tensor in vars(batch).items():
     print(f"{name:<15} {tensor.dtype!s:<12} {tuple(tensor.shape)}")
 
 # %% [markdown]
-# ### Part 1. What does the teacher believe?
+# ### Part 1. The teacher makes pseudo-labels
 #
-# The teacher sees the weak views. Where its highest probability exceeds the threshold, its class
-# becomes the pseudo-label. What it saw on the way, the embeddings v, the flow will learn from.
+# The teacher sees *weakly augmented* images: scaled, cropped, flipped where that is allowed. At
+# each pixel its most probable class becomes the pseudo-label, where its probability exceeds a
+# threshold:
+#
+# $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
+#    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
+#
+# This is the rule of *FixMatch*. The embeddings $v$ on the way are kept: the flow will learn them.
 
 # %%
-host, on_device = learner.generators(step)
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
-
+size = weak.shape[2:]
 with torch.no_grad():
-    seen = teacher.embed(teacher.encode(torch.cat([labeled_images, weak])), generator=on_device)
-    scores = resize(teacher.classify(seen[-len(weak) :]), weak.shape[2:])
-    pseudo = PseudoLabels.of(scores, batch.valid, training.confidence)
+    teacher_v = teacher.embed(teacher.encode(torch.cat([labeled_images, weak])))
+    scores = teacher.classify(teacher_v[-len(weak) :], size)
+    y_weak = PseudoLabels.of(scores, batch.valid, training.confidence)
 
 probability = scores.softmax(dim=1).amax(dim=1)
 panels(
     {
-        "weak view": list(weak[:6]),
-        "highest\nprobability": list(probability[:6]),
-        "pseudo-label": list(pseudo.labels[:6]),
+        "weakly\naugmented": list(weak[:7]),
+        "highest\nprobability": list(probability[:7]),
+        "pseudo-label": list(y_weak.labels[:7]),
     },
-    palette,
+    PALETTE,
 )
 
-# %% [markdown]
-# Half way through, the teacher is sure of the ground and of small parts of some digits. Elsewhere,
-# and in the padding, it stays silent (white).
+# %% tags=["nbval-ignore-output"]
+print(f"threshold {training.confidence}; coverage {y_weak.coverage():.2f} of the pixels")
 
 # %% tags=["check"]
-confident = pseudo.labels != IGNORE_INDEX
+confident = y_weak.labels != IGNORE_INDEX
 assert (probability[confident] > training.confidence).all()
 assert not confident[~batch.valid].any()
-assert 0.5 < float(pseudo.coverage()) < 1
+assert 0.5 < float(y_weak.coverage()) < 1
 
 # %% [markdown]
-# ### Part 2. What does the student see?
+# **Finding.** Half way through the training, the teacher is confident of the background and of
+# pieces of some digits. Elsewhere, and in the padding, there is no pseudo-label (white).
+
+# %% [markdown]
+# ### Part 2. Strong augmentation
 #
-# The same images with other colours and less sharp, and a box of each replaced by its neighbour's.
-# The pseudo-labels move with the pixels.
+# The student sees the same images with other colours and blur. Then CutMix replaces a box of each
+# image by the same box of the next one. Pseudo-labels move with their pixels.
 
 # %%
-box = cutmix_boxes(*weak.shape[2:], config.data.augment, host)
-stronger = strong_view(weak, config.data.augment, host)
-strong = mix(stronger, box)
-target = pseudo.mixed(box)
-features = student.encode(torch.cat([labeled_images, strong]))
-clean = student.embed(features, generator=on_device)
-print("F, which is moved:               ", tuple(features.shape))
-print("v, whose density the flow learns:", tuple(clean.shape))
+box = cutmix_boxes(*size, augment, for_views)
+stronger = strong_view(weak, augment, for_views)
+strong, y = mix(stronger, box), y_weak.mixed(box)
 panels(
     {
-        "weak view": list(weak[:6]),
-        "strong view": list(stronger[:6]),
-        "with CutMix": list(strong[:6]),
-        "what to\nlearn there": list(target.labels[:6]),
+        "weakly\naugmented": list(weak[:7]),
+        "strongly\naugmented": list(stronger[:7]),
+        "and CutMix": list(strong[:7]),
+        "pseudo-label": list(y.labels[:7]),
     },
-    palette,
+    PALETTE,
 )
 
 # %% [markdown]
-# ### Part 3. Which way is down?
+# ### Part 3. The supervised and the clean loss
 #
-# For every confident pixel the flow says in which direction of F the density falls fastest. The
-# step has length `eps`, whatever the slope.
+# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all valid pixels,
+# confident or not: while few pixels have a pseudo-label, it is small.
 
 # %%
-movable = features[len(labeled_images) :].detach()
-confident_here = target.at(movable.shape[2:]).confident
-models = learner.feature_models(on_device)
-shift = learner.perturbation(movable, confident_here, models, on_device)
+features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
+v = student.embed(features, generator=for_features)
+logits = student.classify(v, size)
+supervised = cross_entropy(logits[: len(labeled_images)], batch.labels)
+clean = y.cross_entropy(logits[len(labeled_images) :], mean="valid")
+print("F:", tuple(features.shape), " v:", tuple(v.shape))
+
+# %% [markdown]
+# ### Part 4. The step down the density, and the perturbed loss
+#
+# For each confident pixel the flow says in which direction of $F$ its log-density falls fastest.
+# The step has length $\varepsilon$, see lesson 3:
+#
+# $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
+#
+# **Predict first.** BatchNorm normalizes features by their mean and variance, and keeps running
+# averages of these for the test. What happens to the averages if moved features go through the same
+# BatchNorm?
+
+# %%
+start = features[len(labeled_images) :]
+moves = y.at(features.shape[2:]).confident
+models = learner.feature_models(for_features)
+shift = learner.perturbation(start.detach(), moves, models, for_features)
+moved_v = student.embed(start + shift, auxiliary=True, generator=for_features)
+perturbed = y.cross_entropy(student.classify(moved_v, size), mean="valid")
 
 with torch.no_grad():
-    before = models.log_density(movable)
-    change = models.log_density(movable + shift) - before
-fell = (change[confident_here] < 0).float().mean()
-nowhere = torch.full_like(change, float("nan"))
+    before = models.log_density(start)
+    after = models.log_density(start + shift)
+nothing = torch.tensor(float("nan"))
 panels(
     {
-        "confident\npixels": list(confident_here[:6]),
-        "log p before\n(nats)": list(before[:6]),
-        "its change by\nthe step": list(change.where(confident_here, nowhere)[:6]),
-    }
+        "confident": list(moves[:7]),
+        "log p before\n(nats)": list(before.where(moves, nothing)[:7]),
+        "log p after\nthe step": list(after.where(moves, nothing)[:7]),
+    },
+    one_scale=True,
 )
+
+# %% tags=["nbval-ignore-output"]
+falls = (after < before)[moves].float().mean()
+with torch.no_grad():
+    log_p_teacher = learner.density.log_prob(teacher_v.movedim(1, -1).flatten(0, -2)).median()
+print(f"{100 * falls:.1f} % of the moved features have a lower density after the step")
+print(f"median log p of the teacher's v: {log_p_teacher:.1f}; ", end="")
+print(f"of the student's, before the step: {before.median():.1f} nats")
 
 # %% tags=["check"]
 length = shift.norm(dim=1)
-torch.testing.assert_close(
-    length[confident_here], torch.full_like(length[confident_here], config.eps)
-)
-assert (length[~confident_here] == 0).all()
-assert fell > 0.95
+torch.testing.assert_close(length[moves], torch.full_like(length[moves], config.eps))
+assert (length[~moves] == 0).all()
+assert falls > 0.95
 
 # %% [markdown]
-# Only confident pixels move, all by the same length, and more than 95 % of them go down.
+# **Finding.** Only confident pixels move, all by the same length, and more than 95 % of them go
+# down.
 #
-# ### Part 4. Same class there: three cross-entropies, one backward pass
+# Two details deserve attention. The flow learns the *teacher's* embeddings and is asked about the
+# *student's*: both networks have nearly the same weights, and the line above shows how well the
+# flow explains either. And `auxiliary=True` gives moved features a BatchNorm with statistics of its
+# own. Without it, the running averages would mix moved and clean features, and fit neither. What
+# that costs was measured in [study 4](../reproduce/STUDY.md):
+
+# %%
+ablations = find_study("ablations")
+shared = paired_difference(ablations.stored(), "ddfp, eps 3, shared norm", ablations.rival)
+print(f"shared BatchNorm statistics: {signed(shared)} points of test mIoU, {shared['seeds']} seeds")
+
+# %% tags=["check"]
+assert shared["high"] < 0
+
+# %% [markdown]
+# ### Part 5. One backward pass
+
+# %%
+loss = supervised + 0.5 * clean + 0.5 * perturbed
+learner.optimizer.zero_grad()
+loss.backward()
+learner.optimizer_step({"loss": loss.detach()}, step)
+print("weights: supervised 1, clean 1/2, perturbed 1/2")
+
+# %% [markdown]
+# ### Part 6. The flow learns, and the teacher follows
 #
-# Moved features pass through a BatchNorm with statistics of their own (`auxiliary`), for they are
-# distributed differently.
-
-# %%
-mean = config.method.consistency_mean
-logits = resize(student.classify(clean), weak.shape[2:])
-losses = {
-    "supervised": cross_entropy(logits[: len(labeled_images)], batch.labels),
-    "clean": target.cross_entropy(logits[len(labeled_images) :], mean),
-}
-moved = student.embed(features[len(labeled_images) :] + shift, auxiliary=True, generator=on_device)
-logits_moved = resize(student.classify(moved), weak.shape[2:])
-losses["perturbed"] = target.cross_entropy(logits_moved, mean)
-summed: dict[str, torch.Tensor] = {}
-learner.backward(losses, summed)
-told = learner.optimizer_step(summed, step)
-print("told of the step:", ", ".join(told))
-
-# %% [markdown]
-# ### Part 5. The flow takes its own step
-
-# %%
-rows, row_classes = density_training_data(seen, batch)
-fit = density.fit_step(rows, row_classes, generator=on_device)
-losses["bits_per_dim"] = fit.bits_per_dim
-print(f"rows of v: {tuple(rows.shape)}, {(row_classes >= 0).sum()} of them with a class")
-
-# %% [markdown]
-# ### Part 6. The teacher follows
+# The flow takes one step of maximum likelihood on the teacher's embeddings, with labels where there
+# are masks (lesson 2). Then the teacher becomes an exponential moving average (EMA) of the student,
+# as in Mean Teacher:
+#
+# $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
+#    \qquad a = \min\left(1 - \tfrac1{n+1},\ a_\text{max}\right) \text{ at step } n $$
 
 
 # %%
-def distance(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
-    """Return the distance between two networks' weights, as a part of the second one's length."""
+def distance(ours, theirs):
+    """Return the distance of two networks' weights, relative to the length of the second's."""
     flat = [torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (ours, theirs)]
     return float((flat[0] - flat[1]).norm() / flat[1].norm())
 
 
+rows, classes = density_training_data(teacher_v, batch)
+learner.density.fit_step(rows, classes, generator=for_features)
 far = distance(teacher, student)
 update_ema(teacher, student, step, training.ema_decay)
 near = distance(teacher, student)
-keep = ema_decay_at(step, training.ema_decay)
-print(f"the teacher keeps {keep:.3f} of itself; its distance shrinks to {near / far:.3f} of it")
+print(f"rows of v: {tuple(rows.shape)}, {int((classes >= 0).sum())} of them with a class")
+print(f"a = {ema_decay_at(step, training.ema_decay):.2f}; ", end="")
+print(f"the distance of teacher and student shrinks to {near / far:.2f} of it")
 
 # %% [markdown]
-# Was that really the library's step? Load the same checkpoint again, let `training_step` take the
-# step, and compare.
+# Was that really the library's step? We load the same checkpoint twice, let `reference_step` and
+# `training_step` take the step, and compare every weight.
+
 
 # %% tags=["check"]
-other = load_learner(run, device)
-whole = training_step(other, batch, step)
-for name, value in losses.items():
-    torch.testing.assert_close(value.detach(), whole[name])
-torch.testing.assert_close(pseudo.coverage(), whole["coverage"])
-assert distance(student, other.student) < 1e-4
-assert distance(teacher, other.teacher) < 1e-4
-assert abs(near / far - keep) < 1e-3
+def weights(learner):
+    networks = (learner.student, learner.teacher, learner.density)
+    return torch.cat([p.detach().flatten() for net in networks for p in net.parameters()])
+
+
+for library_step in (reference_step, training_step):
+    other = load_learner(run, device)
+    library_step(other, batch, step)
+    assert torch.equal(weights(other), weights(learner))
+assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# It was: every loss agrees, and so do the weights of student and teacher. There is nothing else in
-# a training step.
-#
+# **Finding.** It was: the weights of student, teacher and flow are equal, bit for bit. Nothing else
+# is in a training step.
+
+# %% [markdown]
 # ## How does a whole training go?
 #
-# The same call again: it finds the checkpoint and goes on.
+# The same call again finds the checkpoint and continues. *Coverage* is the fraction of pixels with
+# a pseudo-label; *precision* is the fraction of those that are right. *mIoU*, the mean intersection
+# over union, scores a segmentation: for each class the pixels that prediction and mask share,
+# divided by the pixels that either has; then the mean over classes. The flow's loss is given in
+# *bits per dimension*: its negative log-likelihood, divided by the number of features.
 
 # %%
+halfway = load_learner(run, device).teacher
 result = train(config, folder, device=device)
 metrics = run.metrics()
-validated = [line for line in metrics if "teacher_miou" in line]
 begins = {
     "consistency begins": training.consistency_from * steps,
     "perturbation begins": training.perturb_from * steps,
 }
 history(metrics, begins)
 
+# %% tags=["nbval-ignore-output"]
+validated = pd.DataFrame([line for line in metrics if "teacher_miou" in line]).set_index("step")
+validated[["teacher_miou", "pseudo_coverage", "pseudo_precision"]].round(2)
+
 # %% tags=["check"]
-first, last = validated[0], validated[-1]
+first, last = validated.iloc[0], validated.iloc[-1]
 bits = [line["bits_per_dim"] for line in metrics if "bits_per_dim" in line]
 assert result.steps == steps
 assert last["teacher_miou"] > first["teacher_miou"] + 10
@@ -373,83 +387,35 @@ assert last["pseudo_precision"] < first["pseudo_precision"]
 assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
-# The teacher gets bolder faster than it gets better: at the end at least four pixels in five have a
-# pseudo-label, and a smaller part of them is right than at the start. The flow's bits fall by more
-# than 0.3 a dimension, although what it measures moves all the time.
-#
-# ## What does it see?
-#
-# Test scenes, by the teacher half way and at the end.
+# **Finding.** At the end at least four pixels in five have a pseudo-label. While coverage rises,
+# the precision falls, mostly in the first half: the teacher becomes confident faster than it
+# becomes right. These are 240 steps of a small training. On the full benchmark precision falls at
+# first and rises later ([study 2](../reproduce/STUDY.md)).
+
+# %% [markdown]
+# ## What does it segment?
 
 # %% tags=["thumbnail"]
-test = scenes_of["test"]
 final = load_learner(run, device).teacher
-shown = torch.linspace(0, len(test) - 1, 7).long().tolist()
-images = [test.image(index) for index in shown]
-teachers = {"half way": other.teacher, "at the end": final}
-run_figures.segmentations(
+shown = torch.linspace(0, len(scenes["test"]) - 1, 7).long().tolist()
+images = [scenes["test"].image(index) for index in shown]
+teachers = {"half way": halfway, "at the end": final}
+segmentations(
     images,
-    [test.mask(index) for index in shown],
+    [scenes["test"].mask(index) for index in shown],
     {name: [segment(net, image, device) for image in images] for name, net in teachers.items()},
-    test.classes,
-    palette,
+    scenes["test"].classes,
+    PALETTE,
 )
 
 # %% [markdown]
-# ## Is it better than its rivals?
+# Is it better than the baselines, and because of the density? One short run cannot say.
+# [Lesson 6](06_does_the_density_matter.ipynb) compares them over seeds.
 #
-# One short run says nothing. A study does: `ddfp study rivals` trained the full benchmark (2,000
-# steps, five digits, 85 labeled scenes) with five seeds, and its table lies in the repository. Each
-# perturbation takes the step length that validation images chose for it, out of four. A seed fixes
-# starting weights, data order and views, so that methods are compared seed by seed.
-
-# %%
-study = find_study("rivals")
-runs = study.stored()
-print(score_table(runs, study.score).to_string(float_format="{:.1f}".format))
-
-
-# %%
-def against(rival: str) -> None:
-    """Print every variant's paired difference to a rival, and what its interval allows to say."""
-    for name, gap in difference_table(runs, rival).iterrows():
-        interval = f"{gap['low']:+5.1f} to {gap['high']:+5.1f}"
-        print(f"{name:<26}{gap['difference']:+6.1f}   95 %: {interval}   {verdict(gap)}")
-
-
-print("minus consistency\n")
-against("consistency")
-print("\nminus ddfp\n")
-against("ddfp, eps 3")
-
-# %%
-run_figures.scores(runs, study.rival)
-
-
-# %% tags=["check"]
-def gap(variant: str, rival: str) -> dict[str, float]:
-    return paired_difference(runs, variant, rival)
-
-
-assert gap("consistency", "supervised")["low"] > 10
-assert gap("ddfp, eps 3", "consistency")["low"] > 0
-assert gap("second pass alone", "consistency")["low"] > 0
-assert gap("ddfp, eps 3", "second pass alone")["low"] < 0
-assert gap("vat, eps 3", "ddfp, eps 3")["low"] > 0
-
-# %% [markdown]
-# **Finding.** Pseudo-labels are worth fourteen points. The step down the density adds 1.7 to them,
-# beyond the noise of five seeds. But more than half of that comes from the second pass through the
-# decoder, whose features need not move at all (`second pass alone`); and random steps and VAT, at
-# their own best lengths, gain more, VAT beyond the noise. So perturbing features helps here, and it
-# hardly matters that the density says where to. Scores of one method lie up to five points apart:
-# only the comparison within a seed is sharp.
+# ## What does the released code do instead?
 #
-# And the release, with all its differences, has the highest mean of all. What are they?
-#
-# ## What did the released code do instead?
-#
-# Its behaviour is a preset. These are all the settings in which it differs:
+# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behaviour
+# is the preset `ddfp_released`; these are all settings in which it differs from `ddfp`:
 
 # %%
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -459,12 +425,14 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# None of them raises an error, and each changes the method. Two experiments.
+# None of them raises an error, and each changes the method. We look at two.
 #
 # ### A teacher that is its own student
 #
-# In epoch 1 the release hands the student's weights over with `t.data = s.data`, and later averages
-# in place. In four lines:
+# In its second epoch the release hands over the student's weights with `t.data = s.data`, and later
+# it averages in place.
+#
+# **Predict first.** Which values do `s` and `t` have at the end of this cell?
 
 # %%
 s, t = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(3))
@@ -474,39 +442,30 @@ with torch.no_grad():
     t.copy_(0.99 * t + 0.01 * s)  # the teacher "follows slowly"
 print("student", s.tolist(), " teacher", t.tolist())
 
+
 # %% [markdown]
-# The teacher is where the student is, whatever the 0.99. Now with whole networks: eight steps with
-# the method's average and eight with the release's tie, consistency on from the start.
+# Now with whole networks: eight steps with an EMA teacher, and eight with the release's.
 
 
 # %%
-def follow_for(kind: str, count: int = 8) -> tuple[list[float], Learner]:
-    """Train some steps; return teacher's distance to student after each, and the learner."""
-    settings = ("training.consistency_from=0", "training.perturb_from=0")
-    if kind == "tied":  # it learns its BatchNorm statistics in train mode, as released
-        settings += ("method.teacher_mode=train",)
-    fresh = Learner(small("ddfp", f"method.teacher={kind}", *settings), len(palette), device)
-    batches = training_batches(
-        scenes_of["train"],
-        known,
-        unknown,
-        config.data.augment,
-        batch_labeled=4,
-        batch_unlabeled=4,
-        seed=seed,
-        start_step=0,
-        stop_step=count,
-    )
+def follow(kind, count=8):
+    """Train some steps; return the distance of teacher and student after each, and the learner."""
+    more = ["training.consistency_from=0", "training.perturb_from=0", f"method.teacher={kind}"]
+    if kind == "tied":  # its BatchNorm statistics are learned in train mode, as released
+        more.append("method.teacher_mode=train")
+    fresh = Learner(small_config("ddfp", seed, steps, *more), len(scenes["train"].classes), device)
     found = []
-    for number, some_batch in enumerate(batches):
-        training_step(fresh, some_batch, number)
+    for number in range(count):
+        training_step(fresh, batch, number)
         found.append(distance(fresh.teacher, fresh.student))
     return found, fresh
 
 
-averaged, _ = follow_for("ema")
-tied, with_tie = follow_for("tied")
-distances({"moving average": averaged, "tied, as released": tied})
+averaged, _ = follow("ema")
+tied, with_tie = follow("tied")
+table = pd.DataFrame({"EMA teacher": averaged, "as released": tied}, index=range(1, 9))
+print("distance of teacher and student (% of the weights' length)")
+print((100 * table).round(1).T.to_string())
 
 # %% tags=["check"]
 assert t.tolist() == s.tolist() and t.data_ptr() == s.data_ptr()
@@ -516,88 +475,107 @@ pairs = zip(with_tie.teacher.parameters(), with_tie.student.parameters(), strict
 assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
-# The tied teacher's weights equal the student's at every step, to the last bit; the average keeps
-# its distance. What the release trains is self-training: the student learns what it already
-# believes.
+# **Finding.** The released teacher *is* the student, at every step. What the release trains is
+# self-training: the student learns its own confident predictions. That need not be worse; study 3
+# in [STUDY.md](../reproduce/STUDY.md) compares both.
+
+# %% [markdown]
+# ### Pseudo-labels that depend on the other images of the batch
 #
-# ### Pseudo-labels that depend on the company
-#
-# The release's teacher stays in training mode: it normalises by the statistics of the batch. So
-# the pseudo-label of a scene depends on which other scenes happen to be there. We ask the trained
-# teacher about six scenes, in the company of four others and of yet another four.
+# The released teacher stays in train mode: its BatchNorm uses the statistics of the current batch.
+# So the pseudo-label of a scene depends on the other scenes in the batch. We segment the same six
+# scenes twice, beside four labeled scenes and beside four others.
 
 
 # %%
-def believed(network: torch.nn.Module, company: slice) -> torch.Tensor:
-    """Return the classes of six scenes, asked together with the labeled ones of ``company``."""
-    together = torch.cat([weak[:6], labeled_images[company]])
+def predicted(network, others):
+    """Return the classes of six scenes, segmented together with the labeled scenes ``others``."""
+    together = torch.cat([weak[:6], labeled_images[others]])
     with torch.no_grad():
         return network(together)[:6].argmax(dim=1)
 
 
 as_released = copy.deepcopy(final).train()
 answers = {
-    mode: (believed(network, slice(0, 4)), believed(network, slice(4, 8)))
+    mode: (predicted(network, slice(0, 4)), predicted(network, slice(4, 8)))
     for mode, network in (("eval", final), ("train", as_released))
 }
 one, another = answers["train"]
 panels(
     {
         "scene": list(weak[:6]),
-        "class, in\none company": list(one),
-        "in another": list(another),
+        "beside four\nscenes": list(one),
+        "beside four\nothers": list(another),
         "where they\ndiffer": list(one != another),
     },
-    palette,
+    PALETTE,
 )
 
-# %% tags=["check"]
+# %% tags=["nbval-ignore-output"]
 differing = {mode: float((a != b).float().mean()) for mode, (a, b) in answers.items()}
+apart = (one != another).float()[:, None]
+eroded = 1 - max_pool2d(1 - apart, 3, stride=1, padding=1)
+in_blobs = max_pool2d(eroded, 3, stride=1, padding=1).sum() / apart.sum()  # of 3 x 3 and more
+for mode, fraction in differing.items():
+    print(f"{mode} mode: {100 * fraction:.1f} % of the pixels differ")
+print(f"{100 * in_blobs:.0f} % of them lie in blobs of at least 3 x 3 pixels")
+
+# %% tags=["check"]
 assert differing["eval"] == 0
 assert differing["train"] > 0.003
+assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# In training mode the company decides some pixels, mostly along the outlines: noise in what the
-# student is told. In eval mode it decides none.
-#
+# **Finding.** In train mode some pixels change their class with the rest of the batch, along
+# outlines and in whole blobs: noise in the pseudo-labels. In eval mode none does.
+
+# %% [markdown]
 # ## Exercises
 #
-# **1.** The threshold of these runs is 0.6. What do coverage and precision of the final teacher's
-# pseudo-labels become at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(..., confidence=...)` on the
-# validation scenes.
+# **1. The threshold.** These runs have a threshold of 0.6. What are coverage and precision of the
+# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(..., confidence=...)` on
+# the validation scenes.
 
-# %% tags=["solution"]
-quality = {
-    threshold: evaluate(final, scenes_of["val"], device=device, confidence=threshold)
-    for threshold in (0.5, 0.8, 0.95, 0.99)
-}
-coverages = [found.coverage for found in quality.values()]
-assert coverages == sorted(coverages, reverse=True)
-assert quality[0.99].coverage < quality[0.5].coverage - 0.1
-assert quality[0.99].precision > quality[0.5].precision + 0.02
+# %% tags=["solution", "nbval-ignore-output"]
+thresholds = (0.5, 0.8, 0.95, 0.99)
+quality = [evaluate(final, scenes["val"], device=device, confidence=t) for t in thresholds]
+table = {"coverage": [q.coverage for q in quality], "precision": [q.precision for q in quality]}
+print(pd.DataFrame(table, index=pd.Index(thresholds, name="threshold")).round(3).to_string())
+assert table["coverage"] == sorted(table["coverage"], reverse=True)
+assert table["precision"][-1] > table["precision"][0] + 0.02
+
+# %% [markdown] tags=["solution"]
 # A higher threshold gives fewer and better pseudo-labels.
 
 # %% [markdown]
-# **2.** The release divides the consistency loss by the number of confident pixels, not of valid
-# ones (`consistency_mean: confident`). Compute both for the batch above. By which factor do they
-# differ, and when is that factor large?
+# **2. Which mean?** The release divides the consistency loss by the number of *confident* pixels,
+# not of valid ones (`consistency_mean: confident`). Compute both for the batch above. By which
+# factor do they differ? When is that factor large?
 
-# %% tags=["solution"]
-by_valid = target.cross_entropy(logits_moved.detach(), "valid")
-by_confident = target.cross_entropy(logits_moved.detach(), "confident")
-torch.testing.assert_close(by_confident, by_valid / target.coverage())
-# 1 / coverage: large in the beginning, when few pixels are confident and the teacher knows least.
+# %% tags=["solution", "nbval-ignore-output"]
+scores = student.classify(moved_v.detach(), size).detach()
+by_valid = y.cross_entropy(scores, mean="valid")
+by_confident = y.cross_entropy(scores, mean="confident")
+print(f"valid {by_valid:.3f}, confident {by_confident:.3f}: factor {by_confident / by_valid:.2f}")
+print(f"1 / coverage: {1 / y.coverage():.2f}")
+torch.testing.assert_close(by_confident, by_valid / y.coverage())
+
+# %% [markdown] tags=["solution"]
+# The factor is 1 / coverage. It is large at the beginning, when few pixels are confident and the
+# teacher knows least.
 
 # %% [markdown]
-# **3.** The teacher keeps `min(1 - 1 / (n + 1), decay)` of itself at step n. From which step on is
-# that the decay, for 0.99 and for the release's 0.999? What does it mean for a run of 240 steps?
+# **3. The early teacher.** From which step on is $a$ the constant $a_\text{max}$, for 0.95, for
+# 0.99 and for the release's 0.999? What does that mean for a run of 240 steps?
 
 # %% tags=["solution"]
-for decay in (0.99, 0.999):
+for decay in (0.95, 0.99, 0.999):
     begin = next(n for n in range(2000) if ema_decay_at(n, decay) >= decay)
-    print(f"decay {decay}: from step {begin}")
-# Before that step the teacher is the plain mean of all students so far, random start included:
-# with 0.999 for the whole of a run of 240 steps.
+    print(f"a_max {decay}: from step {begin}")
+
+# %% [markdown] tags=["solution"]
+# Before that step the teacher is the plain mean of all students so far, the random start included.
+# With 0.999 that holds for the whole of a run of 240 steps.
 
 # %%
 temporary.cleanup()
@@ -605,13 +583,11 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - A training step is six parts, each a call or two; by hand it gives the library's losses.
-# - Only confident pixels move, by exactly `eps`, and more than 95 % of them to lower density.
-# - Coverage of the pseudo-labels rises over a training while their precision falls.
-# - On digit scenes, 85 labels, five seeds: pseudo-labels gain 14 points over labels alone, the step
-#   down the density 1.7 more, a random step 2.4, VAT 2.6, a second pass alone 1.0.
-# - A tied teacher is the student; a teacher in training mode changes its mind with the company.
-#   Neither raises an error.
+# - A training step has six parts. By hand it gives the library's weights, bit for bit.
+# - The loss is supervised + ½ clean + ½ perturbed; before perturbation starts, supervised + clean.
+# - Only confident pixels move, by exactly $\varepsilon$, and more than 95 % of them go down.
+# - A teacher that shares the student's memory is the student. A teacher in train mode makes
+#   pseudo-labels that depend on the rest of the batch. Neither raises an error.
 #
 # ## In the real method
 #
@@ -620,15 +596,31 @@ temporary.cleanup()
 # | the six parts | `training/reference_step.py` `reference_step` | `train_ddfp_pascal.py:372-524` |
 # | pseudo-labels | `training/losses.py` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
 # | the step down | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
-# | the sum of losses | `training/learner.py` `backward` | `train_ddfp_pascal.py:426` |
+# | the weights of the losses | `training/learner.py` `backward` | `train_ddfp_pascal.py:426` |
 # | the flow's step | `method/density.py` `fit_step` | `train_ddfp_pascal.py:455-500` |
 # | the teacher | `training/teacher.py` `update_ema` | `train_ddfp_pascal.py:505-524` |
 # | the loop | `training/loop.py` `train` | |
 #
 # The paper's setting has a ResNet-101, crops of 513 pixels, 16 + 16 images a step, a threshold of
-# 0.95, an average of 0.999 and steps of length 4.
+# 0.95, an EMA of 0.999 and steps of length 4.
+#
+# ## References
+#
+# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
+#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
+#   code](https://github.com/Gavinwxy/DDFP).
+# - Tarvainen and Valpola, [*Mean teachers are better role
+#   models*](https://arxiv.org/abs/1703.01780), NIPS 2017.
+# - Sohn et al., [*FixMatch*](https://arxiv.org/abs/2001.07685), NeurIPS 2020: pseudo-labels from
+#   weak, training on strong augmentation.
+# - Yun et al., [*CutMix*](https://arxiv.org/abs/1905.04899), ICCV 2019.
+# - Yang et al., [*Revisiting Weak-to-Strong Consistency*
+#   (UniMatch)](https://arxiv.org/abs/2208.09910), CVPR 2023: feature perturbation by dropout.
+# - Chen et al., [*Encoder-Decoder with Atrous Separable Convolution*
+#   (DeepLabv3+)](https://arxiv.org/abs/1802.02611), ECCV 2018.
 #
 # ## Next
 #
-# [Lesson 5](05_your_own_data.ipynb): your own pictures, most of them without a mask. And
-# `ddfp reproduce digits` runs the benchmark itself.
+# [5. Your own data](05_your_own_data.ipynb): your own pictures, most of them without a mask. ·
+# Previous: [3. The step down the density](03_density_descending_shift.ipynb) ·
+# [All lessons](README.md)

@@ -139,9 +139,11 @@ for _, rows in each_split():
             gap = statistics.paired_difference(rows, method, other)
             sentences.append(
                 f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "
-                f"95 % interval {gap['low']:+.1f} to {gap['high']:+.1f} over {gap['seeds']} seeds: "
-                f"{statistics.verdict(gap)}."
+                f"{statistics.verdict(gap)}, {gap['seeds']} seeds."
             )
+    if len(sentences) > 1:
+        note = f"\n{len(sentences)} comparisons; the intervals are not corrected for that."
+        sentences.append(note)
     display(Markdown("\n".join(sentences)))
 
 # %% [markdown]

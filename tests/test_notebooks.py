@@ -1,20 +1,29 @@
 """The stored lessons are as they should be, and every guard that says so can fail."""
 
 import os
+import re
+import runpy
 import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+from torch.nn.utils import vector_to_parameters
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
+from ddfp_lib.lessons import plane
 from ddfp_lib.lessons.__main__ import main
 from ddfp_lib.lessons.pairs import YOUR_TURN
+from ddfp_lib.plots import diagram
+from ddfp_lib.seeds import generator
 
 SCRIPTS = lessons.scripts()
-FIRST = SCRIPTS[0]
-ROOT = FIRST.parents[1]
+SECOND = SCRIPTS[1]  # it has everything that a guard looks at, printed sources too
+ROOT = SECOND.parents[1]
+ADDRESS = "https://github.com/somebody/course"
 
 
 def test_there_are_lessons():
@@ -53,11 +62,13 @@ def test_a_notebook_of_reproduce_is_in_step_with_its_source(name):
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """A copy of the first lesson, with its picture and its index, to be spoiled."""
-    for path in (FIRST, FIRST.with_suffix(".ipynb"), FIRST.parent / "README.md"):
+    """A copy of a lesson, with its neighbours' names, its picture and its index, to be spoiled."""
+    for path in (SECOND, SECOND.with_suffix(".ipynb"), SECOND.parent / "README.md"):
         shutil.copy(path, tmp_path)
-    shutil.copytree(FIRST.parent / "images", tmp_path / "images")
-    return tmp_path / FIRST.name
+    for neighbour in (SCRIPTS[0], SCRIPTS[2]):
+        (tmp_path / neighbour.name).touch()
+    shutil.copytree(SECOND.parent / "images", tmp_path / "images")
+    return tmp_path / SECOND.name
 
 
 def spoil_cell_text(notebook):
@@ -127,6 +138,47 @@ def spoil_fold(notebook):
     tagged(notebook, "solution").metadata["jupyter"] = {}
 
 
+def spoil_answer(notebook):
+    tagged(notebook, "solution").outputs = []
+
+
+def spoil_place_of_solution(notebook):
+    cell = tagged(notebook, "solution")
+    notebook.cells.remove(cell)
+    notebook.cells.insert(3, cell)
+
+
+def spoil_prediction(notebook):
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("**Predict first.**", "")
+
+
+def spoil_order_of_sections(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("## References", "## Literature")
+
+
+def spoil_reference(notebook):
+    cell = notebook.cells[-1]
+    cell.source = cell.source.replace("https://arxiv.org/abs/2403.06462", "https://arxiv.org")
+
+
+def spoil_references(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("](https://arxiv", "](arxiv")
+
+
+def spoil_link_to_the_index(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("](README.md)", "](index.md)")
+
+
+def spoil_link_to_a_neighbour(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("](01_low", "](1_low")
+
+
+def spoil_printed_words(notebook):
+    text = "better, " + "beyond" + " the noise"
+    code(notebook)[0].outputs.append(nbformat.v4.new_output("stream", text=text))
+
+
 def spoil_section(notebook):
     notebook.cells = [c for c in notebook.cells if "## What we saw" not in c.source]
 
@@ -162,9 +214,18 @@ SPOILERS = [
     (lessons.bad_parameters, spoil_parameters_tag),
     (lessons.out_of_form, spoil_unknown_tag),
     (lessons.out_of_form, spoil_check),
-    (lessons.out_of_form, spoil_solutions),
-    (lessons.out_of_form, spoil_fold),
     (lessons.out_of_form, spoil_section),
+    (lessons.out_of_form, spoil_prediction),
+    (lessons.out_of_form, spoil_order_of_sections),
+    (lessons.unanswered, spoil_solutions),
+    (lessons.unanswered, spoil_fold),
+    (lessons.unanswered, spoil_answer),
+    (lessons.unanswered, spoil_place_of_solution),
+    (lessons.unreferenced, spoil_reference),
+    (lessons.unreferenced, spoil_references),
+    (lessons.astray, spoil_link_to_the_index),
+    (lessons.astray, spoil_link_to_a_neighbour),
+    (lessons.misworded, spoil_printed_words),
     (lessons.misquoted, spoil_quotation),
     (lessons.printed_before, spoil_print),
     (lessons.printed_before, spoil_printed_nothing),
@@ -195,8 +256,103 @@ def test_a_lesson_that_the_index_forgets_is_found(copy):
     assert "README.md does not mention it" in list(lessons.out_of_form(copy))
 
 
+def test_every_guard_is_tried():
+    elsewhere = {lessons.misaddressed}  # below: it looks at the source
+    assert {guard for guard, _ in SPOILERS} | elsewhere == set(lessons.GUARDS)
+
+
+def test_a_phrase_in_the_source_is_found(copy):
+    text = copy.read_text(encoding="utf-8")
+    copy.write_text(text.replace("**Finding.**", "**Finding.** It is no\n# wonder.", 1))
+    assert "it says 'it is no wonder', see phrases.txt" in list(lessons.misworded(copy))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_badges_and_colab_cell_are_made_from_the_address(script):
+    source = script.read_text(encoding="utf-8")
+    without = lessons.addressed(source, script.stem, "")
+    for words in ("colab", "img.shields.io"):
+        assert words not in without
+    given = lessons.addressed(without, script.stem, ADDRESS)
+    assert f"/github/somebody/course/blob/main/notebooks/{script.stem}.ipynb" in given
+    assert f'"clone", "-q", "{ADDRESS}"' in given
+    assert given.index("colab-badge") < given.index("google.colab") < given.index("**Finding.**")
+    assert lessons.addressed(given, script.stem, ADDRESS) == given
+    assert lessons.addressed(given, script.stem, "") == without
+
+
+def test_badges_of_another_address_are_found(copy, monkeypatch):
+    assert list(lessons.misaddressed(copy)) == []
+    source = lessons.addressed(copy.read_text(encoding="utf-8"), copy.stem, ADDRESS)
+    copy.write_text(source, encoding="utf-8")
+    assert list(lessons.misaddressed(copy))
+    monkeypatch.setattr("ddfp_lib.lessons.guards.public_address", lambda: ADDRESS)
+    assert list(lessons.misaddressed(copy)) == []
+
+
+def test_the_address_is_read_from_the_project(tmp_path):
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\nname = "x"\n')
+    assert lessons.public_address(project) == ""
+    project.write_text(f'[project]\nname = "x"\n[project.urls]\nRepository = "{ADDRESS}.git"\n')
+    assert lessons.public_address(project) == ADDRESS
+
+
+def test_no_file_names_another_address_of_this_repository():
+    """Whoever follows it would install what somebody else put there."""
+    known = lessons.public_address().removeprefix("https://")
+    ending = {".py", ".ipynb", ".md", ".toml", ".yaml", ".yml", ".cff", ".html"}
+    pattern = re.compile(r"github\.com[/:]\w[\w.-]*/ddfp\b")
+    tracked = [ROOT / "CITATION.cff", *ROOT.glob("*.*")]
+    for folder in ("notebooks", "docs", "reproduce", "ddfp_lib", "tests", "bench", ".github"):
+        tracked += (ROOT / folder).rglob("*")
+    for path in tracked:
+        if path.is_file() and path.suffix in ending:
+            found = set(pattern.findall(path.read_text(encoding="utf-8")))
+            assert found <= {known}, path
+
+
+def test_the_diagram_is_in_step_with_its_script(tmp_path):
+    diagram.write_svg(tmp_path / "diagram.svg")
+    drawn, kept = (
+        set(re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text(encoding="utf-8")))
+        for path in (tmp_path / "diagram.svg", ROOT / "docs" / "diagram.svg")
+    )
+    assert drawn == kept
+    assert {"encode", "embed", "classify", "teacher"} <= kept
+    with pytest.raises(UserError, match="'losse' is unknown; choose from data, flow"):
+        diagram.diagram("losse")
+
+
+def test_the_weights_of_lesson_2_fit_its_flows():
+    """The flows, as the lesson builds them, read what the script beside the weights wrote."""
+    flows = runpy.run_path(str(ROOT / "notebooks" / "weights" / "02_flows.py"))
+    kept = np.load(ROOT / "notebooks" / "weights" / "02_flows.npz")
+    assert kept["steps"].tolist() == list(flows["STEPS"])
+    density = flows["new_flow"](1)
+    assert flows["vector"](density).shape == kept["moons, 0 labels, seed 1"].shape
+    vector_to_parameters(
+        torch.from_numpy(kept["moons, 0 labels, seed 1"]).double(), density.parameters()
+    )
+    x, _ = plane.two_moons().sample(2000, generator("held out", 1))
+    stored = kept["likelihood, 0 labels, seed 1"][-1, 1]
+    assert abs(density.log_prob(x).mean().item() - stored) < 1e-4
+
+
+def test_a_cloud_is_a_density_and_draws_from_it():
+    cloud = plane.two_rings()
+    x, classes = cloud.sample(4000, generator("test"))
+    assert set(classes.tolist()) == {0, 1}
+    side = torch.linspace(-2, 2, 400, dtype=torch.float64)
+    mass = (
+        cloud.log_density(torch.cartesian_prod(side, side)).exp().sum() * (side[1] - side[0]) ** 2
+    )
+    assert abs(mass - 1) < 1e-3
+    assert abs((x.norm(dim=1) > 0.725).double().mean() - 0.5) < 0.03  # half of it in each ring
+
+
 def test_student_version_has_no_solution_and_no_output(tmp_path):
-    path = lessons.student(FIRST, tmp_path)
+    path = lessons.student(SECOND, tmp_path)
     notebook = nbformat.read(path, as_version=4)
     assert not [cell for cell in notebook.cells if "solution" in lessons.tags(cell)]
     assert not [output for cell in code(notebook) for output in cell.outputs]

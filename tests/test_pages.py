@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.contributed import contributed, contributed_rows
@@ -16,7 +17,7 @@ from ddfp_lib.reports import pages
 from ddfp_lib.reports.blocks import BEGIN, END, replace_block
 from ddfp_lib.reports.pages import headline, readme_page
 from ddfp_lib.reports.results import results_page
-from ddfp_lib.reports.studies import by_figure, page
+from ddfp_lib.reports.studies import by_figure, filled, page
 
 
 def test_replace_block_changes_the_block_alone():
@@ -65,14 +66,38 @@ def test_the_readme_is_in_step_with_both():
     assert kept == readme_page(kept, ledger, published_scores())
 
 
-def test_the_headline_is_the_study_s_own_table():
-    """Every score of the study's ledger, and how to measure it again."""
+def test_the_headline_has_the_study_s_own_differences():
+    """Each comparison of the README, computed here from scores, and how to measure it again."""
     study = find_study(pages.HEADLINE)
-    told = headline(study)
-    assert f"`ddfp study {study.name} --record`" in told
-    for variant, rows in study.stored().groupby("method"):
-        line = next(line for line in told.splitlines() if line.startswith(f"| `{variant}` |"))
-        assert f"**{rows[study.score].mean():.1f}**" in line
+    text = headline(study)
+    assert f"`ddfp study {study.name} --record`" in text
+    runs = study.stored().pivot(index="seed", columns="method", values=study.score)
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == len(pages.FOUND)
+    for line, (what, other, variant, baseline) in zip(lines, pages.FOUND, strict=True):
+        gaps = (runs[variant] - runs[baseline]).dropna()
+        half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5
+        assert line.startswith(f"| {what} | {other} | **{gaps.mean():+z.1f}**, ")
+        significant = abs(gaps.mean()) > half
+        assert ("not significant" in line) == (not significant)
+
+
+def test_the_paper_is_one_sentence_until_a_cell_is_run():
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    scores = published_scores()
+    scores = scores[scores["benchmark"] == "voc"]
+    without = ledger[ledger["benchmark"] != "voc"]
+    text = pages.paper_cells(without, scores)
+    assert "81.2 with 732 labels" in text
+    assert "|" not in text
+    run = ledger.iloc[:1].assign(benchmark="voc", split="732", method="ddfp", test_miou=80.0)
+    assert "| voc | 732 | 81.2 | **80.0**" in pages.paper_cells(pd.concat([without, run]), scores)
+
+
+def test_what_to_expect_is_the_stored_reproduction():
+    ledger = read_ledger(repository() / "reproduce" / "results.csv")
+    assert "`ddfp` minus `consistency` was" in pages.expectation(ledger)
+    assert "not stored yet" in pages.expectation(ledger[ledger["seed"] < 0])
 
 
 def test_a_headline_without_runs_says_so(monkeypatch):
@@ -101,14 +126,23 @@ def misquoted(text, known):
 @pytest.mark.parametrize(
     "study", [s for s in studies() if s.stored() is not None], ids=lambda s: s.name
 )
-def test_differences_told_in_words_are_those_of_the_tables(study):
+def test_differences_in_words_are_those_of_the_tables(study):
+    """A text names variants; a number that somebody typed is compared with the table."""
     known = differences_of(study)
-    assert misquoted(study.reading, known) == []
-    if study.name == pages.HEADLINE:
-        readme = (repository() / "README.md").read_text(encoding="utf-8")
-        told = readme.split("What it says.")[1].split("\n## ")[0].split("<!--")[0]
-        assert re.search(r"[+-]\d\.\d", told)
-        assert misquoted(told, known) == []
+    for text in (study.answer, study.reading):
+        assert text
+        assert misquoted(text, known) == []
+        assert "{{" not in filled(study, study.stored(), text)
+
+
+def test_study_md_begins_with_its_answers():
+    text = page()
+    for study in studies():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {study.number} | ["))
+        anchor = line.split("](#")[1].split(")")[0]
+        heading = f"## {study.number}. {study.question}"
+        assert heading in text
+        assert anchor == re.sub(r"[^\w\- ]", "", heading[3:].lower()).replace(" ", "-")
 
 
 def test_a_wrong_difference_is_found():

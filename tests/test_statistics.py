@@ -55,11 +55,17 @@ def test_one_seed_has_no_interval_and_no_verdict(frame):
     gap = statistics.paired_difference(frame[frame["seed"] == 0], "ddfp", "consistency")
     assert gap["seeds"] == 1
     assert np.isnan(gap["low"])
-    assert "cannot be tested" in statistics.verdict(gap)
+    assert statistics.verdict(gap) == "one seed: significance cannot be tested"
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.1, 2, "better"), (-2, -0.1, "worse"), (-1, 1, "no significant")]
+    ("low", "high", "words"),
+    [
+        (0.1, 2, "significantly better (95 % CI +0.1 to +2.0)"),
+        (-2, -0.1, "significantly worse (95 % CI -2.0 to -0.1)"),
+        (-1, 1, "not significant (95 % CI -1.0 to +1.0)"),
+        (0, 1, "not significant (95 % CI +0.0 to +1.0)"),
+    ],
 )
-def test_verdict_follows_the_interval(low, high, word):
-    assert word in statistics.verdict({"low": low, "high": high})
+def test_verdict_follows_the_interval(low, high, words):
+    assert statistics.verdict({"low": low, "high": high}) == words

@@ -24,7 +24,7 @@ from ddfp_lib.experiments.mechanism import measure_run
 from ddfp_lib.experiments.reproduction import run_study
 from ddfp_lib.experiments.study import find_study, read_study, record, studies
 from ddfp_lib.models.network import SegmentationNetwork
-from ddfp_lib.reports.studies import inside, section
+from ddfp_lib.reports.studies import filled, inside, section
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
@@ -140,7 +140,23 @@ def test_a_section_says_what_the_interval_allows(minimal):
 
     text = section(minimal, runs_of(minimal.variants, [0, 1, 2], score))
     assert "| `noise, eps 3` | **53.1** ± 0.1 | 53.0 | 53.1 | 53.2 | +3.1 (+2.9 to +3.3) |" in text
-    assert "significantly better: `noise, eps 3`" in text
+    assert "1 comparison with `consistency`; 1 of the 95 % intervals do not contain 0." in text
+
+
+def test_a_reading_takes_its_numbers_from_the_table(minimal):
+    def score(name, seed):
+        return 50 + 3 * (name != "consistency") + 0.1 * seed * (name != "consistency")
+
+    runs = runs_of(minimal.variants, [0, 1, 2], score)
+    text = "noise gains {{noise, eps 3 | consistency}}, the other way {{consistency|noise, eps 3}}"
+    assert (
+        filled(minimal, runs, text)
+        == "noise gains +3.1 (+2.9 to +3.3), the other way -3.1 (-3.3 to -2.9)"
+    )
+    two = runs[runs["seed"] < 2]
+    assert filled(minimal, two, "{{noise, eps 3 | consistency}}") == "+3.1"  # no interval of two
+    with pytest.raises(UserError, match=r"{{vat \| consistency}} has no runs"):
+        filled(minimal, runs, "{{vat | consistency}}")
 
 
 def test_a_choice_is_made_on_validation_images(minimal):

@@ -67,13 +67,17 @@ def signed(difference: Mapping[str, float]) -> str:
     return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
 
 
-def verdict(difference: dict[str, float]) -> str:
-    """Return in words whether the 95 % interval of a difference excludes zero."""
-    low, high = difference["low"], difference["high"]
-    if np.isnan(low):
+def verdict(difference: Mapping[str, float]) -> str:
+    """Return in words whether the 95 % interval of a :func:`paired_difference` excludes zero.
+
+    ``significantly better (95 % CI +0.7 to +2.8)``, ``significantly worse (...)``, or ``not
+    significant (...)``: these seeds do not show a difference. Intervals are not corrected for the
+    number of comparisons; a text that has several of them says how many.
+    """
+    if np.isnan(difference["low"]):
         return "one seed: significance cannot be tested"
-    if low > 0:
-        return "significantly better"
-    if high < 0:
-        return "significantly worse"
-    return "no significant difference"
+    low, high = difference["low"], difference["high"]
+    words = "not significant"
+    if low > 0 or high < 0:
+        words = f"significantly {'better' if low > 0 else 'worse'}"
+    return f"{words} (95 % CI {low:+z.1f} to {high:+z.1f})"

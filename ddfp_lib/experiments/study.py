@@ -64,7 +64,9 @@ class Study:
         splits: names of the benchmark's splits; none for what it names itself.
         mechanism: variants in whose networks densities are measured through training; their
             checkpoints are kept.
-        reading: what we make of the numbers, in words.
+        answer: to the question, in one line, for the table at the top of ``STUDY.md``.
+        reading: what we conclude from the numbers. In both, ``{{A | B}}`` stands for the paired
+            difference of two variants with its interval, ``{{A | B | split}}`` for that of a split.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Study:
     settings: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     mechanism: list[str] = field(default_factory=list)
+    answer: str = ""
     reading: str = ""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,15 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.lessons.pairs import TAGS, as_notebook, tags, thumbnail_path
+from ddfp_lib.lessons.pairs import (
+    TAGS,
+    addressed,
+    as_notebook,
+    public_address,
+    scripts,
+    tags,
+    thumbnail_path,
+)
 
 MAX_BYTES = 1_500_000
 
@@ -21,6 +29,16 @@ MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(?:home|root|tmp|work|Users|private|mnt|opt|usr|var)/[\w.-]"
     r"|[A-Z]:\\\\?Users|ipykernel_\d+"
 )
+
+
+SECTIONS = ("Exercises", "What we saw", "In the real method", "References", "Next")
+"""The headings that every lesson ends with."""
+
+
+PAPER = "https://arxiv.org/abs/2403.06462"
+
+
+PHRASES = Path(__file__).parents[2] / "docs" / "phrases.txt"
 
 
 PLACE = re.compile(r"`([\w/]+\.py)` `(?:\w+\.)?(\w+)`")
@@ -107,38 +125,101 @@ def bad_parameters(script: Path) -> Iterator[str]:
 
 
 def out_of_form(script: Path) -> Iterator[str]:
-    """Yield what a reader would miss: badges, checks, exercises, thumbnail, a line in the index."""
+    """Yield what a reader would miss: promise, findings, checks, thumbnail, a line in the index."""
     notebook = _stored(script)
     cells = notebook.cells
     for cell in cells:
         for tag in set(tags(cell)) - TAGS.keys():
             yield f"tag {tag!r} is none of {', '.join(TAGS)}"
     opening = cells[0].source if cells else ""
-    if f"notebooks/{script.stem}.ipynb" not in opening:
-        yield "the first cell has no badge that opens this notebook"
-    for part in ("**You will**", "**You need**", "minutes"):
+    for part in ("**You will**", "**You need**", "**Takes**", "minutes"):
         if part not in opening:
             yield f"the first cell does not say {part}"
-    for heading in ("What we saw", "In the real method", "Next"):
-        if not any(f"## {heading}" in cell.source for cell in cells):
-            yield f"there is no section {heading!r}"
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    found = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    if [heading for heading in found if heading in SECTIONS] != list(SECTIONS):
+        yield f"its last sections are not {', '.join(SECTIONS)}, in this order"
+    for words, least in (("**Predict first.**", 2), ("**Finding.**", 3)):
+        if text.count(words) < least:
+            yield f"{text.count(words)} times {words}, fewer than {least}"
     checks = [cell for cell in cells if "check" in tags(cell)]
     if len(checks) < 3:
         yield f"{len(checks)} cells are tagged 'check', fewer than 3"
     for cell in checks:
         if not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source))):
             yield f"a cell tagged 'check' asserts nothing: {cell.source[:40]!r}"
+    if not thumbnail_path(script).is_file():
+        yield "it has no thumbnail: tag the cell of a figure, and store"
+    index = script.parent / "README.md"
+    if not index.is_file() or script.stem not in index.read_text(encoding="utf-8"):
+        yield "README.md does not mention it"
+
+
+def unanswered(script: Path) -> Iterator[str]:
+    """Yield exercises without a visible answer, and solutions that are not folded or not last."""
     solved = [cell for cell in _code(script) if "solution" in tags(cell)]
     if len(solved) < 2:
         yield f"{len(solved)} code cells are tagged 'solution', fewer than 2"
     for cell in solved:
         if not cell.metadata.get("jupyter", {}).get("source_hidden"):
             yield f"a solution is not folded: {cell.source[:40]!r}"
-    if not thumbnail_path(script).is_file():
-        yield "it has no thumbnail: tag the cell of a figure, and store"
-    index = script.parent / "README.md"
-    if not index.is_file() or script.stem not in index.read_text(encoding="utf-8"):
-        yield "README.md does not mention it"
+        if not cell.outputs:
+            yield f"a solution shows no answer: {cell.source[:40]!r}"
+    reached = False
+    for cell in _stored(script).cells:
+        reached = reached or "## Exercises" in cell.source
+        if "solution" in tags(cell) and not reached:
+            yield f"a solution stands before the section 'Exercises': {cell.source[:40]!r}"
+
+
+def unreferenced(script: Path) -> Iterator[str]:
+    """Yield what is missing among a lesson's references: the paper itself, or links."""
+    text = "".join(cell.source + "\n" for cell in _stored(script).cells)
+    listed = re.search(r"^## References$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((https://[^)]+)\)", listed[1]) if listed else []
+    if PAPER not in links:
+        yield f"its references do not link the paper, {PAPER}"
+    if len(links) < 3:
+        yield f"its references have {len(links)} links, fewer than 3"
+
+
+def astray(script: Path) -> Iterator[str]:
+    """Yield links that its first and last cells lack: to the index and to its neighbours."""
+    lessons = scripts(script.parent)
+    here = lessons.index(script)
+    wanted = ["README.md"]
+    wanted += [f"{other.stem}.ipynb" for other in lessons[max(0, here - 1) : here + 2]]
+    wanted.remove(f"{script.stem}.ipynb")
+    cells = _stored(script).cells
+    for place, cell in (("first", cells[0]), ("last", cells[-1])):
+        for name in wanted:
+            if f"]({name})" not in cell.source:
+                yield f"its {place} cell has no link to {name}"
+
+
+def misaddressed(script: Path) -> Iterator[str]:
+    """Yield a difference between its badges and Colab cell and the address in pyproject.toml."""
+    source = script.read_text(encoding="utf-8")
+    if addressed(source, script.stem, public_address()) != source:
+        yield "badges or Colab cell are not those of [project.urls]: store the lesson again"
+
+
+def misworded(script: Path) -> Iterator[str]:
+    """Yield phrases of ``docs/phrases.txt`` in its text, code and printed output."""
+    text = script.read_text(encoding="utf-8").replace("\n# ", " ")
+    for cell in _code(script):
+        text += "".join(output.get("text", "") for output in cell.outputs)
+    for phrase in phrases():
+        if re.search(rf"(?i)\b{re.escape(phrase)}\b", text):
+            yield f"it says {phrase!r}, see {PHRASES.name}"
+
+
+def phrases(path: Path = PHRASES) -> list[str]:
+    """Return the phrases that the project does not use: a line each, # begins a comment."""
+    if not path.is_file():
+        return []
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
 
 
 def misquoted(script: Path) -> Iterator[str]:
@@ -193,6 +274,11 @@ GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
     too_large,
     bad_parameters,
     out_of_form,
+    unanswered,
+    unreferenced,
+    astray,
+    misaddressed,
+    misworded,
     misquoted,
     printed_before,
     mislocated,

@@ -5,7 +5,9 @@ import copy
 import hashlib
 import io
 import os
+import re
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,23 +25,54 @@ from ddfp_lib.files import write_atomically, write_text
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
 TAGS = {
     "parameters": "literals that papermill may replace",
-    "check": "bare asserts on what was said",
+    "check": "bare asserts on what the text says",
     "solution": "an exercise's solution: folded, and not in the student's version",
     "thumbnail": "its first figure stands for the lesson in the index",
-    "nbval-ignore-output": "its digits differ between processors: asserts speak for them",
+    "colab": "installs the project in Colab; made from the address in pyproject.toml",
+    "nbval-ignore-output": "its digits differ between processors: asserts check it instead",
 }
 """Every tag that a cell may have."""
 
 
-CELL_SECONDS = 120
+CELL_SECONDS = 600
 
 
 THUMBNAIL_WIDTH = 480
 
 
 YOUR_TURN = "# Your code here."
+
+
+BADGES = """\
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]\
+(https://colab.research.google.com/github/{place}/blob/main/notebooks/{stem}.ipynb)
+# [![Open on GitHub](https://img.shields.io/badge/GitHub-source-black?logo=github)]\
+({address}/blob/main/notebooks/{stem}.ipynb)
+#
+"""
+"""What stands below a lesson's title where the project has a public address."""
+
+
+COLAB = """\
+# %% tags=["colab"]
+import sys
+
+if "google.colab" in sys.modules:  # elsewhere the package is installed already
+    import subprocess
+
+    subprocess.run(["git", "clone", "-q", "{address}", "ddfp"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-e", "ddfp[notebooks]"], check=True
+    )
+    sys.path.insert(0, "ddfp")
+
+"""
+"""The cell that installs the project in Colab."""
 
 
 FILTERS = {
@@ -70,6 +103,35 @@ def scripts(folder: Path = NOTEBOOKS, beginnings: Sequence[str] = ()) -> list[Pa
     return [path for path in found if path.name.startswith(tuple(beginnings) or "")]
 
 
+def public_address(project: Path = PROJECT) -> str:
+    """Return the address of the public repository, "" while there is none.
+
+    Args:
+        project: the pyproject.toml whose ``[project.urls]`` has it as ``Repository``.
+    """
+    urls = tomllib.loads(project.read_text(encoding="utf-8"))["project"].get("urls", {})
+    return urls.get("Repository", "").removesuffix("/").removesuffix(".git")
+
+
+def addressed(source: str, stem: str, address: str) -> str:
+    """Return a lesson's source with badges and Colab cell made from the repository's address.
+
+    Args:
+        source: the .py file, with those of another address or without any.
+        stem: the lesson's name, such as ``01_low_density_separation``.
+        address: ``https://github.com/OWNER/NAME``; "": leave both out.
+    """
+    source = re.sub(r"(?m)(^# \[!\[Open (in Colab|on GitHub)\].*\n)+#\n", "", source)
+    source = re.sub(r'(?ms)^# %% tags=\["colab"\]\n.*?(?=^# %%)', "", source)
+    if not address:
+        return source
+    place = address.removeprefix("https://github.com/")
+    badges = BADGES.format(place=place, stem=stem, address=address)
+    source = re.sub(r"(?m)(^# # .*\n#\n)", lambda title: title[0] + badges, source, count=1)
+    colab = COLAB.format(address=address)
+    return re.sub(r"(?m)^# %%(?! \[markdown\])", lambda cell: colab + cell[0], source, count=1)
+
+
 def store(script: Path) -> float:
     """Execute a lesson in a fresh kernel and store its pair: outputs, and thumbnail.
 
@@ -77,7 +139,8 @@ def store(script: Path) -> float:
     that did not change changes no byte but those of numbers that did.
 
     Args:
-        script: the source; the .ipynb beside it is written, and ``images/NN_name.png``.
+        script: the source; the .ipynb beside it is written, and ``images/NN_name.png``. Its
+            badges and Colab cell are renewed.
 
     Returns:
         Seconds that the execution took.
@@ -85,6 +148,10 @@ def store(script: Path) -> float:
     Raises:
         UserError: a cell failed; nothing is written.
     """
+    source = script.read_text(encoding="utf-8")
+    renewed = addressed(source, script.stem, public_address())
+    if renewed != source:
+        write_text(script, renewed)
     notebook = as_notebook(script)
     start = time.perf_counter()
     try:
@@ -114,7 +181,7 @@ def store(script: Path) -> float:
 def as_notebook(script: Path) -> NotebookNode:
     """Return a source as a notebook without outputs, its solutions folded, its cells named."""
     notebook = jupytext.read(script)
-    # the .ipynb alone folds solutions: JupyterLab shall not call that a difference of the pair
+    # only the .ipynb folds solutions: JupyterLab must not see that as a difference of the pair
     notebook.metadata.setdefault("jupytext", {}).update(FILTERS)
     seen: dict[str, int] = {}
     for cell in notebook.cells:
@@ -176,7 +243,7 @@ def student(script: Path, folder: Path) -> Path:
 
     Args:
         script: the source.
-        folder: where the .ipynb shall stand.
+        folder: where the .ipynb is written.
     """
     notebook = as_notebook(script)
     kept = []

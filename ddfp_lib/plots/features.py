@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from ddfp_lib.evaluation.descent import Descent
@@ -19,9 +20,10 @@ STEP_METHODS = {
     "density descent": "ddfp",
     "random": "noise",
     "adversarial (VAT)": "vat",
-    "bent descent": "ddfp_released",
+    "random step": "noise",
+    "descent in 8 steps": "ddfp_plus",
 }
-"""Whose colour a kind of step has."""
+"""The method whose colour a kind of step has."""
 
 
 def step_colour(name: str) -> str:
@@ -39,7 +41,7 @@ def step_costs(
     Args:
         lengths: L lengths, in units of the features.
         falls: for each kind of step (S, L) float, mean fall of log p in nats.
-        flips: for each kind of step (S, L) float, part of the points whose true class changes.
+        flips: for each kind of step (S, L) float, fraction of points whose true class changes.
     """
     with figure_style():
         picture, grid = new_picture(1, 3, 3.2)
@@ -66,54 +68,59 @@ def step_costs(
 def descents(measured: Descent) -> Picture:
     """Draw how each kind of step changed the log-density of real features.
 
+    A curve gives for each change the percentage of features with a change below it; at 0 it gives
+    the percentage of features whose density falls.
+
     Args:
         measured: see :func:`ddfp_lib.evaluation.descent.measure_descent`.
     """
     changes = {name: (after - measured.before).numpy() for name, after in measured.after.items()}
-    low, high = np.quantile(np.concatenate(list(changes.values())), [0.01, 0.999])
-    edge = max(abs(low), abs(high))
-    bins = np.linspace(-edge, edge / 2, 90)
+    low, high = np.quantile(np.concatenate(list(changes.values())), [0.02, 0.998])
     with figure_style():
-        picture, grid = new_picture(len(changes), 1, 3.9, sharex=True)
-        for axes, (name, change) in zip(grid[:, 0], changes.items(), strict=True):
-            axes.hist(
-                change,
-                bins,
-                color=step_colour(name),
-                weights=np.full(len(change), 100 / len(change)),
-            )
-            axes.axvline(0, color="0.2", lw=1)
-            axes.set_title(name)
-            axes.set_ylabel("features (%)")
-        grid[-1, 0].set_xlabel("change of log p(v) by the step (nats)")
+        picture, grid = new_picture(1, 1, 3.3)
+        axes = grid[0, 0]
+        for name, change in changes.items():
+            falling = 100 * (change < 0).mean()
+            percent = np.linspace(0, 100, len(change))
+            label = f"{name}: {falling:.1f} % fall"
+            axes.plot(np.sort(change), percent, color=step_colour(name), lw=2, label=label)
+            axes.plot(0, falling, "o", ms=6, color=step_colour(name))
+        axes.axvline(0, color="0.3", lw=1)
+        axes.set(xlim=(low, max(high, 0.1 * abs(low))), ylim=(0, 100))
+        axes.set_xlabel("change of log p(v) by the step (nats)")
+        axes.set_ylabel("features with a change below (%)")
+        axes.legend(loc="upper left", fontsize=8.5)
     return picture
 
 
 def embeddings(
-    places: Mapping[str, np.ndarray],
+    before: np.ndarray,
+    after: Mapping[str, np.ndarray],
     classes: Tensor,
     names: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> Picture:
-    """Draw maps of embeddings, coloured by class, over one another's outline.
+    """Draw where each kind of step leads on a map of embeddings: a line from before to after.
 
     Args:
-        places: for each panel's title (N, 2) float; all panels show one window.
+        before: (N, 2) float, places of the unperturbed embeddings, drawn by class.
+        after: for each kind of step (N, 2) float, the same features after it.
         classes: (N,) integers.
         names: of the K classes.
         palette: their colours, 0..255.
     """
-    together = np.concatenate(list(places.values()))
     with figure_style():
-        picture, grid = new_picture(1, len(places), 4.0, sharex=True, sharey=True)
-        for axes, (title, where) in zip(grid[0], places.items(), strict=True):
-            axes.scatter(*together.T, s=3, color="0.9", lw=0, rasterized=True)
+        picture, grid = new_picture(1, len(after), 4.6, sharex=True, sharey=True)
+        for axes, (title, ends) in zip(grid[0], after.items(), strict=True):
+            lines = np.stack([before, ends], axis=1)
+            axes.add_collection(
+                LineCollection(lines, colors="black", linewidths=0.7, alpha=0.55, label="step")
+            )
             for k in classes.unique().tolist():
                 chosen = (classes == k).numpy()
-                colour = "0.45" if k == 0 else np.array(palette[k]) / 255
-                marker = CLASS_MARKERS[k % len(CLASS_MARKERS)]
-                label = f"{names[k]}"
-                axes.scatter(*where[chosen].T, s=9, color=colour, marker=marker, lw=0, label=label)
+                colour, marker = np.array(palette[k]) / 255, CLASS_MARKERS[k % len(CLASS_MARKERS)]
+                look = {"s": 11, "color": colour, "marker": marker, "lw": 0}
+                axes.scatter(*before[chosen].T, label=f"{names[k]}, unperturbed", **look)
             axes.set_title(title)
             bare(axes)
         handles, labels = grid[0, 0].get_legend_handles_labels()

@@ -84,8 +84,42 @@ def curves(
                 )
                 if categories:
                     axes.set_xticks(at, [f"{value:g}" for value in where])
-            axes.set_xlabel(position)
+            axes.set_xlabel(position + ("; values evenly spaced" if categories else ""))
         grid[0, 0].set_title("line: mean of the seeds; band: lowest to highest", fontsize=8.5)
+        grid[0, 0].set_ylabel(quantity)
+        grid[0, 0].legend(fontsize=8.5)
+    return picture
+
+
+def against_steps(
+    steps: Sequence[int],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    references: Mapping[str, float],
+    quantity: str,
+) -> Picture:
+    """Draw a quantity over the steps of training, each seed a line, beside constant references.
+
+    Args:
+        steps: (M,), drawn on a logarithmic axis.
+        curves: for each panel's title the values (S, M) of S seeds.
+        references: what does not depend on the steps, a dashed line each, by name.
+        quantity: what goes up, with the unit.
+    """
+    with figure_style():
+        picture, grid = new_picture(1, len(curves), 3.3, sharey=True)
+        for axes, (title, seeds) in zip(grid.flat, curves.items(), strict=True):
+            values = np.asarray(seeds)
+            for row in values:
+                axes.plot(steps, row, "o-", color=method_colour("ddfp"), lw=0.9, ms=3, alpha=0.6)
+            line = {"color": method_colour("ddfp"), "lw": 2.4, "label": "flow: mean of the seeds"}
+            axes.plot(steps, values.mean(0), **line)
+            for (name, value), style in zip(references.items(), ("--", "-.", ":"), strict=False):
+                axes.axhline(value, color="0.25", ls=style, lw=1.4, label=name)
+            axes.set_xscale("log")
+            axes.set_xticks(steps, [f"{step:,}" for step in steps])
+            axes.minorticks_off()
+            axes.set_xlabel("steps of training")
+            axes.set_title(title)
         grid[0, 0].set_ylabel(quantity)
         grid[0, 0].legend(fontsize=8.5)
     return picture

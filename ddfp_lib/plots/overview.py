@@ -1,4 +1,4 @@
-"""The idea in one picture, computed: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
+"""The claim in one picture, computed: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from ddfp_lib.constants import UNLABELED
 from ddfp_lib.files import write_atomically
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.density import DensityEstimator
-from ddfp_lib.method.perturb import DensityDescent, FeatureModels
+from ddfp_lib.method.perturb import DensityDescent, FeatureModels, UniformNoise
 from ddfp_lib.plots.style import WIDTH, figure_style, method_colour
 from ddfp_lib.seeds import generator
 
@@ -35,7 +36,7 @@ def two_moons(labels_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0) -> FeatureModels:
-    """Fit a flow to the points and return what a perturbation may ask; it has no classifier."""
+    """Fit a flow to the points and return it as what a perturbation uses; without a classifier."""
     config = DensityConfig(blocks=4, hidden=64, lr=3e-3, noise=0.02)
     estimator = DensityEstimator(2, 2, config, total_steps=steps, seed=seed)
     rng = generator(seed, 7)
@@ -45,12 +46,19 @@ def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0
 
 
 def train_classifier(
-    points: Tensor, labels: Tensor, models: FeatureModels | None, steps: int = 1200, seed: int = 0
+    points: Tensor, labels: Tensor, shift: Tensor | None, steps: int = 1200, seed: int = 0
 ) -> nn.Module:
-    """Train a small network on the labeled points, and with a density on shifted ones too.
+    """Train a small network on the labeled points, and with a shift on shifted points too.
 
-    The network is its own teacher: where it is sure (probability above 0.8) of a point, it has to
-    predict the same class for the point itself and for the point shifted down the density.
+    The network is its own teacher: where it is confident of a point (probability above 0.8), it
+    has to predict the same class for the point itself and for the shifted point.
+
+    Args:
+        points: (N, 2).
+        labels: (N,), ``UNLABELED`` where there is none.
+        shift: (N, 2), or None: train on the labels alone.
+        steps: of training.
+        seed: of the starting weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -58,20 +66,16 @@ def train_classifier(
             nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    rng, known = generator(seed, 8), labels != UNLABELED
-    everywhere = torch.ones(len(points), dtype=torch.bool)
-    moved = points
-    if models is not None:
-        moved = points + DensityDescent(EPS)(points, everywhere, models, rng)
+    known = labels != UNLABELED
     for step in range(steps):
         loss = nn.functional.cross_entropy(network(points[known]), labels[known])
-        if models is not None and step >= steps // 8:
+        if shift is not None and step >= steps // 8:
             with torch.no_grad():
                 probability, pseudo = network(points).softmax(dim=1).max(dim=1)
-            sure = probability > 0.8
-            for views in (points, moved):
+            confident = probability > 0.8
+            for views in (points, points + shift):
                 each = nn.functional.cross_entropy(network(views), pseudo, reduction="none")
-                loss = loss + 0.5 * each.where(sure, 0.0).mean()
+                loss = loss + 0.5 * each.where(confident, 0.0).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -79,21 +83,30 @@ def train_classifier(
 
 
 def overview(seed: int = 1) -> Figure:
-    """Draw the three steps of the idea on two moons with three labels each."""
+    """Draw the claim of the paper on two moons with three labels each, beside a random control."""
     points, labels = two_moons(3, seed)
     models = fit_density(points, labels)
     everywhere = torch.ones(len(points), dtype=torch.bool)
     shift = DensityDescent(EPS)(points, everywhere, models, generator(0))
-    plain = train_classifier(points, labels, None)
-    descended = train_classifier(points, labels, models)
+    aside = UniformNoise(EPS)(points, everywhere, models, generator(1))
+    boundaries = {
+        "labels": (train_classifier(points, labels, None), "supervised", "--"),
+        "random": (train_classifier(points, labels, aside), "noise", "-."),
+        "descent": (train_classifier(points, labels, shift), "ddfp", "-"),
+    }
     x, y = np.meshgrid(np.linspace(-1.6, 2.6, 240), np.linspace(-1.15, 1.65, 160))
     plane = torch.from_numpy(np.stack([x, y], axis=-1)).float().view(-1, 2)
     with torch.no_grad():
         height = models.log_density(plane).view(x.shape).clamp(min=-9)
-        margins = [
-            (logits[:, 1] - logits[:, 0]).view(x.shape)
-            for logits in (plain(plane), descended(plane))
-        ]
+        margins = {
+            name: (network(plane)[:, 1] - network(plane)[:, 0]).view(x.shape)
+            for name, (network, _, _) in boundaries.items()
+        }
+        _, truth = make_moons(600, noise=0.09, random_state=seed)
+        right = {
+            name: 100 * (network(points).argmax(dim=1) == torch.from_numpy(truth)).float().mean()
+            for name, (network, _, _) in boundaries.items()
+        }
     with figure_style():
         figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.75), sharex=True, sharey=True)
         for axes in row:
@@ -127,14 +140,17 @@ def overview(seed: int = 1) -> Figure:
         )
         row[1].set_title("2  step down the density")
         row[1].set_xlabel(f"{100 * lower.float().mean():.0f} % of the steps go down", fontsize=8.5)
-        for margin, colour, style in zip(
-            margins, (method_colour("supervised"), method_colour("ddfp")), ("--", "-"), strict=True
-        ):
-            row[2].contour(
-                x, y, margin, levels=[0], colors=[colour], linewidths=2, linestyles=style
-            )
-        row[2].set_title("3  same class there: the boundary moves")
-        row[2].set_xlabel("dashed: six labels alone; solid: with descent", fontsize=8.5)
+        for name, (_, method, style) in boundaries.items():
+            look = {"colors": [method_colour(method)], "linewidths": 2, "linestyles": style}
+            row[2].contour(x, y, margins[name], levels=[0], **look)
+        row[2].set_title("3  claim: the boundary settles there")
+        found = ", ".join(f"{name} {percent:.0f} %" for name, percent in right.items())
+        row[2].set_xlabel(f"right: {found}", fontsize=7.5)
+        lines = [
+            Line2D([], [], color=method_colour(method), ls=style, lw=2, label=name)
+            for name, (_, method, style) in boundaries.items()
+        ]
+        row[2].legend(handles=lines, fontsize=7, loc="upper right", frameon=True)
         row[0].set_xlabel("dark: dense; dots: the six labels", fontsize=8.5)
     return figure
 

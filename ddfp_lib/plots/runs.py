@@ -19,59 +19,88 @@ VOID = (255, 255, 255)
 """Colour of ignored pixels."""
 
 
+OUTLYING = 10.0
+"""Points of difference from which a method is drawn in panels of its own."""
+
+
 def scores(
     ledger: pd.DataFrame, rival: str, score: str = "test_miou", label: str = "test mIoU (%)"
 ) -> Picture:
-    """Draw each run's score, and each method's paired difference to ``rival``.
+    """Draw each run's score, and each method's paired difference to the baseline.
+
+    Methods that differ by more than :data:`OUTLYING` points have panels of their own, with their
+    own scale: the others would be squeezed to a point. Of fewer than three seeds the differences
+    are drawn seed by seed, without an interval.
 
     Args:
         ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
-        rival: the method that the others are compared with, seed by seed.
+        rival: the baseline that the others are compared with, seed by seed.
         score: column of the ledger, mIoU in percent.
         label: what the score is, with its unit.
     """
     methods = list(ledger["method"].unique())
+    far = [name for name in methods if _outlying(ledger, name, rival, score)]
+    near = [name for name in methods if name not in far]
+    groups = [near, far] if far else [near]
+    heights = [len(group) + 0.6 for group in groups]
     with figure_style():
-        figure, axes = new_picture(
-            1, 2, 1.2 + 0.42 * len(methods), sharey=True, width_ratios=(3, 2)
+        figure, grid = new_picture(
+            len(groups),
+            2,
+            1.2 + 0.9 * len(groups[1:]) + 0.42 * len(methods),
+            sharey="row",
+            width_ratios=(3, 2),
+            height_ratios=heights,
         )
-        left, right = axes.flat
-        for row, method in enumerate(methods):
-            values = ledger.loc[ledger["method"] == method, score]
-            colour = method_colour(method)
-            left.scatter(values, np.full(len(values), row), color=colour, s=28, alpha=0.7)
-            left.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
-            left.annotate(
-                f"{values.mean():.1f}",
-                (values.mean(), row - 0.32),
-                ha="center",
-                va="bottom",
-                fontsize=8.5,
-            )
-            if method == rival:
-                continue
-            gap = paired_difference(ledger, method, rival, score)
-            if np.isnan(gap["difference"]):
-                continue
-            reach = [[gap["difference"] - gap["low"]], [gap["high"] - gap["difference"]]]
-            right.errorbar(
-                gap["difference"],
-                row,
-                xerr=None if np.isnan(gap["low"]) else reach,
-                fmt="o",
-                color=colour,
-                capsize=3,
-            )
-        left.set_yticks(range(len(methods)), [_wrapped(name, 36) for name in methods])
-        left.set_ylim(len(methods) - 0.5, -0.7)
-        left.set_xlabel(label)
-        left.set_title("every seed a dot, the mean a bar")
-        right.axvline(0, color="0.4", lw=1)
-        right.set_xlabel("difference (points), 95 % interval")
-        right.set_title(_wrapped(f"minus {rival}", 32))
-        for panel in (left, right):
-            panel.grid(axis="y", visible=False)
+        for (left, right), group in zip(grid, groups, strict=True):
+            for row, method in enumerate(group):
+                _score_row(left, right, row, method, ledger, rival, score)
+            left.set_yticks(range(len(group)), [_wrapped(name, 36) for name in group])
+            left.set_ylim(len(group) - 0.5, -0.7)
+            right.axvline(0, color="0.4", lw=1)
+            for panel in (left, right):
+                panel.grid(axis="y", visible=False)
+        seeds = ledger.groupby("method")["seed"].nunique().max()
+        grid[0, 0].set_title("every seed a dot, the mean a bar")
+        grid[0, 1].set_title(_wrapped(f"minus {rival}", 32))
+        grid[-1, 0].set_xlabel(label)
+        kind = "95 % interval" if seeds > 2 else "each seed"
+        grid[-1, 1].set_xlabel(f"difference (points), {kind}")
     return figure
+
+
+def _outlying(ledger: pd.DataFrame, method: str, rival: str, score: str) -> bool:
+    gap = paired_difference(ledger, method, rival, score)["difference"]
+    return method != rival and abs(gap) > OUTLYING
+
+
+def _score_row(
+    left: Axes,
+    right: Axes,
+    row: int,
+    method: str,
+    ledger: pd.DataFrame,
+    rival: str,
+    score: str,
+) -> None:
+    """Draw one method: its scores on the left, its differences to the baseline on the right."""
+    values = ledger.loc[ledger["method"] == method, score]
+    colour = method_colour(method)
+    left.scatter(values, np.full(len(values), row), color=colour, s=28, alpha=0.7)
+    left.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
+    at = (values.mean(), row - 0.32)
+    left.annotate(f"{values.mean():.1f}", at, ha="center", va="bottom", fontsize=8.5)
+    gap = paired_difference(ledger, method, rival, score)
+    if method == rival or np.isnan(gap["difference"]):
+        return
+    if gap["seeds"] < 3:
+        wide = ledger.pivot(index="seed", columns="method", values=score)
+        gaps = (wide[method] - wide[rival]).dropna()
+        right.scatter(gaps, np.full(len(gaps), row), color=colour, s=20, alpha=0.7)
+        right.plot([gaps.mean()] * 2, [row - 0.25, row + 0.25], color=colour, lw=2.5)
+        return
+    reach = [[gap["difference"] - gap["low"]], [gap["high"] - gap["difference"]]]
+    right.errorbar(gap["difference"], row, xerr=reach, fmt="o", color=colour, capsize=3)
 
 
 def _wrapped(name: str, width: int) -> str:
@@ -245,7 +274,7 @@ def class_iou(ious: Mapping[str, np.ndarray], classes: Sequence[str]) -> Picture
 
 
 def descent(measured: Descent) -> Picture:
-    """Draw the log-density of features at rest, and after a step of each kind.
+    """Draw the log-density of unperturbed features, and of features after each kind of step.
 
     Left: distributions. Right: what the step changed for each feature.
     """
@@ -257,13 +286,13 @@ def descent(measured: Descent) -> Picture:
     with figure_style():
         figure, ((left, right),) = new_picture(1, 2, 3.6)
         bins = np.linspace(*_most_of(together), 60)
-        left.hist(measured.before, bins, density=True, color="0.8", label="at rest")
+        left.hist(measured.before, bins, density=True, color="0.8", label="unperturbed")
         changed = np.linspace(*_most_of(torch.cat(list(changes.values()))), 80)
         for name, change in changes.items():
             shown = {"density": True, "histtype": "step", "lw": 1.8, "color": colours[name]}
             left.hist(measured.after[name], bins, label=f"{name} step", **shown)
-            told = f"median {change.median():+.1f}, class kept {measured.kept[name]:.1%}"
-            right.hist(change, changed, label=f"{name}: {told}", **shown)
+            summary = f"median {change.median():+.1f}, class kept {measured.kept[name]:.1%}"
+            right.hist(change, changed, label=f"{name}: {summary}", **shown)
         left.set_xlabel("log p(v) of confident features (nats)")
         right.axvline(0, color="0.4", lw=1)
         right.set_xlabel("change of log p(v) by the step (nats)")

@@ -1,45 +1,111 @@
-"""Figures of studies: what happens inside networks while they train."""
+"""Figures of studies: what happens inside networks, and how long a step should be."""
 
+import re
+
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from scipy import stats
 
 from ddfp_lib.plots.style import Picture, figure_style, method_colour, new_picture
 
 PANELS = {
     "boundary percentile": "density at the boundary (percentile)",
-    "boundary share": "features at the boundary (%)",
     "error percentile": "density of errors (percentile)",
     "pseudo-label precision": "pseudo-label precision (%)",
+    "boundary share": "features at the boundary (%)",
     "pseudo-label coverage": "pseudo-label coverage (%)",
 }
-"""Quantities of :mod:`ddfp_lib.evaluation.mechanism`, and how a figure calls them."""
+"""Quantities of :mod:`ddfp_lib.evaluation.mechanism`, and their names in a figure."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Shapes of the methods' points, so that no picture depends on colour alone."""
 
 
 def boundary(mechanism: pd.DataFrame) -> Picture:
-    """Draw what happens at the decision boundary through training: a line a method, its mean.
+    """Draw what happens at the decision boundary: its density through training, then final values.
+
+    The first panel has the mean over seeds at each checkpoint. The others have the values at the
+    end of training: each seed a dot, and the mean with its 95 % interval (Student's t).
 
     Args:
-        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`; the band is from the
-            lowest to the highest seed.
+        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
     """
+    methods = list(mechanism.loc[mechanism["features"] == "all", "method"].unique())
+    last = mechanism[mechanism["step"] == mechanism["step"].max()]
     with figure_style():
-        picture, grid = new_picture(2, 3)
-        *panels, legend = grid.flat
+        picture, grid = new_picture(2, 3, 2.4 + 0.55 * len(methods))
+        course, *panels = grid.flat
+        some = mechanism[mechanism["quantity"] == "boundary percentile"]
+        for method, marker in zip(methods, MARKERS, strict=False):
+            means = some[some["method"] == method].groupby("step")["value"].mean()
+            look = {"color": method_colour(method), "marker": marker, "ms": 5, "lw": 1.5}
+            course.plot(means.index, means, label=method, **look)
+        course.set_xlabel("step")
+        course.set_title(PANELS["boundary percentile"], fontsize=9)
+        course.legend(fontsize=7.5)
         for axes, (quantity, title) in zip(panels, PANELS.items(), strict=True):
-            some = mechanism[mechanism["quantity"] == quantity]
-            for method, values in some.groupby("method", sort=False):
-                seeds = values.pivot(index="step", columns="seed", values="value")
-                colour = method_colour(method)
-                axes.plot(seeds.index, seeds.mean(axis=1), "o-", ms=3.5, color=colour, label=method)
-                axes.fill_between(
-                    seeds.index,
-                    seeds.min(axis=1),
-                    seeds.max(axis=1),
-                    color=colour,
-                    alpha=0.12,
-                    lw=0,
-                )
-            axes.set_xlabel("step")
-            axes.set_title(title)
-        legend.axis("off")
-        legend.legend(*panels[0].get_legend_handles_labels(), loc="center", fontsize=9)
+            found = last[(last["quantity"] == quantity) & (last["features"] == "all")]
+            for row, method in enumerate(methods):
+                values = found.loc[found["method"] == method, "value"].to_numpy()
+                _spread(axes, row, values, method_colour(method), MARKERS[row % len(MARKERS)])
+            first = axes in (grid[0, 0], grid[1, 0])
+            axes.set_yticks(range(len(methods)), methods if first else [""] * len(methods))
+            axes.set_ylim(len(methods) - 0.5, -0.75)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("at the end of training", fontsize=8.5)
+        grid[0, 1].set_yticks(range(len(methods)), methods)
+    return picture
+
+
+def _spread(axes: Axes, row: int, values: np.ndarray, colour: str, marker: str) -> None:
+    """Draw seeds as dots, and their mean with its interval and as a number."""
+    axes.scatter(values, np.full(len(values), row), color=colour, s=16, alpha=0.5, lw=0)
+    mean, half = values.mean(), 0.0
+    if len(values) > 2:
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    axes.errorbar(mean, row, xerr=half or None, fmt=marker, color=colour, capsize=3, ms=5)
+    axes.annotate(f"{mean:.1f}", (mean, row - 0.2), ha="center", va="bottom", fontsize=8)
+
+
+SWEEP = re.compile(r"^(.+), eps ([\d.]+)$")
+
+
+def is_sweep(runs: pd.DataFrame) -> bool:
+    """Say whether a study's variants are methods at several step lengths: see :func:`lengths`."""
+    named = runs["method"].str.extract(SWEEP).dropna().drop_duplicates()
+    return len(named) > 0 and named.groupby(0)[1].nunique().min() > 2
+
+
+def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Picture:
+    """Draw scores over the length of the step: a panel a method, each seed a line, the mean thick.
+
+    Args:
+        runs: ledger of variants that are called ``method, eps X``, and of the baseline.
+        baseline: drawn as horizontal lines, its mean over seeds dashed.
+        score: column of the ledger, mIoU in percent.
+        label: what the score is, with its unit.
+    """
+    named = runs["method"].str.extract(SWEEP)
+    runs = runs.assign(preset=named[0], eps=named[1].astype(float))
+    reference = runs[runs["method"] == baseline]
+    presets = list(runs["preset"].dropna().unique())
+    with figure_style():
+        picture, grid = new_picture(1, len(presets), 2.9, sharey=True)
+        for axes, preset in zip(grid.flat, presets, strict=True):
+            table = runs[runs["preset"] == preset].pivot(index="eps", columns="seed", values=score)
+            colour = method_colour(preset)
+            for seed in table:
+                axes.plot(table.index, table[seed], "o-", color=colour, lw=0.9, ms=4, alpha=0.6)
+            axes.plot(table.index, table.mean(axis=1), color=colour, lw=2.4, label="mean")
+            line = {"color": "0.3", "ls": "--", "lw": 1.2, "label": f"{baseline}, mean"}
+            axes.axhline(reference[score].mean(), **line)
+            axes.set_xscale("log")
+            axes.set_xticks(table.index, [f"{eps:g}" for eps in table.index])
+            axes.minorticks_off()
+            axes.set_xlabel("length of the step, eps")
+            axes.set_title(preset)
+        grid[0, 0].set_ylabel(label)
+        grid[0, 0].legend(fontsize=8)
     return picture

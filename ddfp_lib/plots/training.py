@@ -18,6 +18,9 @@ from ddfp_lib.plots.style import (
     new_picture,
 )
 
+YES, NO = (0.0, 0.36, 0.58), (0.86, 0.86, 0.86)
+"""Colours of yes and no, 0..1; white is left for "nothing here"."""
+
 
 class TrueColours(Picture):
     """A picture that keeps every colour.
@@ -33,17 +36,21 @@ class TrueColours(Picture):
 
 
 def panels(
-    rows: Mapping[str, Sequence[Tensor]], palette: Sequence[Sequence[int]] | None = None
+    rows: Mapping[str, Sequence[Tensor]],
+    palette: Sequence[Sequence[int]] | None = None,
+    one_scale: bool = False,
 ) -> TrueColours:
     """Draw rows of small pictures, one column an image.
 
     Args:
         rows: for each name n tensors of one kind: images (3, H, W), uint8 or float in 0..1; classes
-            (H, W) of integers, ignored pixels white; yes or no (H, W) bool, yes white; or
-            quantities (H, W) float, NaN white, on one scale beside the row, which ends at the 2nd
-            and 98th percentile.
+            (H, W) of integers; yes or no (H, W) bool, yes dark, no light; or quantities (H, W)
+            float, with a scale beside the row that ends at the 2nd and 98th percentile. White
+            means "nothing here" in all of them: an ignored pixel, or NaN.
         palette: colour of each class, 0..255; needed for classes.
+        one_scale: all quantities have the same scale.
     """
+    quantities = [t for tensors in rows.values() for t in tensors if _is_quantity(t)]
     columns = max(len(pictures) for pictures in rows.values())
     cell = (WIDTH - 1.8) / columns
     with figure_style():
@@ -51,10 +58,10 @@ def panels(
         picture = TrueColours(figsize=(WIDTH, height), layout="constrained")
         grid = picture.subplots(len(rows), columns, squeeze=False)
         for line, (name, tensors) in zip(grid, rows.items(), strict=True):
-            quantity = tensors[0].is_floating_point() and tensors[0].dim() == 2
+            quantity = _is_quantity(tensors[0])
             limits = {}
             if quantity:
-                known = torch.cat([t[~t.isnan()] for t in tensors])
+                known = torch.cat([t[~t.isnan()] for t in (quantities if one_scale else tensors)])
                 low, high = known.quantile(torch.tensor([0.02, 0.98])).tolist()
                 limits = {"vmin": low, "vmax": high, "cmap": SEQUENCE}
             drawn = None
@@ -69,12 +76,16 @@ def panels(
     return picture
 
 
+def _is_quantity(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() == 2
+
+
 def _rgb(tensor: Tensor, palette: Sequence[Sequence[int]] | None) -> object:
     """Return one picture as matplotlib wants it: (H, W, 3), 0..255 or 0..1."""
     if tensor.dim() == 3:
         return tensor.permute(1, 2, 0).numpy()
     if tensor.dtype == torch.bool:
-        return tensor[..., None].expand(-1, -1, 3).float().mul(0.75).add(0.25).numpy()
+        return torch.where(tensor[..., None], torch.tensor(YES), torch.tensor(NO)).numpy()
     return colourise(tensor, palette or ())
 
 
@@ -85,14 +96,14 @@ def history(
 
     Args:
         metrics: lines of ``metrics.jsonl``.
-        marks: steps at which something begins, by what begins; drawn as vertical lines.
+        marks: steps at which something begins, keyed by its name; drawn as vertical lines.
     """
     colour, student = method_colour("ddfp"), method_colour("supervised")
     panel = {
         "validation mIoU (%)": {"teacher_miou": ("teacher", colour), "miou": ("student", student)},
-        "pseudo-labels (part)": {
-            "pseudo_precision": ("right ones among them", method_colour("ddfp_released")),
-            "pseudo_coverage": ("pixels that have one", method_colour("consistency")),
+        "pseudo-labels (fraction of pixels)": {
+            "pseudo_precision": ("precision: right ones", method_colour("ddfp_released")),
+            "pseudo_coverage": ("coverage: pixels with one", method_colour("consistency")),
         },
         "the flow (bits per dimension)": {"bits_per_dim": ("", colour)},
     }
@@ -121,7 +132,7 @@ def distances(curves: Mapping[str, Sequence[float]], first: int = 0) -> Picture:
     """Draw how far a teacher is from its student after each step.
 
     Args:
-        curves: for each teacher, its distances as parts of the student's length.
+        curves: for each teacher, its distances as fractions of the student's length.
         first: number of the first step.
     """
     colours = (method_colour("ddfp"), method_colour("ddfp_released"))

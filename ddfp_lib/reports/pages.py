@@ -1,23 +1,34 @@
 """The pages that are made of kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from ddfp_lib.experiments.contributed import contributed, contributed_rows
 from ddfp_lib.experiments.ledger import read_ledger
-from ddfp_lib.experiments.published import published_scores
+from ddfp_lib.experiments.published import PAPER, published_scores
+from ddfp_lib.experiments.statistics import paired_difference, signed, verdict
 from ddfp_lib.experiments.study import SCORES, Study, find_study, studies
 from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.plots.runs import scores as draw_scores
-from ddfp_lib.plots.study import boundary
+from ddfp_lib.plots.study import boundary, is_sweep, lengths
 from ddfp_lib.reports.blocks import replace_block
 from ddfp_lib.reports.results import paper_table, results_page
-from ddfp_lib.reports.studies import by_figure, measured, page, section
+from ddfp_lib.reports.studies import by_figure, measured, page
 
 HEADLINE = "rivals"
-"""The study that the README tells of."""
+"""The study that the README reports."""
+
+
+FOUND = (
+    ("training with pseudo-labels (`consistency`)", "labels alone", "consistency", "supervised"),
+    ("a second pass, nothing moved", "`consistency`", "second pass alone", "consistency"),
+    ("`ddfp`: steps down the density", "`consistency`", "ddfp, eps 3", "consistency"),
+    ("`ddfp`", "a second pass, nothing moved", "ddfp, eps 3", "second pass alone"),
+    ("`ddfp`", "random steps (`noise`)", "ddfp, eps 3", "noise, eps 10"),
+    ("`ddfp`", "adversarial steps (`vat`)", "ddfp, eps 3", "vat, eps 3"),
+)
+"""The comparisons of the README: both sides in words, and both variants of :data:`HEADLINE`."""
 
 
 def write_pages() -> list[Path]:
@@ -50,18 +61,59 @@ def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         scores: see :func:`ddfp_lib.experiments.published.published_scores`.
     """
     text = replace_block(text, HEADLINE, headline(find_study(HEADLINE)))
-    return replace_block(text, "voc", paper_table(ledger, scores[scores["benchmark"] == "voc"]))
+    text = replace_block(text, "expect", expectation(ledger))
+    return replace_block(text, "voc", paper_cells(ledger, scores[scores["benchmark"] == "voc"]))
 
 
 def headline(study: Study) -> str:
-    """Return figure, table, answer, cost and command of the study that the README tells of."""
+    """Return the comparisons of the README as a table, their cost, and the command."""
     command = f"Command: `ddfp study {study.name} --record`"
     runs = study.stored()
     if runs is None:
         return f"Not run yet. {command}"
-    picture = f"![{study.question}](reproduce/studies/{study.name}.png)"
-    told = section(replace(study, reading=""), runs)  # the README has words of its own
-    return "\n\n".join([picture, told, f"{measured(runs)} {command}"])
+    lines = ["| what | compared with | mIoU (points), 95 % CI |", "|---|---|---|"]
+    for what, other, variant, baseline in FOUND:
+        gap = paired_difference(runs, variant, baseline, study.score)
+        lines.append(f"| {what} | {other} | **{gap['difference']:+z.1f}**, {verdict(gap)} |")
+    seeds = runs["seed"].nunique()
+    note = f"{seeds} seeds, test images, {len(FOUND)} comparisons, not corrected for their number."
+    return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command}"
+
+
+def expectation(ledger: pd.DataFrame) -> str:
+    """Say what ``make reproduce`` found here, and how far another run may be from that."""
+    runs = ledger[(ledger["benchmark"] == "digits") & ledger["split"].astype(str).isin(["85"])]
+    gap = paired_difference(runs, "ddfp", "consistency")
+    if gap["seeds"] < 2:
+        return "What it finds: not stored yet."
+    return (
+        f"What to expect: here, `ddfp` minus `consistency` was {signed(gap)} points with "
+        f"{gap['seeds']} seeds. So few seeds can give another sign; {study_seeds()} are in "
+        "[STUDY.md](reproduce/STUDY.md)."
+    )
+
+
+def study_seeds() -> str:
+    """Return the number of seeds of the study that the README reports, as a word or a number."""
+    count = len(find_study(HEADLINE).seeds)
+    return {3: "three", 4: "four", 5: "five", 10: "ten"}.get(count, str(count))
+
+
+def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
+    """Return the paper's table of a benchmark, or one sentence where no cell was run here."""
+    benchmarks = set(scores["benchmark"])
+    if ledger["benchmark"].isin(benchmarks).any():
+        return paper_table(ledger, scores)
+    paper = scores[scores["source"] == PAPER]
+    known = ", ".join(
+        f"{cell.miou:.1f} with {cell.split} labels"
+        for cell in paper.itertuples()
+        if not pd.isna(cell.miou)
+    )
+    return (
+        f"the paper reports {known} (mIoU on VOC). `ddfp reproduce voc --data DIR` runs these "
+        "cells on GPUs."
+    )
 
 
 def write_figures() -> list[Path]:
@@ -72,7 +124,8 @@ def write_figures() -> list[Path]:
         pictures = {}
         if runs is not None:
             for name, some in by_figure(study, runs).items():
-                pictures[name] = draw_scores(some, study.rival, study.score, SCORES[study.score])
+                draw = lengths if is_sweep(some) else draw_scores
+                pictures[name] = draw(some, study.rival, study.score, SCORES[study.score])
         if inside is not None:
             pictures[f"{study.name}-mechanism"] = boundary(inside)
         for name, picture in pictures.items():

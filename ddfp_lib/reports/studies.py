@@ -3,10 +3,19 @@
 Written by :mod:`ddfp_lib.reports.pages`.
 """
 
+import re
+
 import pandas as pd
 
+from ddfp_lib.errors import UserError
+from ddfp_lib.evaluation.descent import UNPERTURBED
 from ddfp_lib.evaluation.mechanism import ALL, CHANGE, RANK, RIGHT
-from ddfp_lib.experiments.statistics import difference_table, score_table, signed, verdict
+from ddfp_lib.experiments.statistics import (
+    difference_table,
+    paired_difference,
+    score_table,
+    signed,
+)
 from ddfp_lib.experiments.study import SCORES, Study, studies
 
 
@@ -26,8 +35,42 @@ def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = N
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
-        parts += study.reading.split("\n")  # folded YAML: a line a paragraph
+        parts += filled(study, runs, study.reading).split("\n")  # folded YAML: a line a paragraph
     return "\n\n".join(parts)
+
+
+QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
+
+
+def filled(study: Study, runs: pd.DataFrame, text: str) -> str:
+    """Return a text with the numbers that its ``{{A | B}}`` stand for.
+
+    Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
+    of fewer than three seeds the difference alone.
+
+    Args:
+        study: whose variants A and B are.
+        runs: its ledger.
+        text: of the study's file.
+
+    Raises:
+        UserError: A or B is no variant, or has no runs.
+    """
+
+    def number(found: re.Match[str]) -> str:
+        method, baseline, *split = (part.strip() for part in found[1].split("|"))
+        some = runs[runs["split"] == split[0]] if split else runs
+        gap = paired_difference(some, method, baseline, study.score)
+        if gap["seeds"] == 0:
+            raise UserError(f"{study.name}: {found[0]} has no runs; name two variants of the study")
+        return _difference(gap)
+
+    return QUOTED.sub(number, text)
+
+
+def _difference(gap: dict[str, float]) -> str:
+    """Write a paired difference; two seeds have no interval worth printing."""
+    return signed(gap) if gap["seeds"] > 2 else f"{gap['difference']:+z.1f}"
 
 
 def _table(study: Study, runs: pd.DataFrame) -> str:
@@ -40,13 +83,13 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
     for name, row in scores.iterrows():
         cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
-        cells += ["" if name == study.rival else signed(gaps.loc[name])]
+        cells += ["" if name == study.rival else _difference(gaps.loc[name].to_dict())]
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
 
 
 def _answer(study: Study, runs: pd.DataFrame) -> str:
-    """Say which setting validation chooses, or what the intervals allow one to say."""
+    """Say which setting validation chooses, or how many comparisons there are."""
     if study.score == "teacher_miou_last":
         means = runs.groupby("method", sort=False)[study.score].mean()
         by_preset: dict[str, list[str]] = {}
@@ -55,15 +98,11 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
         return f"Validation chooses {chosen}."
-    told: dict[str, list[str]] = {}
-    for name, gap in difference_table(runs, study.rival, study.score).iterrows():
-        told.setdefault(verdict(gap), []).append(f"`{name}` {signed(gap)}")
+    gaps = difference_table(runs, study.rival, study.score)
+    significant = int(((gaps["low"] > 0) | (gaps["high"] < 0)).sum())
     return (
-        "Against `"
-        + study.rival
-        + "`: "
-        + "; ".join(f"{words}: {', '.join(names)}" for words, names in told.items())
-        + "."
+        f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.rival}`; {significant} of "
+        "the 95 % intervals do not contain 0. They are not corrected for the number of comparisons."
     )
 
 
@@ -82,6 +121,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
     tables = [_markdown("variant, at the end of training", networks)]
     for method, some in steps.groupby("method", sort=False):
         effects = _means(some, "features")[[CHANGE, RANK, RIGHT]]
+        effects = effects.rename(index={UNPERTURBED: "unperturbed"})
         effects.columns = [f"median {CHANGE} (nats)", "density percentile", "true class (%)"]
         tables.append(_markdown(f"confident features of `{method}`, moved", effects))
     return tables
@@ -113,20 +153,38 @@ def by_figure(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def measured(runs: pd.DataFrame) -> str:
-    """Say what runs cost, and which commits they were."""
+    """Say what the runs cost, and which commits they are from."""
     hours = runs["seconds"].sum() / 3600
     commits = ", ".join(f"`{name}`" for name in runs["commit"].unique())
     return f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}."
+
+
+def _summary() -> str:
+    """Tabulate the questions, their answers in one line, seeds, and a link to each section."""
+    lines = [_row(["", "question", "answer", "seeds"]), "|---" * 4 + "|"]
+    for study in studies():
+        runs = study.stored()
+        anchor = re.sub(r"[^\w\- ]", "", f"{study.number}. {study.question}".lower())
+        question = f"[{study.question}](#{anchor.replace(' ', '-')})"
+        answer = "Not run yet." if runs is None else filled(study, runs, study.answer)
+        seeds = "" if runs is None else str(runs["seed"].nunique())
+        lines.append(_row([str(study.number), question, answer, seeds]))
+    return "\n".join(lines)
 
 
 def page() -> str:
     """Return ``STUDY.md``; a study that was not run yet says so."""
     parts = [
         "# Studies",
+        "Questions of our own, and what we measured. The methods are defined in the [glossary]"
+        "(../docs/glossary.md); [lesson 6](../notebooks/06_does_the_density_matter.ipynb) explains "
+        "how to read the numbers.",
+        _summary(),
         "Generated by `ddfp report` from [`studies/`](studies), not by hand. mIoU in %, of the "
-        "teacher after the last step. `±` is the standard deviation between seeds; differences are "
-        "paired by seed, their 95 % intervals Student's t, not corrected for the number of "
-        "comparisons. Seconds are of one core that shared its machine with other work.",
+        "teacher after the last step. `±` is the standard deviation between seeds. Differences are "
+        "paired by seed; in brackets is the 95 % interval (Student's t), from three seeds on. An "
+        "interval that contains 0 means: not significant. Intervals are not corrected for the "
+        "number of comparisons. Seconds are measured on one core, beside other work.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
