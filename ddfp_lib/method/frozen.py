@@ -2,7 +2,8 @@
 
 A normalizing flow follows the features while they change. These do not: they remember features
 until perturbation starts, are fitted to those, and do not change afterwards. Both are textbook
-methods: a mixture of Gaussians with full covariances (fitted by scikit-learn), and a kernel density.
+methods: a mixture of Gaussians with full covariances (fitted by scikit-learn), and a kernel
+density.
 """
 
 import math
