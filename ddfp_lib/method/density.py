@@ -1,4 +1,4 @@
-"""The online density estimator: where the features of the network are, and where they thin out.
+"""The online density estimator: where features of the network are dense, and where sparse.
 
 A flow carries features v to latents z, where each class is one Gaussian. The estimator learns
 beside the network, from detached features, with its own optimizer, and is thrown away at test
@@ -124,7 +124,7 @@ class DensityEstimator(nn.Module):
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(v), or log p(v | y) where the class is known.
 
-        Differentiable once, and in v alone: whoever asks for a density does not train it. The
+        Differentiable once, and in v alone: the call does not train the density. The
         gradient is made along with the value, so no activation of the flow outlives the call.
 
         Args:
@@ -200,7 +200,7 @@ class DensityEstimator(nn.Module):
         (train_ddfp_pascal.py:455-500). Nothing flows back into the network that made the features.
 
         Where several processes train together, N counts the rows of all of them. Each draws its
-        part of ``config.samples`` from its own rows, in proportion to their number, with its own
+        share of ``config.samples`` from its own rows, in proportion to their number, with its own
         generator; gradients are summed, so parameters stay the same on every rank.
 
         Args:
@@ -233,7 +233,7 @@ class DensityEstimator(nn.Module):
         nll = total(nll)
         sum_gradients(self.parameters())
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        if not torch.isfinite(nll + norm):  # the step's only wait for the device
+        if not torch.isfinite(nll + norm):  # waits for the device
             self.optimizer.zero_grad()
             raise FloatingPointError(
                 f"density step {self.steps}: loss {nll.item()}, gradient norm {norm.item()}; "
@@ -258,7 +258,7 @@ class DensityEstimator(nn.Module):
         """Take back step count and optimizer; called by ``load_state_dict`` before all else.
 
         Raises:
-            UserError: the state is of an estimator with other sizes; nothing was changed.
+            UserError: the saved estimator has other sizes; nothing was changed.
         """
         if state["shape"] != self._shape():
             raise UserError(
@@ -305,7 +305,7 @@ class DensityEstimator(nn.Module):
     def _draw(
         self, features: Tensor, labels: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return this rank's part of ``config.samples`` random rows, noise added, and labels."""
+        """Return this rank's share of ``config.samples`` random rows, with noise, and labels."""
         source, target = generator.device, features.device
         v = self._rows(features.detach())
         if labels is None or self.config.labels == "none":

@@ -1,8 +1,9 @@
-"""Densities that are fitted once and then stand still: rivals of the online flow.
+"""Densities that are fitted once and then stay fixed: controls for the online flow.
 
 A normalizing flow follows the features while they change. These do not: they remember features
-until perturbation starts, are fitted to those, and are asked ever after. Both are the textbook's:
-a mixture of Gaussians with full covariances (fitted by scikit-learn), and a kernel density.
+until perturbation starts, are fitted to those, and do not change afterwards. Both are textbook
+methods: a mixture of Gaussians with full covariances (fitted by scikit-learn), and a kernel
+density.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Perturbations of one's own: a class outside this project, named ``package.module:Class``.
+"""Perturbations of your own: a class outside this project, named ``package.module:Class``.
 
 The class is made as ``Class(eps, **options)`` and called as every
 :class:`~ddfp_lib.method.perturb.FeaturePerturbation`::
@@ -22,7 +22,7 @@ from typing import Any
 from ddfp_lib.errors import UserError
 
 OWN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""How a class of one's own is written."""
+"""How a class of your own is written."""
 
 CALLED_WITH = ("features", "moved", "models", "generator")
 """The arguments of a perturbation's call, in this order."""

@@ -1,4 +1,4 @@
-"""Where to move a feature: down the density, and the rivals of that idea.
+"""Where to move a feature: down the density, and other directions to compare with.
 
 A perturbation answers one question: given features and the pixels that may move, by which shift?
 All of them have the same signature, so that swapping one for another is a change of one line:
@@ -166,7 +166,7 @@ class AdversarialVAT:
 
     Args:
         eps: length of the step, in units of the features.
-        probe: length of the finite difference as a part of eps; large enough that the KL, which
+        probe: length of the finite difference as a fraction of eps; large enough that the KL, which
             grows with its square, is above float32's noise.
 
     Source: Miyato et al., Virtual Adversarial Training, TPAMI 2018, section 3.3.
@@ -285,10 +285,10 @@ def make_perturbation(
     """Return the perturbation of this name, at length ``eps``.
 
     Args:
-        name: one of :data:`~ddfp_lib.method.config.PERTURBATIONS`, or a class of one's own,
+        name: one of :data:`~ddfp_lib.method.config.PERTURBATIONS`, or a class of your own,
             ``package.module:Class``.
         eps: length of the step, in units of the features.
-        options: keyword arguments of a class of one's own, see :mod:`ddfp_lib.method.own`.
+        options: keyword arguments of a class of your own, see :mod:`ddfp_lib.method.own`.
         leak: as ``steps`` and ``max_fall`` for :class:`DensityDescent` alone, see there.
         steps: see there.
         max_fall: see there.

@@ -70,7 +70,7 @@ def normalised_by_running(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics are of all ranks' batches together, on a CPU.
+    """BatchNorm on CPUs that computes its training statistics over the batches of all ranks.
 
     ``torch.nn.SyncBatchNorm`` does this on GPUs and nowhere else. Every rank's batch has the same
     shape. Two passes, mean and then variance, as exact as BatchNorm in one process.

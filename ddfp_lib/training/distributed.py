@@ -81,7 +81,7 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
     Cores are shared out among the ranks unless ``OMP_NUM_THREADS`` says otherwise.
 
     Args:
-        work: a function of a module, run within :func:`process_group` by whoever wrote it.
+        work: a function of a module, which uses :func:`process_group` itself.
         processes: number of ranks.
         arguments: picklable.
 
@@ -136,6 +136,6 @@ def _work(work: Callable[..., Result], *arguments: Any) -> Result | Exception:
     except (SharedError, FloatingPointError) as error:
         return error
     except ConnectionError:
-        # The launcher reports whoever ends first: that shall be the rank that knows why.
+        # The launcher reports the rank that ends first: it should be the one that knows why.
         time.sleep(GRACE)
         raise

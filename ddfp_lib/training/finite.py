@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite: the step they first appear in, and a training that stops."""
+"""Losses and gradients that are not finite: find the first step, and stop the training."""
 
 import math
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ class NotFiniteError(FloatingPointError):
     """
 
     def __init__(self, step: int, values: Mapping[str, float]) -> None:
-        told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-        super().__init__(f"step {step}: not a finite number ({told})")
+        listed = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+        super().__init__(f"step {step}: not a finite number ({listed})")
         self.step = step
 
 
 class FiniteCheck:
     """Remembers the first step whose numbers are not finite.
 
-    A CPU has the numbers at hand, so :meth:`note` raises at once, before the optimizer moves. On a
-    GPU looking at them would make the host wait for every step. There the record stays on the
-    device until :meth:`check` asks for it, which has to happen before anything is logged, measured
-    or saved: steps that were taken with spoilt weights in between are thrown away.
+    On a CPU :meth:`note` raises at once, before the optimizer's step. On a GPU reading the numbers
+    would make the host wait at every step. There they stay on the device until :meth:`check` reads
+    them, which must happen before anything is logged, measured or saved: steps that were taken
+    with damaged weights in between are thrown away.
 
     Args:
         device: of the numbers.
@@ -41,7 +41,7 @@ class FiniteCheck:
         self._record = torch.zeros(1 + len(self.NAMES), device=device)
 
     def note(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Take a step's numbers down, unless an earlier one's were not finite.
+        """Record the numbers of a step, unless those of an earlier step were not finite.
 
         Args:
             step: number of the step.
@@ -59,7 +59,7 @@ class FiniteCheck:
             self.check()
 
     def check(self) -> None:
-        """Wait for the device and look.
+        """Wait for the device and check the record.
 
         Raises:
             NotFiniteError: a value was not finite, in the step that the error names.

@@ -1,4 +1,4 @@
-"""What a training holds: student, teacher, density estimator, perturbation and optimizer."""
+"""The state of a training: student, teacher, density estimator, perturbation and optimizer."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ def perturbation_for(config: Config) -> FeaturePerturbation:
     """Return the perturbation that a configuration names.
 
     Raises:
-        UserError: it is a class of one's own that cannot be imported or is no perturbation.
+        UserError: it is a class of your own that cannot be imported or is not a perturbation.
     """
     method = config.method
     return make_perturbation(
@@ -78,7 +78,7 @@ def _epochs_over(training: TrainingConfig, begin: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """Which parts of the method are switched on at a step."""
+    """Which parts of the method are active at a step."""
 
     consistency: bool
     perturb: bool
@@ -91,9 +91,10 @@ class Learner:
         config: of the run.
         classes: number of classes K.
         device: where everything lives.
-        accumulate: parts in which a step's images go through the networks, one after another;
-            the gradients of all parts make one step. Memory falls with their size. BatchNorm's
-            training statistics are of one part.
+        accumulate: number of micro-batches. A step's images go through the networks in so many
+            parts, one after another, and the gradients are summed. More micro-batches need less
+            memory. BatchNorm computes its training statistics over one micro-batch, so the number
+            changes the result.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Learner:
         return parts
 
     def stage(self, step: int) -> Stage:
-        """Return what is switched on at this step, of the method's own parts."""
+        """Return which parts of the method are active at this step."""
         method, training = self.config.method, self.config.training
         done = step / training.steps
         return Stage(
@@ -214,7 +215,7 @@ class Learner:
         return generator(seed, 1, step), generator(seed, 2, step, *others, device=self.device)
 
     def micro_batches(self, *batches: Any) -> Iterator[tuple[Any, ...]]:
-        """Cut this rank's share of a batch into ``accumulate`` parts, all of it alike.
+        """Cut this rank's share of a batch into ``accumulate`` micro-batches.
 
         Args:
             batches: tensors (B, ...) or :class:`PseudoLabels`, B a multiple of ``accumulate``.
@@ -265,14 +266,14 @@ class Learner:
         return FeatureModels(log_density, lambda features: network.classify(embed(features)))
 
     def backward(self, part: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
-        """Add the gradients of a part of the batch, and its losses to those of other parts.
+        """Add the gradients of a micro-batch, and its losses to those of the ones before.
 
         The loss is the losses' weighted sum. Before features are perturbed, clean strong views
         carry the weight of both.
 
         Args:
-            part: losses of this part, with their graphs.
-            losses: sums over the parts before, detached; changed in place, ``loss`` included.
+            part: losses of this micro-batch, with their graphs.
+            losses: sums over earlier micro-batches, detached; changed in place, with ``loss``.
         """
         method = self.config.method
         weights = {

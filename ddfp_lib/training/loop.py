@@ -211,7 +211,7 @@ def train_rank(
 
 @contextmanager
 def _images_named(names: Callable[[int], list[str]]) -> Iterator[None]:
-    """Tell the images, too, of a step whose numbers are not finite."""
+    """Name the images of a step whose losses or gradients are not finite."""
     try:
         yield
     except NotFiniteError as error:

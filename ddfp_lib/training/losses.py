@@ -142,7 +142,7 @@ def _share_counts(area: Tensor, shares: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What the teacher believes of unlabeled images.
+    """The pseudo-labels of unlabeled images.
 
     Attributes:
         labels: (B, H, W) int64, ``IGNORE_INDEX`` where the teacher is not confident or no image is.
@@ -203,7 +203,7 @@ class PseudoLabels:
         return _mean(logits, self.labels, count)
 
     def coverage(self) -> Tensor:
-        """Return the part of valid pixels that have a pseudo-label."""
+        """Return the fraction of valid pixels with a pseudo-label."""
         return self.confident.sum() / self.valid.sum().clamp(min=1)
 
 
@@ -237,7 +237,7 @@ def density_training_data(
     if void == "dropped":
         learned[: len(batch.labels)] &= classes[: len(batch.labels)] != IGNORE_INDEX
     known = classes.where(classes != IGNORE_INDEX, UNLABELED).flatten()
-    chosen = learned.flatten().nonzero()[:, 0]  # a wait for the device: how many, it knows alone
+    chosen = learned.flatten().nonzero()[:, 0]  # waits for the device: only it knows how many
     return to_rows(described)[chosen], known[chosen]
 
 

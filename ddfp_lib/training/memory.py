@@ -130,7 +130,7 @@ def micro_batches_for(config: Config, device: torch.device) -> int:
 
 
 def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
-    """Tell how a step's images are shared out, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
+    """Say how a step's images are divided, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
 
     The global batch is the configuration's, whatever it is trained on, and so is the learning
     rate, which belongs to it.
@@ -164,7 +164,7 @@ def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
 
 @contextmanager
 def memory_advice(accumulate: int) -> Iterator[None]:
-    """Tell, in a line with what helps, that a step lacks memory or a compiler."""
+    """Turn a lack of memory or of a compiler into one line that says what helps."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""The teacher: a slow average of the student, which makes the pseudo-labels."""
+"""The teacher: an exponential moving average of the student that makes the pseudo-labels."""
 
 import copy
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ddfp_lib.models.network import SegmentationNetwork
 
 
 def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> SegmentationNetwork:
-    """Return a teacher that starts as the student's equal.
+    """Return a teacher that starts equal to the student.
 
     Args:
         student: the network to follow.
@@ -37,7 +37,7 @@ def make_teacher(student: SegmentationNetwork, kind: str, mode: str) -> Segmenta
 
 
 def ema_decay_at(step: int, decay: float) -> float:
-    """Return the part of itself that the teacher keeps: ``min(1 - 1 / (step + 1), decay)``.
+    """Return the fraction of itself that the teacher keeps: ``min(1 - 1 / (step + 1), decay)``.
 
     Without the first term the random starting weights would stay in the average for about
     ``1 / (1 - decay)`` steps; with it, the early teacher is the plain mean of all students so far.

@@ -128,7 +128,9 @@ POOR = {
 @pytest.mark.parametrize("method", ["ddfp", "ddfp_released", "vat"])
 def test_training_goes_on(tiny_config, method, case):
     poor, training = POOR[case]
-    config = tiny_config(method, training=training)
+    sizes = {"batch_labeled": len(poor.labels), "batch_unlabeled": len(poor.valid)}
+    shares = {"shares": len(poor.labels)} if method == "ddfp_released" else {}
+    config = tiny_config(method, training={**sizes, **training}, method=shares)
     learner = Learner(config, 4, CPU)
     for step in (0, 2, 3, 4):  # supervised, consistency, everything twice
         losses = training_step(learner, poor, step)
