@@ -235,7 +235,7 @@ def test_looking_into_a_run_tells_of_boundary_pseudo_labels_and_steps(tiny_confi
     assert set(last["at rest"].index) == {"percentile", "true class"}
     assert last.drop("change of log p", level="quantity").dropna().between(0, 100).all()
     text = "\n".join(inside(found))
-    assert "| at rest | - |" in text and "| adversarial (VAT) |" in text
+    assert "| unperturbed | - |" in text and "| adversarial (VAT) |" in text
 
 
 def test_embedding_leaves_the_network_in_its_mode(tiny_config):

@@ -99,6 +99,8 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
         return f"Validation chooses {chosen}."
     gaps = difference_table(runs, study.rival, study.score)
+    if gaps["seeds"].max() < 2:
+        return f"Compared with `{study.rival}`: one seed: significance cannot be tested."
     significant = int(((gaps["low"] > 0) | (gaps["high"] < 0)).sum())
     return (
         f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.rival}`; {significant} of "
