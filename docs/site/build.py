@@ -48,18 +48,19 @@ def main() -> int:
     shutil.copy(Path(__file__).parent / "conf.py", source)
     environment["DDFP_KATEX"] = str(katex(node, environment))
     warnings = [] if os.environ.get("DDFP_SITE_WARN") else ["-W", "--keep-going"]
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", *warnings, "-j", "auto"]
+    html = WORK / "html"  # beside it, myst-nb leaves a folder of pictures
+    shutil.rmtree(html, ignore_errors=True)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", *warnings]
     done = subprocess.run(
-        [*command, "-d", str(WORK / "doctrees"), str(source), str(out)], env=environment
+        [*command, "-d", str(WORK / "doctrees"), str(source), str(html)], env=environment
     )
     if done.returncode:
         return done.returncode
+    shutil.copytree(html, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".buildinfo"))
     for script in scripts():
         student(script, out / "lessons" / "student")
         shutil.copy(script.with_suffix(".ipynb"), out / "lessons")
     (out / ".nojekyll").touch()
-    for left in (".buildinfo", "objects.inv"):
-        (out / left).unlink(missing_ok=True)
     print(f"{out / 'index.html'}: {len(pages)} pages in {time.perf_counter() - start:.0f} s")
     return 0
 
