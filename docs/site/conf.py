@@ -12,6 +12,7 @@ author = "the ddfp contributors"
 copyright = "the ddfp contributors, Apache-2.0"
 version = release = version_of("ddfp")
 html_title = "ddfp"
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
 language = "en"
 
 extensions = [

@@ -17,7 +17,12 @@ REPOSITORY = "https://github.com/ddfp/ddfp"
 
 CHAPTERS = {
     "Lessons": ["notebooks/README.md", "notebooks/[0-9]*.ipynb", "docs/glossary.md"],
-    "Explorer": ["explore/*.md"],
+    "Explorer": [
+        "explore/about.md",
+        "explore/separation.md",
+        "explore/flow.md",
+        "explore/pictures.md",
+    ],
     "Results": [
         "reproduce/STUDY.md",
         "reproduce/RESULTS.md",
