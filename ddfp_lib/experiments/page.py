@@ -28,6 +28,7 @@ th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: ri
 th { font-weight: 600; } tbody th { text-align: left; }
 code { background: var(--panel); padding: 1px 4px; border-radius: 4px; overflow-wrap: anywhere; }
 pre { overflow-x: auto; }
+@media (max-width: 640px) { figure { overflow-x: auto; } figure img { min-width: 640px; } }
 """
 
 SCRIPT = """

@@ -5,6 +5,8 @@ import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+import sphinxcontrib.katex
+
 HERE = Path(__file__).parent
 
 project = "ddfp"
@@ -31,6 +33,8 @@ html_copy_source = False
 html_show_sourcelink = False
 
 katex_prerender = True
+# on a busy machine node takes longer to start than the 5 seconds that are allowed
+sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120.0
 katex_css_path = "katex/katex.min.css"
 
 autodoc_inherit_docstrings = False
