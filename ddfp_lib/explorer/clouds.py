@@ -219,16 +219,14 @@ def train(
             kept.append(Frame(step, copy.deepcopy(student), shift, confident))
         if step == steps:
             return kept
-        loss = F.cross_entropy(student(known_x), known)
+        # Sums over the networks, so that none depends on how many there are.
+        loss = seeds * F.cross_entropy(student(known_x), known)
         if shift is not None:
             target = pseudo.masked_fill(~confident, UNLABELED).repeat(1, 2)
             scores = student(torch.cat([x, x + shift], dim=2))
-            # The mean is over all points: as long as few are confident, this loss is small.
-            loss = (
-                loss
-                + F.cross_entropy(scores, target, ignore_index=UNLABELED, reduction="sum")
-                / target.numel()
-            )
+            # Over all points, so as long as few of them are confident, this loss is small.
+            wrong = F.cross_entropy(scores, target, ignore_index=UNLABELED, reduction="sum")
+            loss = loss + seeds * wrong / target.numel()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
