@@ -63,6 +63,15 @@ def test_the_navigation_has_each_page_once(staged):
     )
 
 
+def test_the_first_page_is_the_first_screen_of_the_readme(staged):
+    folder, _ = staged
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    assert readme.count(site.FIRST_SCREEN) == 1
+    assert "make reproduce" in index and "## What we found" in index
+    assert site.FIRST_SCREEN not in index
+
+
 def test_relative_links_and_pictures_lead_to_staged_files(staged):
     folder, names = staged
     seen = 0

@@ -49,6 +49,9 @@ EXPLORER = {
 LINK = re.compile(r"(?P<head>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)(?P<tail>[^)]*\))")
 PICTURE = re.compile(r'(?P<head><img\b[^>]*\bsrc=")(?P<target>[^"]+)(?P<tail>")')
 BADGE = re.compile(r"^\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*$\n?", re.MULTILINE)
+FIRST_SCREEN = "\n## Whose method is it?"
+"""Where the part of the README ends that is the first page."""
+
 MERMAID = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 FENCE = re.compile(r"^(```|~~~)")
 
@@ -253,7 +256,7 @@ def _api_pages(source: Path, root: Path) -> None:
 
 def _index(root: Path, source: Path, names: list[str]) -> str:
     """Return the first page: the README's first screen, the ways on, and the navigation."""
-    first = (root / "README.md").read_text(encoding="utf-8").split("\n## What came out", 1)[0]
+    first = (root / "README.md").read_text(encoding="utf-8").split(FIRST_SCREEN, 1)[0]
     first = _linked(first, "index.md", names, source, root)
     ways = """
 ## Where to go
@@ -262,7 +265,7 @@ def _index(root: Path, source: Path, names: list[str]) -> str:
 |---|---|
 | the idea, in the browser | [explorer](explore/about.md) |
 | the idea, step by step | [lessons](notebooks/README.md) |
-| what is claimed, what was found | [what came out](README.md), [STUDY](reproduce/STUDY.md) |
+| what is claimed, what was found | above, and in detail in [STUDY](reproduce/STUDY.md) |
 | to run it | `make reproduce`, and [its page](reproduce/README.md) |
 | where the step is computed | {py:class}`ddfp_lib.method.perturb.DensityDescent`, and one whole \
 training step in {py:mod}`ddfp_lib.training.reference_step` |
