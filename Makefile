@@ -7,9 +7,12 @@
 #   make slurm-test  a matrix on a real one-node Slurm, as root; apt: slurm-wlm munge (minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
+#   make explorer    pages to play with in a browser, from trained models      (3 minutes)
+#   make site        the site: lessons, results, reference, in site/            (2 minutes)
+#   make site-test   open each page of both in a browser, at two widths       (minutes)
 #   make lint        what `make test` checks first
 #   make audit       compare the locked versions with known vulnerabilities
-#   make lock        update requirements.lock, and requirements-convert.lock beside it
+#   make lock        update requirements.lock, and those of convert and site beside it
 #   make clean       remove .venv and caches, keep runs
 
 SHELL := /bin/bash
@@ -17,6 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/ready
+SITE_READY := .venv/site-ready
 # uv of the machine, or one that is installed here
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 
@@ -24,7 +28,7 @@ COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 
 # all extras but `convert`, which brings a graphical toolkit and is locked apart
 EXTRAS := notebooks tensorboard lite cluster dev
 
-.PHONY: help reproduce test notebooks study-report soak slurm-test bench lint audit lock clean
+.PHONY: help reproduce test notebooks study-report soak slurm-test bench explorer site site-test lint audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +64,16 @@ study-report: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench
 
+explorer: $(READY)
+	$(BIN)/python -m ddfp_lib.explorer site/explorer
+
+# takes the pages of `make explorer` as they are
+site: $(SITE_READY)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/site/build.py site
+
+site-test: $(SITE_READY)
+	$(BIN)/pytest -p no:cacheprovider docs/site/browser
+
 # strict: a package that could not be checked is a failure too
 audit: | $(UV)
 	$(UV) tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
@@ -67,9 +81,10 @@ audit: | $(UV)
 lock: $(UV)
 	$(COMPILE) $(EXTRAS:%=--extra %) -o requirements.lock
 	$(COMPILE) --extra convert -c requirements.lock -o requirements-convert.lock
+	$(COMPILE:pyproject.toml=--group pyproject.toml:site) -c requirements.lock -o requirements-site.lock
 
 clean:
-	rm -rf .venv .uv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .uv build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # Compiled here: with PYTHONDONTWRITEBYTECODE, each process that a run or a test starts would compile
 # all packages again, 10 seconds of CPU time
@@ -78,6 +93,10 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	touch $(READY)
+
+$(SITE_READY): $(READY) requirements-site.lock
+	$(UV) pip install -q --compile-bytecode --python $(BIN)/python -r requirements-site.lock
+	touch $(SITE_READY)
 
 .uv/bin/uv:
 	python3 -m venv .uv

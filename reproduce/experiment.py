@@ -16,11 +16,7 @@
 # ---
 
 # %% [markdown]
-# # Methods against one another, on one benchmark
-#
-# This notebook trains every method once per split and seed and reports what came out.
-# `ddfp reproduce` executes it with other parameters; executed, it is the report. Runs that are
-# finished are not repeated, so it may be executed again at any time.
+# # Methods compared on one benchmark
 
 # %% tags=["parameters"]
 benchmark = "digits"
@@ -45,24 +41,28 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from ddfp_lib.config import find_benchmark
+from ddfp_lib.config import find_benchmark, summary
 from ddfp_lib.evaluation.descent import measure_descent
 from ddfp_lib.evaluation.prediction import segment
 from ddfp_lib.experiments import statistics
-from ddfp_lib.experiments.ledger import ledger, write_ledger
+from ddfp_lib.experiments.conclusion import conclusion, expected
+from ddfp_lib.experiments.ledger import ledger, read_ledger, write_ledger
 from ddfp_lib.experiments.matrix import Cell, plan, run_matrix
 from ddfp_lib.experiments.published import released_curve
+from ddfp_lib.files import repository
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.data import data_of
 from ddfp_lib.training.learner import load_learner
 
-# %% [markdown]
-# ## Training
+# This notebook trains every method once per split and seed and reports the results.
+# `ddfp reproduce` executes it with other parameters; executed, it is the report. Finished runs are
+# not repeated, so it may be executed again at any time.
 
 # %% tags=["progress"]
 planned = plan(find_benchmark(benchmark), methods, seeds, Path(out), settings, quick, splits)
 cells = [cell for cell in planned if cell.finished() or not only_finished]
+asked_for = {Path(given).stem: given for given in methods}  # names, or paths of presets
 methods = list(dict.fromkeys(cell.config.method.name for cell in cells))
 results = run_matrix(
     cells,
@@ -93,19 +93,32 @@ def by_method(runs: list[Cell]) -> dict[str, list[Run]]:
     return folders
 
 
+# %% tags=["verdict"]
+baseline = "consistency" if "consistency" in methods else methods[0]
+others = [method for method in methods if method != baseline]
+described = {cell.config.method.name: cell.config.method for cell in cells}
+asked = next((m for m in others if described[m].perturbation == "density"), (others or methods)[-1])
+for _, rows in each_split():
+    display(Markdown(f"**{conclusion(rows, asked, baseline)}**"))
+
+# %% tags=["methods"]
+lines = [f"- `{method}`: {summary(asked_for.get(method, method))}" for method in methods]
+display(Markdown("\n".join(lines)))
+
 # %% tags=["summary"]
 config = cells[0].config
 test = data_of(config, config.data.test)
 steps = {cell.config.data.split: cell.config.training.steps for cell in cells}
+where_run = device if gpus == 1 else f"{gpus} GPUs"
+of_all = f" **{len(cells)} of {len(planned)} runs.**" if len(cells) < len(planned) else ""
 display(
     Markdown(
-        f"**Benchmark {benchmark}{' (quick)' if quick else ''}.** Labeled: "
+        f"Benchmark {benchmark}{' (quick)' if quick else ''}. Labeled: "
         + ", ".join(f"{split} ({count:,} steps)" for split, count in steps.items())
-        + f". A step sees {config.training.batch_labeled} labeled and, but for `supervised`, "
-        f"{config.training.batch_unlabeled} unlabeled images. {len(test)} test images, classes: "
-        f"{', '.join(test.classes)}. Seeds {', '.join(map(str, seeds))}. "
-        f"Commit `{results[0].commit}`, on {device if gpus == 1 else f'{gpus} GPUs'}."
-        + (f" **{len(cells)} of {len(planned)} runs.**" if len(cells) < len(planned) else "")
+        + f". A step sees {config.training.batch_labeled} labeled images, and with every method "
+        f"but `supervised` {config.training.batch_unlabeled} unlabeled ones. {len(test)} test "
+        f"images, classes: {', '.join(test.classes)}. Seeds {', '.join(map(str, seeds))}. "
+        f"Commit `{results[0].commit}`, on {where_run}.{of_all}"
     )
 )
 
@@ -121,9 +134,25 @@ for _, rows in each_split():
     display(statistics.score_table(rows).style.format("{:.1f}", na_rep="-"))
 
 # %% tags=["scores-figure"]
-baseline = "consistency" if "consistency" in methods else methods[0]
 for _, rows in each_split():
     display(figures.scores(rows, baseline))
+
+# %% tags=["expected"]
+stored = read_ledger(repository() / "reproduce" / "results.csv")
+for _, rows in each_split():
+    known = expected(stored, rows) if not settings and not quick else pd.DataFrame()
+    if len(known):
+        spread = "; ".join(
+            f"`{method}` {row['lowest']:.1f} to {row['highest']:.1f}"
+            for method, row in known.iterrows()
+        )
+        runs = int(known["stored runs"].max())
+        display(
+            Markdown(
+                f"Expected, in {runs} stored seeds of this benchmark: {spread}. Another machine "
+                "rounds in another way, so single seeds differ by a point or two."
+            )
+        )
 
 # %% [markdown]
 # Paired differences: the same seed means the same labeled images, data order and starting weights.

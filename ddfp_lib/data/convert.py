@@ -1,17 +1,17 @@
 """From what annotation tools export to masks of class indices in the VOC layout.
 
-===============  ==================================================================================
-kind             what is read
-===============  ==================================================================================
-``colours``      RGB or palette masks and a table of colours: CVAT's ``labelmap.txt``
-                 (``name:r,g,b:parts:actions``), or a CSV file with lines ``name,r,g,b``
-``values``       gray or palette masks whose values, of any bit depth, are the class indices;
-                 with Roboflow's ``_classes.csv`` (``Pixel Value, Class``) beside them, or names
-``binary``       masks of one class, drawn as 0 and 255, or with 1 bit a pixel
-``label-studio`` a folder of Label Studio's PNG export, one file for each image and label
-``coco``         a JSON file of COCO, drawn by pycocotools; see :mod:`ddfp_lib.data.polygons`
-``labelme``      a folder of LabelMe's JSON files, drawn by labelme
-===============  ==================================================================================
+================  =================================================================================
+kind              what is read
+================  =================================================================================
+``colours``       RGB or palette masks and a table of colours: CVAT's ``labelmap.txt``
+                  (``name:r,g,b:parts:actions``), or a CSV file with lines ``name,r,g,b``
+``values``        gray or palette masks whose values, of any bit depth, are the class indices;
+                  with Roboflow's ``_classes.csv`` (``Pixel Value, Class``) beside them, or names
+``binary``        masks of one class, drawn as 0 and 255, or with 1 bit a pixel
+``label-studio``  a folder of Label Studio's PNG export, one file for each image and label
+``coco``          a JSON file of COCO, drawn by pycocotools; see :mod:`ddfp_lib.data.polygons`
+``labelme``       a folder of LabelMe's JSON files, drawn by labelme
+================  =================================================================================
 
 Masks in lossy formats are refused: the classes at their borders are lost.
 """

@@ -1,13 +1,13 @@
 """The VOCdevkit layout, read and written: PASCAL VOC, and anybody's own data.
 
-```
-root/JPEGImages/NAME.jpg                     images (or .png)
-root/SegmentationClass/NAME.png              masks, palette or 8-bit gray; only of labeled images
-root/SegmentationClassAug/NAME.png           read instead of these, where there are such
-root/ImageSets/Segmentation/SUBSET.txt       one name a line
-root/ImageSets/Segmentation/train_aug.txt    read for ``train``, where there is one
-root/classes.txt                             one class a line; PASCAL VOC's 21 where there is none
-```
+::
+
+    root/JPEGImages/NAME.jpg                    images (or .png)
+    root/SegmentationClass/NAME.png             masks, palette or 8-bit gray, of labeled images
+    root/SegmentationClassAug/NAME.png          read instead of these, where there are such
+    root/ImageSets/Segmentation/SUBSET.txt      one name a line
+    root/ImageSets/Segmentation/train_aug.txt   read for ``train``, where there is one
+    root/classes.txt                            one class a line; without it, the 21 of PASCAL VOC
 
 PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,118 that SBD labeled.
 ``ddfp data prepare voc`` makes ``SegmentationClassAug`` and ``train_aug.txt`` of them.

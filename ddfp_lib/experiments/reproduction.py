@@ -1,6 +1,5 @@
 """papermill executes the experiment notebook; the executed notebook is the report."""
 
-import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from ddfp_lib.config import find_benchmark
 from ddfp_lib.constants import QUIET_KERNEL
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.matrix import Cell, plan
+from ddfp_lib.experiments.page import to_html
 from ddfp_lib.experiments.study import find_study
 from ddfp_lib.files import repository, write_atomically, write_text
 
@@ -227,22 +227,3 @@ def check_inputs(cells: list[Cell]) -> None:
         print(notice, flush=True)
     if any(cell.steps_done() == 0 for cell in cells):  # others resume from their checkpoints
         SegmentationNetwork(config.network, len(data.training.classes))
-
-
-def to_html(notebook: Path) -> str:
-    """Return an executed notebook as one self-contained page, code and progress left out."""
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
-
-    settings = Config()
-    settings.HTMLExporter.exclude_input = True
-    settings.HTMLExporter.embed_images = True
-    # no scripts from other servers: the page must look the same without a network
-    settings.HTMLExporter.mathjax_url = ""
-    settings.HTMLExporter.require_js_url = ""
-    settings.HTMLExporter.jquery_url = ""
-    settings.TagRemovePreprocessor.enabled = True
-    settings.TagRemovePreprocessor.remove_cell_tags = {"injected-parameters"}
-    settings.TagRemovePreprocessor.remove_all_outputs_tags = {"progress"}
-    page, _ = HTMLExporter(config=settings).from_filename(str(notebook))
-    return re.sub(r'<script src="">\s*</script>', "", page)

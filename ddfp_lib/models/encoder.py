@@ -251,9 +251,9 @@ class Encoder(nn.Module):
             images: (B, 3, H, W) float.
 
         Returns:
-            low: (B, low_channels, H'/strides[0], W'/strides[0]) float, rounded up. H' and W' are H
-                and W, rounded up to ``multiple``.
-            high: (B, high_channels, H'/strides[1], W'/strides[1]) float, rounded up.
+            low, (B, low_channels, H'/strides[0], W'/strides[0]) float, and high, (B, high_channels,
+            H'/strides[1], W'/strides[1]) float, rounded up. H' and W' are H and W, rounded up to
+            ``multiple``.
         """
         return self._maps(enlarged_to_multiple(images, self.multiple))
 

@@ -188,16 +188,27 @@ def density_under_boundary(
         The integral, per unit of length.
     """
     scores = window.ask(classifier, resolution)
+    return density_under_lines(boundary_lines(scores, window), scores.shape[-1], log_density)
+
+
+def density_under_lines(lines: Sequence[np.ndarray], classes: int, log_density: OnPlane) -> float:
+    """Return the integral of :func:`density_under_boundary` for lines that are known already.
+
+    Args:
+        lines: of :func:`boundary_lines`.
+        classes: K, of the classifier.
+        log_density: points (N, 2) -> (N,), of the data.
+    """
     total = 0.0
-    for line in _boundary(scores, window):
+    for line in lines:
         middles = torch.from_numpy((line[1:] + line[:-1]) / 2)
         lengths = np.linalg.norm(np.diff(line, axis=0), axis=1)
         with torch.no_grad():
             total += float(lengths @ log_density(middles).exp().numpy())
-    return total if scores.shape[-1] == 2 else total / 2
+    return total if classes == 2 else total / 2
 
 
-def _boundary(scores: np.ndarray, window: Window) -> list[np.ndarray]:
+def boundary_lines(scores: np.ndarray, window: Window) -> list[np.ndarray]:
     """Return the decision boundary of class scores on the grid, (R, R, K): lines, each (M, 2).
 
     It is where a class's score equals the best other one. Of two classes the first has all of it;
@@ -229,10 +240,10 @@ def _draw(
             extent = (window.left, window.right, window.bottom, window.top)
             picture = tints[scores.argmax(-1)]
             axes.imshow(picture, extent=extent, origin="lower", zorder=0, aspect="auto")
-        for line in _boundary(scores, window):
+        for line in boundary_lines(scores, window):
             axes.plot(*line.T, color=NOW, lw=1.6, zorder=3)
     if panel.before is not None:
-        for line in _boundary(window.ask(panel.before), window):
+        for line in boundary_lines(window.ask(panel.before), window):
             axes.plot(*line.T, color=BEFORE, lw=1.4, ls=(0, (4, 2)), zorder=3)
     if panel.points is not None:
         _dots(axes, panel)

@@ -78,7 +78,22 @@ class Picture(Figure):
 
     It stands outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
     pixels keep it sharp where the page is zoomed; 256 colours keep it small.
+
+    Attributes:
+        alt: what the picture shows, in words, for readers who do not see it. A notebook stores it
+            with the picture.
     """
+
+    alt: str = ""
+
+    def described(self, alt: str) -> "Picture":
+        """Set the alternative text, and return the picture, so that it can end a cell.
+
+        Args:
+            alt: what the picture shows, one or two sentences.
+        """
+        self.alt = " ".join(alt.split())
+        return self
 
     def png(self) -> bytes:
         """Return the picture as the bytes of a PNG file, 1800 pixels wide."""
@@ -91,8 +106,9 @@ class Picture(Figure):
         reduced.save(small, format="png", optimize=True)
         return small.getvalue()
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        return self.png(), {"width": round(self.get_figwidth() * DPI)}
+    def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
+        described = {"alt": self.alt} if self.alt else {}
+        return self.png(), {"width": round(self.get_figwidth() * DPI), **described}
 
     def __repr__(self) -> str:
         return f"<Picture with {len(self.axes)} axes>"

@@ -1,15 +1,15 @@
 """Run folders: the files that a training writes, and how to read them.
 
-==================  ===========================================================================
-file                content
-==================  ===========================================================================
-``config.yaml``     the resolved configuration
+====================  =========================================================================
+file                  content
+====================  =========================================================================
+``config.yaml``       the resolved configuration
 ``environment.json``  versions, threads, GPUs, commit, and the classes with their colours
-``metrics.jsonl``   one line per logged step and per validation
-``tensorboard/``    the numbers of ``metrics.jsonl`` again, with ``--tensorboard``
-``checkpoints/``    the last two, see :mod:`ddfp_lib.runs.checkpoints`
-``result.json``     written at the end: the run is finished
-==================  ===========================================================================
+``metrics.jsonl``     one line per logged step and per validation
+``tensorboard/``      the numbers of ``metrics.jsonl`` again, with ``--tensorboard``
+``checkpoints/``      the last two, see :mod:`ddfp_lib.runs.checkpoints`
+``result.json``       written at the end: the run is finished
+====================  =========================================================================
 """
 
 import fcntl

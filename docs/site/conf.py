@@ -1,0 +1,94 @@
+"""Settings of Sphinx; docs/site/build.py stages the sources and calls it."""
+
+import os
+import re
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import sphinxcontrib.katex
+
+HERE = Path(__file__).parent
+
+project = "ddfp"
+author = "the ddfp contributors"
+copyright = "the ddfp contributors, Apache-2.0"
+version = release = version_of("ddfp")
+html_title = "ddfp"
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
+language = "en"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.katex",
+]
+
+# Lessons are shown as they are stored.
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "amsmath", "html_image", "colon_fence"]
+myst_heading_anchors = 3
+html_copy_source = False
+html_show_sourcelink = False
+
+katex_prerender = True
+# on a busy machine node takes longer to start than the 5 seconds that are allowed
+sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120.0
+katex_css_path = "katex/katex.min.css"
+
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"exclude-members": "set"}  # matplotlib writes it for each figure
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["_static", os.environ.get("DDFP_KATEX", "_katex")]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+html_theme_options = {
+    "navbar_persistent": [],  # the theme below would show a second search field
+    "repository_url": "https://github.com/ddfp/ddfp",
+    "use_repository_button": True,
+    "use_download_button": False,
+    "home_page_in_toc": True,
+    "show_toc_level": 2,
+    "show_navbar_depth": 1,
+}
+
+SIZE = r"(?:\*[A-Za-z]\w*|[A-Z](?:/\w+|_\w+)?|[hw]|\d+|[a-z]+_[a-z]+|\.\.\.|[A-Z]+ [-*+] \w+)"
+SHAPE = re.compile(rf"\({SIZE}(?:, ?{SIZE})*,?\)")
+"""A shape such as (B, C, *S)."""
+
+
+def _shapes_as_code(app, what, name, obj, options, lines):
+    """Mark shapes as code: reST would read the star of (B, *S) as emphasis."""
+    ruled = [n for n, line in enumerate(lines) if re.match(r"=+ +=+", line.strip())]
+    for number, line in enumerate(lines):
+        in_table = ruled and ruled[0] <= number <= ruled[-1]
+        if in_table or ">>>" in line or line.count("`") % 2:
+            continue
+        parts = re.split(r"(``[^`]*``|`[^`]*`)", line)
+        parts[::2] = [SHAPE.sub(lambda found: f"``{found[0]}``", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def _returns_without_types(app, what, name, obj, options, lines):
+    """Keep a colon in the text of Returns and Yields: napoleon would read a type before it."""
+    for number, line in enumerate(lines[:-1]):
+        if line.strip() in ("Returns:", "Yields:"):
+            text = lines[number + 1]
+            indent = len(text) - len(text.lstrip())
+            if ":" in text:
+                lines[number + 1] = f"{text[:indent]}: {text[indent:]}"
+
+
+def setup(app):
+    """Connect the two changes of docstrings, before napoleon reads them."""
+    app.connect("autodoc-process-docstring", _shapes_as_code, priority=100)
+    app.connect("autodoc-process-docstring", _returns_without_types, priority=101)

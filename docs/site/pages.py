@@ -1,0 +1,280 @@
+"""The pages of the site: what stands where, and how sources become what Sphinx reads.
+
+A page is a Markdown file or a stored lesson of this repository. They are copied, not edited:
+links that leave the site go to the repository, solutions are folded, badges are left out.
+"""
+
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "https://github.com/ddfp/ddfp"
+
+CHAPTERS = {
+    "Lessons": ["notebooks/README.md", "notebooks/[0-9]*.ipynb", "docs/glossary.md"],
+    "Explorer": [
+        "explore/about.md",
+        "explore/separation.md",
+        "explore/flow.md",
+        "explore/pictures.md",
+    ],
+    "Results": [
+        "reproduce/STUDY.md",
+        "reproduce/RESULTS.md",
+        "docs/parity.md",
+        "docs/backbones.md",
+        "docs/gpu.md",
+        "bench/RESULTS.md",
+        "docs/robustness.md",
+        "reproduce/LOG.md",
+    ],
+    "Use": ["README.md", "reproduce/README.md", "reproduce/released/README.md", "docs/*.md"],
+    "Library": ["docs/architecture.md", "docs/contributing.md", "api/*.md"],
+}
+"""Titles of the navigation and their pages; a pattern may match none, a page is taken once."""
+
+NO_PAGES = {"docs/phrases.txt"}
+
+EXPLORER = {
+    "separation": "Low-density separation",
+    "flow": "The flow, coupling by coupling",
+    "pictures": "What a step does to a picture",
+}
+
+LINK = re.compile(r"(?P<head>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)(?P<tail>[^)]*\))")
+PICTURE = re.compile(r'(?P<head><img\b[^>]*\bsrc=")(?P<target>[^"]+)(?P<tail>")')
+BADGE = re.compile(r"^\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*$\n?", re.MULTILINE)
+FIRST_SCREEN = "\n## Whose method is it?"
+"""Where the part of the README ends that is the first page."""
+
+MERMAID = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
+FENCE = re.compile(r"^(```|~~~)")
+
+
+def chapters(root: Path) -> dict[str, list[str]]:
+    """Return the pages of each chapter, paths relative to ``root``; a page stands in one chapter.
+
+    Pages that a later chapter names by hand are not taken by an earlier pattern.
+    """
+    by_hand = {name for names in CHAPTERS.values() for name in names if "*" not in name}
+    taken: set[str] = set()
+    found: dict[str, list[str]] = {}
+    for title, patterns in CHAPTERS.items():
+        pages = found[title] = []
+        for pattern in patterns:
+            for path in sorted(root.glob(pattern)):
+                name = path.relative_to(root).as_posix()
+                if name in taken or ("*" in pattern and name in by_hand):
+                    continue
+                taken.add(name)
+                pages.append(name)
+    return found
+
+
+def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> list[str]:
+    """Fill a folder with what Sphinx reads; return the names of its pages.
+
+    Args:
+        source: the folder; it is emptied first.
+        root: the repository.
+        explorer: folder of the explorer's pages; where one is missing the site says so.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    _explorer_pages(source, explorer)
+    _api_pages(source, root)
+    names = [
+        name for folder in (root, source) for pages in chapters(folder).values() for name in pages
+    ]
+    for name in names:
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".ipynb"):
+            target.write_text(lesson(root / name, names, source), encoding="utf-8")
+        elif not target.exists():
+            text = (root / name).read_text(encoding="utf-8")
+            if name == "docs/architecture.md":
+                text = MERMAID.sub(_house(root), text)
+            target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
+    (source / "index.md").write_text(_index(root, source, names), encoding="utf-8")
+    return [*names, "index.md"]
+
+
+def lesson(path: Path, names: list[str], source: Path) -> str:
+    """Return a stored lesson as the site shows it.
+
+    Args:
+        path: of the .ipynb.
+        names: all pages.
+        source: the staged folder, for pictures that Markdown cells show.
+    """
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    name = f"{path.parent.name}/{path.name}"
+    cells = []
+    for number, cell in enumerate(notebook["cells"]):
+        text = "".join(cell["source"])
+        tags = cell["metadata"].setdefault("tags", [])
+        if cell["cell_type"] == "code":
+            if "google.colab" in text:
+                continue
+            if "solution" in tags:
+                tags.append("hide-cell")
+                _settings(cell)["code_prompt_show"] = "Show a solution"
+                _settings(cell)["code_prompt_hide"] = "Hide the solution"
+            for output in cell.get("outputs", []):
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+                if alt:
+                    _settings(cell).setdefault("image", {})["alt"] = alt
+        else:
+            text = BADGE.sub("", text)
+            if number == 0:
+                text = f"{text.rstrip()}\n\n{_downloads(path)}"
+            text = _linked(text, name, names, source, path.parents[1])
+        cell["source"] = text
+        cells.append(cell)
+    notebook["cells"] = cells
+    return json.dumps(notebook)
+
+
+def undescribed(path: Path) -> Iterator[str]:
+    """Yield the first line of each cell of a lesson whose picture has no alternative text."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            shown = "image/png" in output.get("data", {})
+            if shown and not output.get("metadata", {}).get("image/png", {}).get("alt"):
+                yield "".join(cell["source"]).split("\n", 1)[0]
+
+
+def _settings(cell: dict) -> dict:
+    return cell["metadata"].setdefault("mystnb", {})
+
+
+def _downloads(path: Path) -> str:
+    """Return a line of links: the lesson, its version without solutions, the source."""
+    stem = path.stem
+    return (
+        f'<p class="downloads">Download <a href="../lessons/{stem}.ipynb" download>the lesson</a>, '
+        f'<a href="../lessons/student/{stem}.ipynb" download>without solutions</a>; '
+        f'<a href="{REPOSITORY}/blob/main/notebooks/{stem}.py">source</a></p>\n'
+    )
+
+
+def _linked(text: str, name: str, names: list[str], source: Path, root: Path) -> str:
+    """Return Markdown whose relative links lead to pages, staged pictures or the repository.
+
+    Raises:
+        FileNotFoundError: a link leads to nothing.
+    """
+
+    def resolved(match: re.Match) -> str:
+        target, _, anchor = match["target"].partition("#")
+        if not target or re.match(r"[a-z]+:", match["target"]):
+            return match[0]
+        path = Path(os.path.normpath(Path(name).parent / target)).as_posix()
+        if path in names or (source / path).is_file():
+            return match[0]
+        if not (root / path).exists():
+            raise FileNotFoundError(f"{name}: the link {match['target']} leads to nothing")
+        if re.search(r"\.(png|svg|jpg)$", path) and match["head"].startswith(("!", "<img")):
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / path, source / path)
+            return match[0]
+        kind = "tree" if (root / path).is_dir() else "blob"
+        anchor = f"#{anchor}" if anchor else ""
+        return f"{match['head']}{REPOSITORY}/{kind}/main/{path}{anchor}{match['tail']}"
+
+    lines, fenced = [], False
+    for line in text.split("\n"):
+        if FENCE.match(line.lstrip()):
+            fenced = not fenced
+        elif not fenced:
+            line = PICTURE.sub(resolved, LINK.sub(resolved, line))
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _house(root: Path) -> str:
+    """Return the rooms as a stack of boxes, from the layers of pyproject.toml."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = next(
+        each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    )
+    rows = [
+        "".join(f"<span>{room.strip()}</span>" for room in layer.split("|"))
+        for layer in contract["layers"]
+    ]
+    boxes = "\n".join(f"<div>{row}</div>" for row in rows)
+    return (
+        f'<div class="house" role="img" aria-label="The rooms, highest first">\n{boxes}\n</div>\n'
+    )
+
+
+def _explorer_pages(source: Path, explorer: Path | None) -> None:
+    """Write the pages that hold the explorer's pages in a frame."""
+    folder = source / "explore"
+    folder.mkdir()
+    lines = []
+    for name, title in EXPLORER.items():
+        if explorer is not None and (explorer / f"{name}.html").is_file():
+            frame = (
+                "```{raw} html\n"
+                f'<iframe class="explorer" src="../explorer/{name}.html" title="{title}">'
+                "</iframe>\n"
+                f'<p><a href="../explorer/{name}.html">Open it on a page of its own</a></p>\n'
+                "```\n"
+            )
+        else:
+            frame = "This page is not built yet: run `make explorer`, then `make site`.\n"
+        (folder / f"{name}.md").write_text(f"# {title}\n\n{frame}", encoding="utf-8")
+        lines.append(f"- [{title}]({name}.md)")
+    (folder / "about.md").write_text(
+        "# The explorer\n\nThree pages to play with. The models behind them were trained by this "
+        "library; `make explorer` makes the pages anew.\n\n" + "\n".join(lines) + "\n",
+        encoding="utf-8",
+    )
+
+
+def _api_pages(source: Path, root: Path) -> None:
+    """Write a page for each room of the library, with all its modules."""
+    folder = source / "api"
+    folder.mkdir()
+    for room in sorted(path.parent for path in (root / "ddfp_lib").glob("*/__init__.py")):
+        modules = sorted(path.stem for path in room.glob("[a-z]*.py"))
+        parts = [f"# {room.name}\n\n```{{eval-rst}}\n.. automodule:: ddfp_lib.{room.name}\n```\n"]
+        parts += [
+            f"## {room.name}.{module}\n\n```{{eval-rst}}\n"
+            f".. automodule:: ddfp_lib.{room.name}.{module}\n   :members:\n```\n"
+            for module in modules
+        ]
+        (folder / f"{room.name}.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _index(root: Path, source: Path, names: list[str]) -> str:
+    """Return the first page: the README's first screen, the ways on, and the navigation."""
+    first = (root / "README.md").read_text(encoding="utf-8").split(FIRST_SCREEN, 1)[0]
+    first = _linked(first, "index.md", names, source, root)
+    ways = """
+## Where to go
+
+| you want | go to |
+|---|---|
+| the idea, in the browser | [explorer](explore/about.md) |
+| the idea, step by step | [lessons](notebooks/README.md) |
+| what is claimed, what was found | above, and in detail in [STUDY](reproduce/STUDY.md) |
+| to run it | `make reproduce`, and [its page](reproduce/README.md) |
+| where the step is computed | {py:class}`ddfp_lib.method.perturb.DensityDescent`, and one whole \
+training step in {py:mod}`ddfp_lib.training.reference_step` |
+| to add something | [contributing](docs/contributing.md) |
+"""
+    parts = [first, ways]
+    for title, pages in chapters(source).items():
+        entries = "\n".join(Path(page).with_suffix("").as_posix() for page in pages)
+        parts.append(
+            f"```{{toctree}}\n:hidden:\n:caption: {title}\n:maxdepth: 1\n\n{entries}\n```\n"
+        )
+    return "\n".join(parts)

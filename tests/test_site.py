@@ -1,0 +1,191 @@
+"""The sources of the site: every page is staged, every link leads somewhere, examples work.
+
+Building it needs packages that the tests do without; `make site` does, and fails on a warning.
+"""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddfp_lib.config import load_method
+from ddfp_lib.explorer.pages import PAGES
+from ddfp_lib.lessons import scripts
+from ddfp_lib.method.perturb import FeatureModels, make_perturbation
+from ddfp_lib.plots.style import figure_style, new_picture
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+site = loaded(ROOT / "docs" / "site" / "pages.py")
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    explorer = tmp_path_factory.mktemp("explorer")
+    (explorer / "flow.html").touch()
+    folder = tmp_path_factory.mktemp("site") / "source"
+    return folder, site.stage(folder, explorer=explorer)
+
+
+def cells(path: Path):
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        yield cell, "".join(cell["source"])
+
+
+def test_the_navigation_has_each_page_once(staged):
+    folder, names = staged
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    entries = [
+        line
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)
+        for line in tree.splitlines()
+        if line and not line.startswith(":")
+    ]
+    assert len(entries) == len(set(entries))
+    assert set(entries) == {str(Path(name).with_suffix("")) for name in names} - {"index"}
+    assert all((folder / name).is_file() for name in names)
+    for script in scripts():
+        assert f"notebooks/{script.stem}" in entries
+    assert {"reproduce/STUDY", "docs/contributing", "docs/architecture", "api/method"} < set(
+        entries
+    )
+
+
+def test_the_first_page_is_the_first_screen_of_the_readme(staged):
+    folder, _ = staged
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    assert readme.count(site.FIRST_SCREEN) == 1
+    assert "make reproduce" in index and "## What we found" in index
+    assert site.FIRST_SCREEN not in index
+
+
+def test_relative_links_and_pictures_lead_to_staged_files(staged):
+    folder, names = staged
+    seen = 0
+    for name in names:
+        path = folder / name
+        texts = (
+            [text for cell, text in cells(path) if cell["cell_type"] == "markdown"]
+            if path.suffix == ".ipynb"
+            else [path.read_text(encoding="utf-8")]
+        )
+        for text in texts:
+            text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+            found = [m["target"] for m in (*site.LINK.finditer(text), *site.PICTURE.finditer(text))]
+            for target in found:
+                if re.match(r"[a-z]+:|#", target):
+                    continue
+                seen += 1
+                assert (path.parent / target.partition("#")[0]).exists(), (name, target)
+    assert seen > 50
+
+
+def test_lessons_are_shown_with_solutions_folded_and_without_badges(staged):
+    folder, _ = staged
+    for script in scripts():
+        shown = list(cells(folder / "notebooks" / f"{script.stem}.ipynb"))
+        text = "\n".join(text for _, text in shown)
+        assert "img.shields.io" not in text and "colab" not in text
+        solutions = [
+            cell
+            for cell, _ in shown
+            if cell["cell_type"] == "code" and "solution" in cell["metadata"]["tags"]
+        ]
+        assert len(solutions) >= 2
+        for cell in solutions:
+            assert "hide-cell" in cell["metadata"]["tags"]
+            assert cell["metadata"]["mystnb"]["code_prompt_show"] == "Show a solution"
+        assert f"lessons/student/{script.stem}.ipynb" in shown[0][1]
+
+
+def test_the_alternative_text_of_a_picture_is_stored_and_shown(tmp_path):
+    with figure_style():
+        picture, _ = new_picture()
+    assert "alt" not in picture._repr_png_()[1]
+    assert picture.described("Two\n  curves.") is picture
+    metadata = picture._repr_png_()[1]
+    assert metadata["alt"] == "Two curves." and metadata["width"] == 900
+    output = {"output_type": "display_data", "data": {"image/png": ""}}
+    described = {**output, "metadata": {"image/png": metadata}}
+    notebook = {
+        "cells": [
+            {"cell_type": "code", "source": ["a\n", "b"], "metadata": {}, "outputs": [o]}
+            for o in (described, {**output, "metadata": {}})
+        ]
+    }
+    path = tmp_path / "notebooks" / "01_x.ipynb"
+    path.parent.mkdir()
+    path.write_text(json.dumps(notebook))
+    assert list(site.undescribed(path)) == ["a"]
+    first, second = json.loads(site.lesson(path, [], tmp_path / "staged"))["cells"]
+    assert first["metadata"]["mystnb"] == {"image": {"alt": "Two curves."}}
+    assert "mystnb" not in second["metadata"]
+
+
+def test_a_link_goes_to_a_page_a_picture_or_the_repository(tmp_path):
+    root, source = tmp_path / "root", tmp_path / "source"
+    for name in ("docs/a.md", "docs/b.md", "docs/p.png", "code/x.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    text = "[b](b.md#top) ![p](p.png) [x](../code/x.py) [code](../code) [w](https://a.org) [h](#h)"
+    linked = site._linked(text, "docs/a.md", ["docs/a.md", "docs/b.md"], source, root)
+    assert linked == (
+        f"[b](b.md#top) ![p](p.png) [x]({site.REPOSITORY}/blob/main/code/x.py) "
+        f"[code]({site.REPOSITORY}/tree/main/code) [w](https://a.org) [h](#h)"
+    )
+    assert (source / "docs" / "p.png").is_file()
+    fenced = "```\n[x](nothing.py)\n```"
+    assert site._linked(fenced, "docs/a.md", [], source, root) == fenced
+    with pytest.raises(FileNotFoundError, match=r"docs/a.md: the link nothing.md leads to nothing"):
+        site._linked("[n](nothing.md)", "docs/a.md", [], source, root)
+
+
+def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
+    folder, _ = staged
+    assert {name: page.title for name, page in PAGES.items()} == site.EXPLORER
+    assert "<iframe" in (folder / "explore" / "flow.md").read_text()
+    assert "make explorer" in (folder / "explore" / "pictures.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+
+
+def test_the_method_of_the_contributors_page_works(tmp_path, monkeypatch):
+    (code,), (preset,) = blocks("python"), blocks("yaml")
+    (tmp_path / "steps.py").write_text(code)
+    (tmp_path / "towards_zero.yaml").write_text(preset)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = load_method(str(tmp_path / "towards_zero.yaml"))
+    assert method.perturbation == "steps:TowardsZero"
+    step = make_perturbation(method.perturbation, 0.5)
+    features = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    moved = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1)) > 0.5
+    models = FeatureModels(lambda v: v.sum(1), lambda v: v)
+    shift = step(features, moved, models, torch.Generator())
+    torch.testing.assert_close(shift.norm(dim=1), 0.5 * moved.float())
+    sys.modules.pop("steps", None)
+
+
+def test_commands_of_the_contributors_page_exist():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^ *make ([a-z-]+)", page, re.MULTILINE))
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets and targets <= rules
+    for name in re.findall(r"`(tests/\w+\.py|ddfp_lib/[\w/.]+)`", page):
+        assert (ROOT / name).exists(), name
