@@ -1,8 +1,8 @@
 r"""The whole method in one function: start reading here.
 
 This is a step of preset ``ddfp`` once all of its parts are switched on, for one device and one
-batch. :func:`~ddfp_lib.training.step.training_step` is the general form of it, and gives the same
-bits: ``tests/test_reference_step.py``.
+batch. Training itself runs the general form, :func:`~ddfp_lib.training.step.training_step`, where
+presets set the weights; both give the same bits (``tests/test_reference_step.py``).
 """
 
 import torch
@@ -21,7 +21,8 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
     .. math:: L = \mathrm{CE}(\text{labeled}) + \tfrac12 \mathrm{CE}(\text{strong}, y)
         + \tfrac12 \mathrm{CE}(\text{strong perturbed}, y)
 
-    y are the pseudo-labels of the EMA teacher. The features F of strongly augmented images are
+    y are the pseudo-labels of the EMA teacher. The last two are sums over the pixels that have a
+    pseudo-label, divided by the number of pixels that are not padding. The features F of strongly augmented images are
     perturbed by :math:`\epsilon \, g / |g|` with :math:`g = -\nabla_F \log p(v(F))`, one step down
     the density that the flow has learned of the embeddings v. Other perturbations of the same
     length take its place in presets such as ``noise``; without one (``consistency``)
@@ -77,7 +78,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
     loss.backward()
     learner.optimizer_step({"loss": loss.detach()}, step)
 
-    # The flow learns the teacher's embeddings; then the teacher follows the student.
+    # The flow minimizes its negative log-likelihood, apart from L; then the teacher follows.
     if learner.density is not None:
         rows, classes = density_training_data(teacher_v, batch)
         learner.density.fit_step(rows, classes, generator=for_features)
