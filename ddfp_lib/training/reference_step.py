@@ -22,10 +22,11 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
         + \tfrac12 \mathrm{CE}(\text{strong perturbed}, y)
 
     y are the pseudo-labels of the EMA teacher. The last two are sums over the pixels that have a
-    pseudo-label, divided by the number of pixels that are not padding. The features F of strongly augmented images are
-    perturbed by :math:`\epsilon \, g / |g|` with :math:`g = -\nabla_F \log p(v(F))`, one step down
-    the density that the flow has learned of the embeddings v. Other perturbations of the same
-    length take its place in presets such as ``noise``; without one (``consistency``)
+    pseudo-label, divided by the number of pixels that are not padding. The features F of strongly
+    augmented images are perturbed by :math:`\epsilon \, g / |g|` with
+    :math:`g = -\nabla_F \log p(v(F))`, one step down the density that the flow has learned of the
+    embeddings v. Other perturbations of the same length take its place in presets such as
+    ``noise``; without one (``consistency``)
     :math:`L = \mathrm{CE}(\text{labeled}) + \mathrm{CE}(\text{strong}, y)`.
 
     Args:
