@@ -28,6 +28,9 @@ COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 
 # all extras but `convert`, which brings a graphical toolkit and is locked apart
 EXTRAS := notebooks tensorboard lite cluster dev
 
+# what docs/phrases.txt is checked against; the log and stored keys keep their words
+PROSE := '*.py' '*.md' '*.yaml' '*.toml' ':!docs/phrases.txt' ':!reproduce/LOG.md' ':!ddfp_lib/evaluation/descent.py' ':!tests/test_study.py' ':!tests/test_notebooks.py'
+
 .PHONY: help reproduce test notebooks study-report soak slurm-test bench explorer site site-test lint audit lock clean
 
 help:
@@ -47,6 +50,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@! git grep -n -i -w -F -f docs/phrases.txt -- $(PROSE) || { echo "plain English: docs/phrases.txt lists phrases not to use"; exit 1; }
 
 notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store

@@ -187,7 +187,7 @@ def at(values, key):
 def test_every_value_that_can_change_the_result_changes_the_hash(values, key, kind):
     if key == "method.teacher":  # there is a choice in train mode alone
         put(values, "method.teacher_mode", "train")
-    if key == "method.perturbation_options":  # only a class of one's own has some
+    if key == "method.perturbation_options":  # only a class of the user has some
         put(values, "method.perturbation", "package.module:Class")
     if key == "training.epochs":  # nothing else uses them
         put(values, "method.density_schedule", "epochs")
@@ -532,7 +532,7 @@ def test_a_revision_changes_the_hash_of_methods_with_a_density_alone(tiny_config
     assert changed == {"ddfp", "ddfp_released"}
 
 
-# Methods of one's own ----------------------------------------------------------------------------
+# Methods of the user ----------------------------------------------------------------------------
 
 
 def test_a_file_of_ones_own_is_a_method(benchmark_file, tmp_path):

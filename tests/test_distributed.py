@@ -253,7 +253,7 @@ def streams(config):
 
 @pytest.mark.parametrize("method", ["ddfp", "supervised"])
 def test_a_share_in_parts_is_the_share_in_one(tiny_config, method):
-    """In evaluation mode: training statistics are of one part, and differ as is said."""
+    """In evaluation mode: training statistics are those of one micro-batch, and differ."""
     config = tiny_config(method, **STILL, training=WHOLE)
     state = make_learner(config).state_dict()
     whole = take(config, state, steps=2, mode=False)

@@ -402,7 +402,7 @@ class Bomb:
 def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
     tiny_config, interrupted, tmp_path, zipped
 ):
-    """Also where the index vouches for it: whoever made the one can have made the other."""
+    """Also where the index has its digest: both files can come from the same hand."""
     mark = tmp_path / "ran"
     path = interrupted / "checkpoints" / "step-0000004.pt"
     state = {"step": 4, "seconds": 0.0, "learner": Bomb(mark)}

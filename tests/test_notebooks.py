@@ -299,7 +299,7 @@ def test_the_address_is_read_from_the_project(tmp_path):
 
 
 def test_no_file_names_another_address_of_this_repository():
-    """Whoever follows it would install what somebody else put there."""
+    """A reader who follows it would install what somebody else put there."""
     known = lessons.public_address().removeprefix("https://")
     ending = {".py", ".ipynb", ".md", ".toml", ".yaml", ".yml", ".cff", ".html"}
     pattern = re.compile(r"github\.com[/:]\w[\w.-]*/ddfp\b")

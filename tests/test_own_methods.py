@@ -1,4 +1,4 @@
-"""Methods of one's own, from a package that this project does not know."""
+"""Methods of the user, from a package that this project does not know."""
 
 import os
 import subprocess

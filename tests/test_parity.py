@@ -57,7 +57,7 @@ def test_no_key_of_the_release_is_missing():
 
 
 def test_line_numbers_of_the_base_file_are_those_of_the_page():
-    """Whoever corrects one corrects the other: each file:line of base.yaml is on the page."""
+    """Each file:line of base.yaml is on the page, so that a correction reaches both."""
     base = (PRESETS / "base.yaml").read_text()
     cited = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", base))
     page = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", PAGE))

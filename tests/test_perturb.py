@@ -265,7 +265,7 @@ def test_a_feature_without_direction_stays():
     assert torch.equal(length, torch.tensor([[0.0, 0.0], [6.0, 8.0]]))
 
 
-# Its rivals --------------------------------------------------------------------------------------
+# Baselines --------------------------------------------------------------------------------------
 
 
 def test_noise_points_everywhere_alike():

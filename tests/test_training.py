@@ -693,7 +693,7 @@ def switches():
     for field in dataclasses.fields(MethodConfig):
         value = getattr(ours, field.name)
         if field.name in ("name", "perturbation_options", "learns_density"):
-            continue  # of classes of one's own: tests/test_own_methods.py
+            continue  # of the user's classes: tests/test_own_methods.py
         others = (
             typing.get_args(field.type)
             or {bool: (False, True), int: (2, 4), float: (0.125,), str: PERTURBATIONS}[field.type]

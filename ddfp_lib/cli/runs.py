@@ -186,7 +186,7 @@ def _data_of(run: "Run", subset: str, data: Path | None) -> "SegmentationDataset
 
 
 def _end_with_standard_input() -> None:
-    """Terminate this process when whoever holds the other end of its standard input is gone."""
+    """Terminate this process when the process at the other end of its standard input ends."""
     import os
     import signal
     import threading

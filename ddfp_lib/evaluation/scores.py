@@ -100,7 +100,7 @@ def evaluate_all(
         device: where ``networks`` are.
         protocol: see :class:`~ddfp_lib.data.protocol.Protocol`.
         confidence: threshold of a pseudo-label, in [0, 1].
-        batch_size: images at a time, at most, where they are of one size.
+        batch_size: largest number of images at a time; they must have one size.
 
     Returns:
         The counts of each network.
