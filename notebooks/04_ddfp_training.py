@@ -122,7 +122,7 @@ panels(
 # `train` writes a run folder: configuration, metrics, checkpoints. We interrupt it after half of
 # its steps, to look at a teacher that has learned something.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 temporary = tempfile.TemporaryDirectory()
 folder, half = Path(temporary.name) / "run", steps // 2
 unfinished = train(config, folder, device=device, stop_at=half)
@@ -417,7 +417,7 @@ segmentations(
 # The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behaviour
 # is the preset `ddfp_released`; these are all settings in which it differs from `ddfp`:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
 differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
     [key for key in ours if ours[key] != released[key]]
