@@ -90,15 +90,20 @@ def test_a_training_can_be_repeated_and_a_seed_does_not_depend_on_how_many_there
 @pytest.fixture(scope="module")
 def moons_data():
     return separation.cloud_data(
-        "moons", seeds=2, lengths=(EPS,), frames=FRAMES, steps=STEPS, warmup=WARMUP
+        "moons",
+        seeds=2,
+        lengths=(EPS,),
+        frames=FRAMES,
+        steps=STEPS,
+        warmup=WARMUP,
+        density_steps=20,
     )
 
 
-def test_the_page_has_the_librarys_numbers(moons_data, moons):
-    full = clouds.learn_density(moons)
+def test_the_page_has_the_librarys_numbers(moons_data, moons, density):
     run = moons_data["runs"][f"descent {EPS}"]
     arrows = unpacked(run["arrows"], "u1").reshape(2, len(FRAMES), separation.ARROWS)
-    for number, frame in enumerate(trained(moons, "density", full)):
+    for number, frame in enumerate(trained(moons, "density", density)):
         for seed in range(2):
             under = density_under_boundary(
                 frame.student.of(seed), moons.cloud.log_density, moons.window
@@ -119,8 +124,8 @@ def test_the_page_has_the_librarys_numbers(moons_data, moons):
             assert ((shown - shift).norm(dim=0)[moved] < EPS * math.pi / 250).all()
 
 
-def test_drawn_boundaries_are_where_two_classes_have_equal_scores(moons_data, moons):
-    last = trained(moons, "density", clouds.learn_density(moons))[-1]
+def test_drawn_boundaries_are_where_two_classes_have_equal_scores(moons_data, moons, density):
+    last = trained(moons, "density", density)[-1]
     window, lines = moons.window, moons_data["runs"][f"descent {EPS}"]["lines"][0][-1]
     assert lines
     for line in lines:

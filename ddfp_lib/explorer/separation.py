@@ -9,6 +9,7 @@ from matplotlib.path import Path as Line
 
 from ddfp_lib.constants import UNLABELED
 from ddfp_lib.explorer.clouds import (
+    DENSITY_STEPS,
     STEPS,
     WARMUP,
     Frame,
@@ -53,6 +54,7 @@ def cloud_data(
     frames: tuple[int, ...] = FRAMES,
     steps: int = STEPS,
     warmup: int = WARMUP,
+    density_steps: int = DENSITY_STEPS,
 ) -> dict[str, Any]:
     """Train on one cloud with every direction and length; return what the page shows of it.
 
@@ -63,12 +65,13 @@ def cloud_data(
         frames: moments that are kept, in training steps.
         steps: training steps.
         warmup: of them on labels alone.
+        density_steps: training steps of the flow.
 
     Returns:
         Numbers, lists and base64 texts, ready for JSON; ``templates/separation.js`` reads them.
     """
     sample = draw(make_clouds()[name], seeds)
-    density = learn_density(sample)
+    density = learn_density(sample, density_steps)
     window = sample.window
     runs = {}
     for direction, perturbation in DIRECTIONS.items():
