@@ -37,6 +37,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -373,6 +374,18 @@ assert nearest["density descent"] > 1.2
 assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
+# A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbours
+# stay neighbours. It takes a minute, so the map is stored; `weights/03_map.py` made it. UMAP was
+# fitted to all three groups together. Distances between clusters mean nothing on such a map, so
+# the numbers above count, not the picture.
+
+# %%
+stored = np.load("weights/03_map.npz")
+places = {name: stored[name] for name in ("random step", "density descent")}
+stored_classes = torch.from_numpy(stored["classes"])
+embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PALETTE)
+
+# %% [markdown]
 # **Finding.** After descent the nearest neighbour is more than 1.2 times as far away as before;
 # after a random step the distance hardly changes. Descent leads out of the clusters.
 
@@ -478,6 +491,7 @@ assert abs(fall - wanted) < 0.5
 # - Chen et al., [*Encoder-Decoder with Atrous Separable Convolution*
 #   (DeepLabv3+)](https://arxiv.org/abs/1802.02611), ECCV 2018: the network that encode, embed and
 #   classify divide.
+# - McInnes et al., [*UMAP*](https://arxiv.org/abs/1802.03426), 2018.
 #
 # ## Next
 #
