@@ -49,6 +49,7 @@ napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static", os.environ.get("DDFP_KATEX", "_katex")]
+html_favicon = "_static/icon.svg"  # without one a browser asks for /favicon.ico
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_theme_options = {
