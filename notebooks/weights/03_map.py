@@ -1,8 +1,8 @@
 """Draw the map of lesson 3 by UMAP, which takes a minute: ``python notebooks/weights/03_map.py``.
 
-``03_map.npz`` beside this file holds, for the network that lesson 3 trains, the place of each chosen
-embedding on the map before and after each kind of step, (N, 2) float32, and its class, (N,) int64.
-UMAP is fitted to all three groups together, so that they share one map.
+``03_map.npz`` beside this file holds, for the network that lesson 3 trains, the place of each
+chosen embedding on the map before and after each kind of step, (N, 2) float32, and its class, (N,)
+int64. UMAP is fitted to all three groups together, so that they share one map.
 """
 
 import tempfile
