@@ -135,12 +135,16 @@ def test_the_alternative_text_of_a_picture_is_stored_and_shown(tmp_path):
     assert "mystnb" not in second["metadata"]
 
 
-def test_a_link_goes_to_a_page_a_picture_or_the_repository(tmp_path):
+def test_a_link_goes_to_a_page_a_picture_or_the_repository(tmp_path, monkeypatch):
     root, source = tmp_path / "root", tmp_path / "source"
     for name in ("docs/a.md", "docs/b.md", "docs/p.png", "code/x.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     text = "[b](b.md#top) ![p](p.png) [x](../code/x.py) [code](../code) [w](https://a.org) [h](#h)"
+    monkeypatch.setattr(site, "REPOSITORY", "")  # no public address: named, not linked
+    linked = site._linked(text, "docs/a.md", ["docs/a.md", "docs/b.md"], source, root)
+    assert linked == "[b](b.md#top) ![p](p.png) x code [w](https://a.org) [h](#h)"
+    monkeypatch.setattr(site, "REPOSITORY", "https://github.com/somebody/copy")
     linked = site._linked(text, "docs/a.md", ["docs/a.md", "docs/b.md"], source, root)
     assert linked == (
         f"[b](b.md#top) ![p](p.png) [x]({site.REPOSITORY}/blob/main/code/x.py) "

@@ -28,10 +28,7 @@ def conclusion(ledger: pd.DataFrame, method: str, baseline: str, score: str = "t
     )
     if np.isnan(gap["low"]):
         return f"{sentence}, with one seed: {verdict(gap).split(': ')[-1]}."
-    return (
-        f"{sentence} (95 % interval {gap['low']:+.1f} to {gap['high']:+.1f} over {gap['seeds']} "
-        f"seeds): {verdict(gap)}."
-    )
+    return f"{sentence}: {verdict(gap)}, {gap['seeds']} seeds."
 
 
 def expected(stored: pd.DataFrame, ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:

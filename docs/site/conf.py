@@ -7,7 +7,10 @@ from pathlib import Path
 
 import sphinxcontrib.katex
 
+from ddfp_lib.lessons import public_address
+
 HERE = Path(__file__).parent
+REPOSITORY = public_address(HERE.parents[1] / "pyproject.toml")
 
 project = "ddfp"
 author = "the ddfp contributors"
@@ -54,8 +57,8 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_theme_options = {
     "navbar_persistent": [],  # the theme below would show a second search field
-    "repository_url": "https://github.com/ddfp/ddfp",
-    "use_repository_button": True,
+    "repository_url": REPOSITORY,
+    "use_repository_button": bool(REPOSITORY),
     "use_download_button": False,
     "home_page_in_toc": True,
     "show_toc_level": 2,

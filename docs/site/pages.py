@@ -12,8 +12,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ddfp_lib.lessons import public_address
+
 ROOT = Path(__file__).resolve().parents[2]
-REPOSITORY = "https://github.com/ddfp/ddfp"
+REPOSITORY = public_address(ROOT / "pyproject.toml")
+"""Where files that are no page are linked to; without an address they are named, not linked."""
 
 CHAPTERS = {
     "Lessons": ["notebooks/README.md", "notebooks/[0-9]*.ipynb", "docs/glossary.md"],
@@ -157,10 +160,11 @@ def _settings(cell: dict) -> dict:
 def _downloads(path: Path) -> str:
     """Return a line of links: the lesson, its version without solutions, the source."""
     stem = path.stem
+    source = f'; <a href="{REPOSITORY}/blob/main/notebooks/{stem}.py">source</a>'
     return (
         f'<p class="downloads">Download <a href="../lessons/{stem}.ipynb" download>the lesson</a>, '
-        f'<a href="../lessons/student/{stem}.ipynb" download>without solutions</a>; '
-        f'<a href="{REPOSITORY}/blob/main/notebooks/{stem}.py">source</a></p>\n'
+        f'<a href="../lessons/student/{stem}.ipynb" download>without solutions</a>'
+        f"{source if REPOSITORY else ''}</p>\n"
     )
 
 
@@ -184,6 +188,8 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
             (source / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / path, source / path)
             return match[0]
+        if not REPOSITORY:
+            return match["head"].removeprefix("[").removesuffix("](")
         kind = "tree" if (root / path).is_dir() else "blob"
         anchor = f"#{anchor}" if anchor else ""
         return f"{match['head']}{REPOSITORY}/{kind}/main/{path}{anchor}{match['tail']}"
