@@ -43,8 +43,8 @@ reproduce: $(READY)
 # kept even if the environment says otherwise: dozens of processes would compile the same sources.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: lint
-	$(BIN)/pytest -p no:nbval -n auto --dist loadscope tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
+	$(BIN)/python -m pytest -p tests.quick -p no:nbval -n auto --dist loadscope tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.quick --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
