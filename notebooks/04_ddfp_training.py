@@ -290,7 +290,7 @@ assert falls > 0.95
 
 # %%
 ablations = find_study("ablations")
-shared = paired_difference(ablations.stored(), "ddfp, eps 3, shared norm", ablations.rival)
+shared = paired_difference(ablations.stored(), "ddfp, eps 3, shared norm", ablations.baseline)
 print(f"shared BatchNorm statistics: {signed(shared)} points of test mIoU, {shared['seeds']} seeds")
 
 # %% tags=["check"]

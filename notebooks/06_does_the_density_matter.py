@@ -433,7 +433,7 @@ assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %%
 ablations = find_study("ablations")
-table = difference_table(ablations.stored(), ablations.rival)
+table = difference_table(ablations.stored(), ablations.baseline)
 for name, row in table.iterrows():
     piece = name.removeprefix("ddfp, eps 3, ")
     if any(word in piece for word in ("frozen", "mixture", "block", "labels", "conditional")):
@@ -539,8 +539,8 @@ for other in photographs:
         print(f"{getattr(other, 'benchmark', other)}: not measured yet")
         continue
     for split, some in stored.groupby("split", sort=False):
-        print(f"{other.benchmark}, {split} labeled, minus {other.rival}")
-        for name, row in difference_table(some, other.rival, other.score).iterrows():
+        print(f"{other.benchmark}, {split} labeled, minus {other.baseline}")
+        for name, row in difference_table(some, other.baseline, other.score).iterrows():
             print(f"  {name:<22}{row['difference']:+5.1f}  {verdict(row)}")
 
 # %% [markdown]

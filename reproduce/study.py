@@ -61,7 +61,7 @@ display(Markdown(study_report.section(asked, table)))
 
 # %% tags=["scores"]
 for _, runs in table.groupby("split", sort=False):
-    display(figures.scores(runs, asked.rival, asked.score, SCORES[asked.score]))
+    display(figures.scores(runs, asked.baseline, asked.score, SCORES[asked.score]))
 
 # %% [markdown]
 # ## How did they get there?

@@ -109,9 +109,9 @@ def differences_of(study):
     """Every paired difference that a study's ledger holds, and the ends of its interval, signed."""
     runs = study.stored()
     gaps = [
-        difference_table(some, rival, study.score)
+        difference_table(some, baseline, study.score)
         for _, some in runs.groupby("split")
-        for rival in some["method"].unique()
+        for baseline in some["method"].unique()
     ]
     values = pd.concat(gaps)[["difference", "low", "high"]].to_numpy().ravel()
     return {f"{value:+z.1f}" for value in values}

@@ -34,7 +34,7 @@ number: 1
 question: Which?
 benchmark: digits
 seeds: [0, 1]
-rival: consistency
+baseline: consistency
 variants:
   consistency: {preset: consistency}
   noise, eps 3: {preset: noise, set: [eps=3]}
@@ -99,11 +99,31 @@ def test_settings_root_and_kept_checkpoints_reach_the_runs(tmp_path):
     assert cells[0].keep > 100 > cells[1].keep
 
 
+def test_a_setting_may_follow_the_seed(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(MINIMAL + 'settings: ["data.split_seed={seed}"]\n')
+    configs = read_study(path).configs()
+    assert [config.data.split_seed for config in configs] == [config.seed for config in configs]
+    assert {config.seed for config in configs} == {0, 1}
+
+
+def test_the_old_name_of_the_baseline_is_read(minimal, tmp_path):
+    path = tmp_path / "minimal.yaml"
+    path.write_text(MINIMAL.replace("baseline:", "rival:"))
+    assert read_study(path) == minimal
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("rival: consistency", "rival: ddfp"), r"wrong\.yaml: rival: 'ddfp' is no variant"),
-        (("rival:", "mechanism: [vat]\nrival:"), r"wrong\.yaml: mechanism: 'vat' is no variant"),
+        (
+            ("baseline: consistency", "baseline: ddfp"),
+            r"wrong\.yaml: baseline: 'ddfp' is no",
+        ),
+        (
+            ("baseline:", "mechanism: [vat]\nbaseline:"),
+            r"wrong\.yaml: mechanism: 'vat' is no",
+        ),
         (("seeds: [0, 1]", "seed: [0, 1]"), "seed"),
         (("number: 1", ""), "number"),
         (("preset: noise", "preset: noises"), "'noises' is unknown"),

@@ -29,7 +29,7 @@ def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
 def paired_difference(
     ledger: pd.DataFrame,
     method: str,
-    rival: str,
+    baseline: str,
     score: str = "test_miou",
     confidence: float = 0.95,
 ) -> dict[str, float]:
@@ -39,13 +39,13 @@ def paired_difference(
     vary less than scores. The confidence interval is Student's t over the differences.
 
     Returns:
-        ``difference`` (mean of method minus rival), ``low`` and ``high`` of its interval, NaN with
-        fewer than two common seeds, and their number ``seeds``.
+        ``difference`` (mean of method minus baseline), ``low`` and ``high`` of its interval, NaN
+        with fewer than two common seeds, and their number ``seeds``.
     """
     wide = ledger.pivot(index="seed", columns="method", values=score)
-    if method not in wide or rival not in wide:
+    if method not in wide or baseline not in wide:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
-    gaps = (wide[method] - wide[rival]).dropna()
+    gaps = (wide[method] - wide[baseline]).dropna()
     low, high = np.nan, np.nan
     if len(gaps) > 1 and gaps.std() == 0:
         low = high = gaps.mean()
@@ -54,10 +54,10 @@ def paired_difference(
     return {"difference": gaps.mean(), "low": low, "high": high, "seeds": len(gaps)}
 
 
-def difference_table(ledger: pd.DataFrame, rival: str, score: str = "test_miou") -> pd.DataFrame:
-    """Return :func:`paired_difference` of every other method to ``rival``, one row each."""
-    others = [name for name in ledger["method"].unique() if name != rival]
-    rows = {name: paired_difference(ledger, name, rival, score) for name in others}
+def difference_table(ledger: pd.DataFrame, baseline: str, score: str = "test_miou") -> pd.DataFrame:
+    """Return :func:`paired_difference` of every other method to ``baseline``, one row each."""
+    others = [name for name in ledger["method"].unique() if name != baseline]
+    rows = {name: paired_difference(ledger, name, baseline, score) for name in others}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 

@@ -57,10 +57,11 @@ class Study:
         benchmark: name of a benchmark, or path of a ``.yaml``.
         seeds: one run of each variant per seed.
         variants: by the name that figures and tables give them.
-        rival: the variant that the others are compared with.
+        baseline: the variant that the others are compared with.
         score: compared: ``test_miou``, or ``teacher_miou_last``, on validation images, where the
             study chooses a setting: then test images stay unseen until the choice is made.
-        settings: overrides of all variants.
+        settings: overrides of all variants; ``{seed}`` stands for the seed of a run, so that
+            ``data.split_seed={seed}`` draws other labeled images for each seed.
         splits: names of the benchmark's splits; none for what it names itself.
         mechanism: variants in whose networks densities are measured through training; their
             checkpoints are kept.
@@ -75,7 +76,7 @@ class Study:
     benchmark: str
     seeds: list[int]
     variants: dict[str, Variant]
-    rival: str
+    baseline: str
     score: Literal["test_miou", "teacher_miou_last"] = "test_miou"
     settings: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Refuse a study that names a variant it does not have."""
-        named = [("rival", self.rival), *(("mechanism", name) for name in self.mechanism)]
+        named = [("baseline", self.baseline), *(("mechanism", name) for name in self.mechanism)]
         for key, name in named:
             if name not in self.variants:
                 there = ", ".join(map(repr, self.variants))
@@ -135,7 +136,10 @@ class Study:
         for split in self.splits or [None]:
             for seed in self.seeds:
                 for name, variant in self.variants.items():
-                    overrides = [*self.settings, *variant.set, f"method.name={name}"]
+                    overrides = [
+                        setting.replace("{seed}", str(seed))
+                        for setting in (*self.settings, *variant.set, f"method.name={name}")
+                    ]
                     yield (
                         split,
                         load_config(benchmark, variant.preset, seed, overrides, split=split),
@@ -184,6 +188,8 @@ def read_study(path: Path) -> Study:
         UserError: the file, a key or a value in it is not right.
     """
     values = {"name": Path(path).stem, **read_yaml(path)}
+    if "rival" in values:  # the key's name until 2026
+        values.setdefault("baseline", values.pop("rival"))
     try:
         return dacite.from_dict(Study, values, dacite.Config(strict=True))
     except dacite.DaciteError as error:

@@ -24,7 +24,7 @@ OUTLYING = 10.0
 
 
 def scores(
-    ledger: pd.DataFrame, rival: str, score: str = "test_miou", label: str = "test mIoU (%)"
+    ledger: pd.DataFrame, baseline: str, score: str = "test_miou", label: str = "test mIoU (%)"
 ) -> Picture:
     """Draw each run's score, and each method's paired difference to the baseline.
 
@@ -34,12 +34,12 @@ def scores(
 
     Args:
         ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
-        rival: the baseline that the others are compared with, seed by seed.
+        baseline: the baseline that the others are compared with, seed by seed.
         score: column of the ledger, mIoU in percent.
         label: what the score is, with its unit.
     """
     methods = list(ledger["method"].unique())
-    far = [name for name in methods if _outlying(ledger, name, rival, score)]
+    far = [name for name in methods if _outlying(ledger, name, baseline, score)]
     near = [name for name in methods if name not in far]
     groups = [near, far] if far else [near]
     heights = [len(group) + 0.6 for group in groups]
@@ -54,7 +54,7 @@ def scores(
         )
         for (left, right), group in zip(grid, groups, strict=True):
             for row, method in enumerate(group):
-                _score_row(left, right, row, method, ledger, rival, score)
+                _score_row(left, right, row, method, ledger, baseline, score)
             left.set_yticks(range(len(group)), [_wrapped(name, 36) for name in group])
             left.set_ylim(len(group) - 0.5, -0.7)
             right.axvline(0, color="0.4", lw=1)
@@ -62,16 +62,16 @@ def scores(
                 panel.grid(axis="y", visible=False)
         seeds = ledger.groupby("method")["seed"].nunique().max()
         grid[0, 0].set_title("every seed a dot, the mean a bar")
-        grid[0, 1].set_title(_wrapped(f"minus {rival}", 32))
+        grid[0, 1].set_title(_wrapped(f"minus {baseline}", 32))
         grid[-1, 0].set_xlabel(label)
         kind = "95 % interval" if seeds > 2 else "each seed"
         grid[-1, 1].set_xlabel(f"difference (points), {kind}")
     return figure
 
 
-def _outlying(ledger: pd.DataFrame, method: str, rival: str, score: str) -> bool:
-    gap = paired_difference(ledger, method, rival, score)["difference"]
-    return method != rival and abs(gap) > OUTLYING
+def _outlying(ledger: pd.DataFrame, method: str, baseline: str, score: str) -> bool:
+    gap = paired_difference(ledger, method, baseline, score)["difference"]
+    return method != baseline and abs(gap) > OUTLYING
 
 
 def _score_row(
@@ -80,7 +80,7 @@ def _score_row(
     row: int,
     method: str,
     ledger: pd.DataFrame,
-    rival: str,
+    baseline: str,
     score: str,
 ) -> None:
     """Draw one method: its scores on the left, its differences to the baseline on the right."""
@@ -90,12 +90,12 @@ def _score_row(
     left.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
     at = (values.mean(), row - 0.32)
     left.annotate(f"{values.mean():.1f}", at, ha="center", va="bottom", fontsize=8.5)
-    gap = paired_difference(ledger, method, rival, score)
-    if method == rival or np.isnan(gap["difference"]):
+    gap = paired_difference(ledger, method, baseline, score)
+    if method == baseline or np.isnan(gap["difference"]):
         return
     if gap["seeds"] < 3:
         wide = ledger.pivot(index="seed", columns="method", values=score)
-        gaps = (wide[method] - wide[rival]).dropna()
+        gaps = (wide[method] - wide[baseline]).dropna()
         right.scatter(gaps, np.full(len(gaps), row), color=colour, s=20, alpha=0.7)
         right.plot([gaps.mean()] * 2, [row - 0.25, row + 0.25], color=colour, lw=2.5)
         return

@@ -125,7 +125,7 @@ def write_figures() -> list[Path]:
         if runs is not None:
             for name, some in by_figure(study, runs).items():
                 draw = lengths if is_sweep(some) else draw_scores
-                pictures[name] = draw(some, study.rival, study.score, SCORES[study.score])
+                pictures[name] = draw(some, study.baseline, study.score, SCORES[study.score])
         if inside is not None:
             pictures[f"{study.name}-mechanism"] = boundary(inside)
         for name, picture in pictures.items():

@@ -8,26 +8,26 @@ from ddfp_lib.experiments.published import PAPER, UNPROVED
 from ddfp_lib.experiments.statistics import paired_difference, score_table, signed
 
 
-def markdown_table(runs: pd.DataFrame, rival: str = "consistency") -> str:
+def markdown_table(runs: pd.DataFrame, baseline: str = "consistency") -> str:
     """Return the table of one benchmark and split, in Markdown.
 
     One row a method: mean and standard deviation of the test mIoU, each seed, the paired
-    difference to ``rival`` with its 95 % interval, validation mIoU last and best, seconds.
+    difference to ``baseline`` with its 95 % interval, validation mIoU last and best, seconds.
 
     Args:
         runs: rows of the ledger.
-        rival: method that the others are compared with.
+        baseline: method that the others are compared with.
     """
     scores = score_table(runs)
     seeds = [name for name in scores if name.startswith("seed")]
-    header = ["method", "test mIoU", *seeds, f"minus `{rival}` (95 % interval)"]
+    header = ["method", "test mIoU", *seeds, f"minus `{baseline}` (95 % interval)"]
     header += ["val, last", "val, best", "seconds"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     means = runs.groupby("method")[["teacher_miou_last", "teacher_miou_best", "seconds"]].mean()
     for method, row in scores.iterrows():
         difference = ""
-        if method != rival:
-            gap = paired_difference(runs, method, rival)
+        if method != baseline:
+            gap = paired_difference(runs, method, baseline)
             difference = signed(gap) + (" (one seed)" if gap["seeds"] < 2 else "")
         cells = [
             f"`{method}`",
@@ -176,10 +176,10 @@ def results_page(
         command += f" --methods {','.join(runs['method'].unique())}"
         command += f" --seeds {','.join(map(str, sorted(runs['seed'].unique())))}"
         command += "" if benchmark == "digits" else " --data DIR"
-        rival = "consistency" if "consistency" in set(runs["method"]) else runs["method"].iloc[0]
+        baseline = "consistency" if "consistency" in set(runs["method"]) else runs["method"].iloc[0]
         parts += [
             f"## {benchmark}, {split} labeled",
-            markdown_table(runs, rival),
+            markdown_table(runs, baseline),
             f"Command: `{command}`. {_measured(runs)}",
         ]
     return "\n\n".join(parts) + "\n"

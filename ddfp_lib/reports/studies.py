@@ -75,15 +75,15 @@ def _difference(gap: dict[str, float]) -> str:
 
 def _table(study: Study, runs: pd.DataFrame) -> str:
     scores = score_table(runs, study.score)
-    gaps = difference_table(runs, study.rival, study.score)
+    gaps = difference_table(runs, study.baseline, study.score)
     seconds = runs.groupby("method")["seconds"].mean()
     seeds = [name for name in scores if name.startswith("seed")]
-    header = ["variant", SCORES[study.score], *seeds, f"minus `{study.rival}`", "seconds"]
+    header = ["variant", SCORES[study.score], *seeds, f"minus `{study.baseline}`", "seconds"]
     lines = [_row(header), "|---" * len(header) + "|"]
     for name, row in scores.iterrows():
         cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
-        cells += ["" if name == study.rival else _difference(gaps.loc[name].to_dict())]
+        cells += ["" if name == study.baseline else _difference(gaps.loc[name].to_dict())]
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
 
@@ -98,12 +98,12 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
         return f"Validation chooses {chosen}."
-    gaps = difference_table(runs, study.rival, study.score)
+    gaps = difference_table(runs, study.baseline, study.score)
     if gaps["seeds"].max() < 2:
-        return f"Compared with `{study.rival}`: one seed: significance cannot be tested."
+        return f"Compared with `{study.baseline}`: one seed: significance cannot be tested."
     significant = int(((gaps["low"] > 0) | (gaps["high"] < 0)).sum())
     return (
-        f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.rival}`; {significant} of "
+        f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.baseline}`; {significant} of "
         "the 95 % intervals do not contain 0. They are not corrected for the number of comparisons."
     )
 
