@@ -43,6 +43,10 @@ ALL = "all"
 """Value of the column ``features`` for measurements on all features, not on one kind of step."""
 
 
+DENSITY = "density"
+"""Value of the column ``features`` for measurements of the density that a method has learned."""
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """Embeddings of the pixels that have a label, in evaluation mode.
@@ -84,14 +88,15 @@ class IndependentDensity:
         rows: (N, D) float, the features; at most :data:`INDEPENDENT_ROWS`, drawn at random, are
             used.
         seed: of the draw and of the starting means.
+        components: number of Gaussians.
     """
 
-    def __init__(self, rows: Tensor, seed: int = 0) -> None:
+    def __init__(self, rows: Tensor, seed: int = 0, components: int = COMPONENTS) -> None:
         rng = generator(seed, "judge")
         rows = rows.cpu()[torch.randperm(len(rows), generator=rng)[:INDEPENDENT_ROWS]]
         self.mean, self.std = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
         self.mixture = GaussianMixture(
-            min(COMPONENTS, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
+            min(components, len(rows)), reg_covar=1e-4, max_iter=50, tol=1e-2, random_state=seed
         )
         # The matrices are small, so threads would only wait for one another. A fit that has not
         # converged is good enough.
@@ -100,12 +105,13 @@ class IndependentDensity:
             self.mixture.fit(((rows - self.mean) / self.std).numpy())
 
     def log_prob(self, rows: Tensor) -> Tensor:
-        """Return log p of features (N, D) as (N,) float64, in nats, up to a constant."""
+        """Return log p of features (N, D) as (N,) float64, in nats."""
         if len(rows) == 0:
             return torch.empty(0, dtype=torch.float64)
         standard = (rows.cpu() - self.mean) / self.std
         with threadpool_limits(1):
-            return torch.from_numpy(self.mixture.score_samples(standard.numpy()))
+            log_p = torch.from_numpy(self.mixture.score_samples(standard.numpy()))
+        return log_p - self.std.double().log().sum()
 
 
 def percentiles(values: Tensor, among: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from ddfp_lib.evaluation.descent import measure_descent
 from ddfp_lib.evaluation.mechanism import (
     ALL,
     COLUMNS,
+    DENSITY,
     IndependentDensity,
     boundary_density,
     embeddings,
     step_effects,
 )
+from ddfp_lib.evaluation.quality import density_quality
 from ddfp_lib.runs.checkpoints import read_checkpoint
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.data import data_of
@@ -37,14 +39,16 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
     Returns:
         A table with the columns :data:`~ddfp_lib.evaluation.mechanism.COLUMNS`. The rows of ``all``
         features hold the quantities of :func:`~ddfp_lib.evaluation.mechanism.boundary_density`, and
-        precision and coverage of pseudo-labels in percent. If a density was learned, other rows
-        hold those of :func:`~ddfp_lib.evaluation.mechanism.step_effects`.
+        precision and coverage of pseudo-labels in percent. If a density was learned, the rows of
+        ``density`` hold those of :func:`~ddfp_lib.evaluation.quality.density_quality`, and other
+        rows those of :func:`~ddfp_lib.evaluation.mechanism.step_effects`.
     """
     seen, unseen = data_of(run.config, "train"), data_of(run.config, "val")
     logged = {line["step"]: line for line in run.metrics() if "pseudo_precision" in line}
     rows = []
     for step, learner in _learners(run, device):
-        mixture = IndependentDensity(embeddings(learner.teacher, seen, images).rows)
+        learned = embeddings(learner.teacher, seen, images)
+        mixture = IndependentDensity(learned.rows)
         there = embeddings(learner.teacher, unseen, images)
         density = mixture.log_prob(there.rows)
         of_all = boundary_density(there, density)
@@ -56,6 +60,7 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
                 learner, unseen, eps=run.config.eps, images=images, independent=mixture.log_prob
             )
             found |= step_effects(moved, density)
+            found[DENSITY] = density_quality(learner.density, learned, there)
         rows += [
             (run.config.method.name, run.config.seed, step, features, quantity, value)
             for features, quantities in found.items()

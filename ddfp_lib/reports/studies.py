@@ -9,7 +9,7 @@ import pandas as pd
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.descent import UNPERTURBED
-from ddfp_lib.evaluation.mechanism import ALL, CHANGE, RANK, RIGHT
+from ddfp_lib.evaluation.mechanism import ALL, CHANGE, DENSITY, RANK, RIGHT
 from ddfp_lib.experiments.statistics import (
     difference_table,
     paired_difference,
@@ -115,10 +115,12 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
 
     Returns:
-        Tables in Markdown: one of all variants, and one of steps for each that has a density.
+        Tables in Markdown: one of all variants, one of steps for each that has a density, and one
+        of these densities where they were measured.
     """
     last = mechanism[mechanism["step"] == mechanism["step"].max()]
-    whole, steps = last[last["features"] == ALL], last[last["features"] != ALL]
+    whole, learned = last[last["features"] == ALL], last[last["features"] == DENSITY]
+    steps = last[~last["features"].isin([ALL, DENSITY])]
     networks = _means(whole, "method").rename(index="`{}`".format)
     tables = [_markdown("variant, at the end of training", networks)]
     for method, some in steps.groupby("method", sort=False):
@@ -126,6 +128,9 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
         effects = effects.rename(index={UNPERTURBED: "unperturbed"})
         effects.columns = [f"median {CHANGE} (nats)", "density percentile", "true class (%)"]
         tables.append(_markdown(f"confident features of `{method}`, moved", effects))
+    if len(learned):
+        quality = _means(learned, "method").rename(index="`{}`".format)
+        tables.append(_markdown("the learned density, on validation images", quality))
     return tables
 
 
