@@ -1,6 +1,7 @@
 """Exports of annotation tools become masks of class indices, or one line says why not."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from ddfp_lib.cli import app
 from ddfp_lib.data.base import read_mask
 from ddfp_lib.data.convert import convert
+from ddfp_lib.data.voc import voc_palette
 from ddfp_lib.errors import UserError
 
 MASK = np.zeros((9, 12), np.uint8)
@@ -77,6 +79,103 @@ def test_roboflow_values_become_classes(tmp_path):
     done = convert(tmp_path / "in", tmp_path / "data")
     assert (done.kind, done.classes) == ("values", ("background", "cell", "rim"))
     assert (written(tmp_path / "data") == MASK).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_values_with_holes_and_a_void_of_any_number(tmp_path, dtype):
+    """A table gives them other numbers: 0 is ignored here, 7 and 26 are classes, 254 is another."""
+    stored = np.array([0, 7, 26, 254], dtype)
+    mask = MASK.copy()
+    mask[0] = 3
+    save(tmp_path / "in" / "a.png", stored[mask])
+    table = tmp_path / "values.csv"
+    table.write_text("value,name\n0,void\n26,rim\n7,cell\n254,last\n")
+    done = convert(tmp_path / "in", tmp_path / "data", table=table)
+    assert (done.kind, done.classes) == ("values", ("rim", "cell", "last"))
+    assert (written(tmp_path / "data") == np.array([255, 1, 0, 2])[mask]).all()
+    table.write_text("0,void\n26,rim\n7,cell\n")
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "other", table=table),
+        "a.png: value 254, at row 0, column 0, is no class (0, 26, 7)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0,cell\n0,rim\n", "0 stands for two classes"),
+        ("0,cell\n1,cell\n", "class 'cell' stands in two lines"),
+        ("0,cell\none,rim\n", "line 2: 'one,rim' is no value,name"),
+        ("cell\n", "'cell' has no colour"),
+        ("cell:::\nrim:::\n", "'cell:::' has no colour"),
+        ("cell,1,2,3\nrim,1,2,300\n", "line 2: 'rim,1,2,300' is no name:r,g,b"),
+        ("cell,1,2,3\nrim,1,2,3\n", "stands for two classes"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path, text, words):
+    save(tmp_path / "in" / "a.png", MASK)
+    (tmp_path / "t.csv").write_text(text)
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", table=tmp_path / "t.csv"),
+        "t.csv",
+        words,
+    )
+
+
+@pytest.mark.parametrize("form", ["name:r,g,b:parts:actions", "name,r,g,b", "r g b name"])
+def test_tables_of_colours_in_each_form(tmp_path, form):
+    save(tmp_path / "in" / "a.png", COLOURS[MASK])
+    table = tmp_path / "in" / ("labelmap.txt" if ":" in form else "label_colors.txt")
+    lines = []
+    for name, colour in zip(("background", "cell", "rim of it"), COLOURS.tolist(), strict=True):
+        line = form.replace("name", name).replace(":parts:actions", "::")
+        for letter, value in zip("rgb", colour, strict=True):
+            line = re.sub(rf"\b{letter}\b", str(value), line)
+        lines.append(line)
+    table.write_text("\n".join(lines))
+    assert convert(tmp_path / "in", tmp_path / "data").classes[2] == "rim of it"
+    assert (written(tmp_path / "data") == MASK).all()
+
+
+def test_one_bit_beside_eight_is_refused(tmp_path):
+    """An optimiser stores 0 and 255 with 1 bit, and so are 0 and 1 stored."""
+    save(tmp_path / "in" / "a.png", MASK)
+    save(tmp_path / "in" / "b.png", MASK == 1)
+    names = ["background", "cell", "rim"]
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", classes=names),
+        "b.png: has 1 bit a pixel, a.png has more",
+    )
+    (tmp_path / "in" / "a.png").unlink()
+    convert(tmp_path / "in", tmp_path / "data", classes=names, kind="values")
+    assert (written(tmp_path / "data", "b") == (MASK == 1)).all()
+
+
+@pytest.mark.fault("wrong labels", "palettes that an optimiser has renumbered")
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_renumbered_palettes_are_converted_by_colour_alone(tmp_path, everywhere):
+    colours = np.array(voc_palette(3), np.uint8)
+    order = [2, 0, 1]
+    for name in "ab":
+        moved = everywhere or name == "b"
+        image = Image.fromarray(np.argsort(order)[MASK].astype(np.uint8) if moved else MASK)
+        image.putpalette(colours[order if moved else [0, 1, 2]].tobytes())
+        (tmp_path / "in").mkdir(exist_ok=True)
+        image.save(tmp_path / "in" / f"{name}.png", bits=8)
+    names = ["background", "cell", "rim"]
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", classes=names),
+        "renumbered",
+        "--table",
+    )
+    lines = [f"{n},{','.join(map(str, c))}" for n, c in zip(names, colours.tolist(), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    convert(tmp_path / "in", tmp_path / "data", table=tmp_path / "t.csv")
+    for name in "ab":
+        assert (written(tmp_path / "data", name) == MASK).all()
+    if everywhere:  # the values are right, says the user
+        convert(tmp_path / "in", tmp_path / "said", classes=names, kind="values")
+        assert (written(tmp_path / "said") == np.argsort(order)[MASK]).all()
 
 
 @pytest.mark.parametrize("form", ["gray", "one bit"])
@@ -170,7 +269,7 @@ def test_json_needs_the_package_of_its_tool(tmp_path, monkeypatch):
 
 
 def test_coco_regions_are_drawn(tmp_path):
-    """Run lengths that pycocotools encodes come back; the smaller region is on top."""
+    """Run lengths that pycocotools encodes come back; smaller regions are on top, crowds below."""
     rle = pytest.importorskip("pycocotools.mask")
 
     def entry(number, category, region, crowd=0):
@@ -182,7 +281,7 @@ def test_coco_regions_are_drawn(tmp_path):
         }  # fmt: skip
 
     crowd = np.zeros_like(MASK)
-    crowd[8, 10:] = 1
+    crowd[4:6, 7:10] = 1
     large = (MASK == 1) | (MASK == 2)
     content = {
         "images": [{"id": 5, "file_name": "some/a.jpg", "height": 9, "width": 12}],
@@ -191,14 +290,13 @@ def test_coco_regions_are_drawn(tmp_path):
             {"id": 3, "name": "rim", "supercategory": "things"},
             {"id": 1, "name": "cell", "supercategory": "things"},
         ],
-        "annotations": [entry(1, 3, MASK == 2), entry(2, 1, large), entry(3, 1, crowd, 1)],
+        "annotations": [entry(1, 3, MASK == 2), entry(2, 1, large), entry(3, 3, crowd, 1)],
     }
     (tmp_path / "c.json").write_text(json.dumps(content))
     done = convert(tmp_path / "c.json", tmp_path / "data")
     assert (done.kind, done.classes) == ("coco", ("background", "cell", "rim"))
     assert done.tool.startswith("pycocotools ")
-    expected = MASK.copy()
-    expected[crowd > 0] = 255
+    expected = np.where((MASK == 0) & (crowd > 0), 2, MASK)
     assert (written(tmp_path / "data") == expected).all()
 
 

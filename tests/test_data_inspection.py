@@ -2,7 +2,9 @@
 
 import json
 import os
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -182,6 +184,49 @@ def test_an_image_turned_by_exif_is_noticed(root):
     assert "t0.jpg: is stored turned" in notice
 
 
+def test_a_mask_turned_against_its_image_is_refused(root):
+    repaint(root, "v1", lambda mask: mask.T.copy())
+    refused(lambda: open_run_data(config(root)), "v1.png", "turn it back", "EXIF")
+
+
+def test_images_of_sixteen_bits_are_refused(root):
+    path = root / "JPEGImages" / "t3.jpg"
+    save_sixteen_bits(Image.open(path).convert("L"), path)
+    refused(lambda: open_run_data(config(root)), "t3.jpg", "more than 8 bits a channel (RGB;16B)")
+
+
+def test_files_in_folders_below_are_named(root):
+    for folder, suffix, words in (
+        ("SegmentationClass", "png", ("t0.png: no such file", "a/t0.png lies below")),
+        ("JPEGImages", "jpg", ("no image 't0'", "a/t0.jpg lies below")),
+    ):
+        below = root / folder / "a"
+        below.mkdir()
+        (root / folder / f"t0.{suffix}").rename(below / f"t0.{suffix}")
+        refused(lambda: open_run_data(config(root)), *words)
+
+
+def test_links_are_followed_and_broken_ones_named(root):
+    path = root / "JPEGImages" / "t3.jpg"
+    path.rename(root / "stored.jpg")
+    path.symlink_to(root / "stored.jpg")
+    assert open_run_data(config(root)).findings.errors == []
+    (root / "stored.jpg").unlink()
+    refused(lambda: open_run_data(config(root)), "t3.jpg", f"{root / 'stored.jpg'} is missing")
+
+
+def test_hidden_files_are_no_images(root):
+    for name in ("._t0.jpg", ".DS_Store"):
+        (root / "JPEGImages" / name).write_bytes(b"not an image")
+    assert open_run_data(config(root)).findings.errors == []
+
+
+@pytest.mark.parametrize("names", [["cell"], ["ground,cell,rim"]])
+def test_a_single_class_is_refused(root, names):
+    (root / "classes.txt").write_text("\n".join(names))
+    refused(lambda: open_run_data(config(root)), "classes.txt", "has one class", "one a line")
+
+
 # Masks that cannot be trusted --------------------------------------------------------------------
 
 
@@ -209,23 +254,29 @@ def save_one_bit(mask, path):
     Image.fromarray(np.array(mask) == 1).save(path, format="PNG")
 
 
-def save_four_bits(mask, path):
-    """Write a gray PNG of 4 bits, as no function of Pillow does."""
-    import struct
-    import zlib
+def write_png(path, size, bits, kind, rows):
+    """Write a PNG of any depth, as no function of Pillow does."""
 
+    def chunk(name, content):
+        crc = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def save_four_bits(mask, path):
     values = np.minimum(np.array(mask), 2)
     values = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
     rows = values[:, ::2] << 4 | values[:, 1::2]
-    raw = b"".join(b"\0" + row.tobytes() for row in rows.astype(np.uint8))
+    write_png(path, mask.size, 4, 0, b"".join(b"\0" + row.tobytes() for row in rows))
 
-    def chunk(kind, content):
-        crc = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 
-    header = struct.pack(">IIBBBBB", mask.width, mask.height, 4, 0, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+def save_sixteen_bits(mask, path):
+    """Write an RGB PNG of 16 bits, whose lower 8 Pillow drops."""
+    rows = np.repeat(np.array(mask)[..., None], 3, axis=2).astype(">u2")
+    write_png(path, mask.size, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows))
 
 
 def save_colours(mask, path):
@@ -245,6 +296,7 @@ def save_pages(mask, path):
         (save_webp, "lossy"),
         (save_jpeg2000, "lossy"),
         (save_deep, "more than 8 bits"),
+        (save_sixteen_bits, "holds colours"),
         (save_one_bit, "not stored with 8 bits"),
         (save_four_bits, "not stored with 8 bits"),
         (save_colours, "holds colours"),
@@ -287,6 +339,17 @@ def test_renumbered_palettes_are_refused(tmp_path, published):
     sets = {"labeled": read, "validation": open_dataset("voc", "val", root=root)}
     errors = inspect_data(root, sets, read).errors
     assert any("the palette was renumbered" in e or "a palette was renumbered" in e for e in errors)
+
+
+@pytest.mark.parametrize(("order", "noticed"), [([0, 1, 2], False), ([1, 0, 2], True)])
+def test_palettes_that_look_renumbered_are_noticed(root, order, noticed):
+    """All in the same way, as where RGB masks are quantised: own data may have any colours."""
+    for path in (root / "SegmentationClass").iterdir():
+        repaint(root, path.stem, lambda mask: np.where(mask == 255, 0, mask))
+        renumber(path, order)
+    notices = open_run_data(config(root)).findings.notices
+    found = [notice for notice in notices if "was the palette renumbered?" in notice]
+    assert len(found) == noticed
 
 
 def test_a_renumbered_gray_ramp_is_refused(root):

@@ -23,6 +23,11 @@ def write(folder, text):
         ("v1.2_a\nv1.2_b\n", ["v1.2_a", "v1.2_b"]),
         ("leftImg8bit/train/ulm/ulm_0_1_leftImg8bit.png\n", ["ulm_0_1_leftImg8bit"]),
         ("JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png", ["2007_000032"]),
+        ("my photo 1\nmy photo 2.v1\n", ["my photo 1", "my photo 2.v1"]),
+        ("IMG 1.JPG\nx/IMG 2.jpeg\n", ["IMG 1", "IMG 2"]),
+        ("my x.jpg masks of x/my x.png\n", ["my x"]),
+        ('"/train/b 2.jpg" "trainannot/b 2.png"\n/train/a.jpg trainannot/a.png', ["b 2", "a"]),
+        ("JPEGImages\\a.jpg SegmentationClass\\a.png\r\n", ["a"]),
     ],
 )
 def test_lists_of_every_format(tmp_path, text, names):
@@ -39,7 +44,7 @@ def test_lists_of_every_format(tmp_path, text, names):
         ("a\n\nb\n", "line 2: is empty"),
         ("a\nb\na\n", "line 3: 'a' stands in line 1"),
         ("x/a.png\ny/a.png\n", "line 2: 'a' stands in line 1"),
-        ("a b c\n", "line 1: 'a b c' has 3 fields"),
+        ("a.jpg x/a.png\n'a'\na\n", "line 3: 'a' stands in line 1"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, text, words):
@@ -52,9 +57,10 @@ def test_bad_lists_are_refused(tmp_path, text, words):
 def test_missing_or_binary_list_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.txt: cannot be read"):
         read_names(tmp_path / "none.txt")
-    (tmp_path / "list.txt").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match="cannot be read as a text file"):
-        read_names(tmp_path / "list.txt")
+    for content in (b"\xff\xd8\xff", "a\nb\n".encode("utf-16")):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot be read as a text file .* UTF-8"):
+            read_names(tmp_path / "list.txt")
 
 
 def test_read_split_finds_the_indices_and_refuses_strangers(tmp_path):

@@ -96,7 +96,9 @@ def convert(
     root: Root,
     table: Annotated[
         Path | None,
-        typer.Option(help="Colours of the classes: CVAT's labelmap.txt, or lines name,r,g,b."),
+        typer.Option(
+            help="Colours or values of the classes: labelmap.txt, name,r,g,b or value,name."
+        ),
     ] = None,
     classes: Annotated[
         str, typer.Option(help="Names in the order of the mask values, as background,cell.")
@@ -115,6 +117,8 @@ def convert(
     for name, count in zip((*done.classes, "(ignored)"), done.pixels, strict=True):
         print(f"  {name:<14} {100 * count / max(1, sum(done.pixels)):6.2f} % of pixels")
     print(f"{root / 'classes.txt'}: {', '.join(done.classes)}")
+    for notice in done.notices:
+        print(f"note: {notice}")
 
 
 @splits.command()

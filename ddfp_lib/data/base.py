@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -141,8 +141,9 @@ def orientation(image: Image.Image) -> int:
 
 def check_image(path: Path, image: Image.Image) -> None:
     """Refuse an opened image that has more than 8 bits a channel; it is not decoded."""
-    if image.mode[0] in "IF":
-        raise UserError(f"{path}: more than 8 bits a channel ({image.mode}); save it as 8-bit")
+    stored = _stored_mode(image)  # Pillow reads RGB of 16 bits without the lower 8
+    if image.mode[0] in "IF" or ";16" in stored:
+        raise UserError(f"{path}: more than 8 bits a channel ({stored}); save it as 8-bit")
 
 
 def read_mask(
@@ -199,7 +200,7 @@ def check_mask(path: Path, image: Image.Image) -> None:
         )
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
-    if image.mode == "1" or (image.mode == "L" and _raw_mode(image) != "L"):
+    if image.mode == "1" or (image.mode == "L" and _stored_mode(image) != "L"):
         raise UserError(
             f"{path}: a gray mask that is not stored with 8 bits a pixel reads as other values "
             f"than were saved; write the class indices as 8-bit gray, or run '{CONVERT}'"
@@ -217,28 +218,36 @@ def check_mask(path: Path, image: Image.Image) -> None:
         )
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """Return how the pixels of an opened image are stored, as ``L``, ``L;4`` or ``P;2``."""
+def _stored_mode(image: Image.Image) -> str:
+    """Return how the pixels of an opened image are stored, as ``L``, ``L;4`` or ``RGB;16B``."""
     if not getattr(image, "tile", None):
         return image.mode
     how = image.tile[0][3]
     if isinstance(how, tuple):
-        how = how[0]
+        how = how[0] if how else None
     # codecs without a raw mode (GIF, run lengths of BMP) store what they decode to
-    return how if isinstance(how, str) and how[:1] in "1LP" else image.mode
+    return how if isinstance(how, str) and how[:1] in "1LPRCI" else image.mode
 
 
 def stored_bits(image: Image.Image) -> int:
     """Return the bits of a pixel in the file of an opened palette or gray image."""
-    bits = _raw_mode(image).partition(";")[2]
+    bits = _stored_mode(image).partition(";")[2]
     return int(bits) if bits.isdigit() else 8
+
+
+def palette_colours(image: Image.Image, values: Iterable[int]) -> dict[int, Colour]:
+    """Return the colour that each of these values has in an opened palette image."""
+    palette = image.getpalette("RGB")
+    palette += [0] * (768 - len(palette))  # values beyond a short palette show black
+    return {int(value): tuple(palette[3 * value : 3 * value + 3]) for value in values}
 
 
 def check_size(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> None:
     """Refuse a mask that is not as large as its image; sizes are (height, width)."""
     if mask != image:
         turned = (
-            "; the image is stored turned, its mask is not: save the image upright"
+            "; one of them is turned: turn it back. Images are read as they are stored, without "
+            "their EXIF orientation"
             if mask == image[::-1]
             else "; resize the mask, to the nearest pixel"
         )
@@ -252,7 +261,8 @@ def not_a_class(path: Path, value: int, classes: int) -> str:
     """Return what is said of a mask value that is no class."""
     return (
         f"{path}: mask value {value} is no class (0..{classes - 1}, or {IGNORE_INDEX} for ignored "
-        "pixels); fix the mask or the list of classes"
+        "pixels); fix the mask or the list of classes, or give the values other numbers with "
+        f"'{CONVERT} --table'"
     )
 
 
@@ -263,6 +273,11 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     from the image beside it.
     """
     return F.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a file's name is that of an image; hidden files (``._x.jpg``) are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:
@@ -277,7 +292,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder; check the root of the data") from error
     files: dict[str, Path] = {}
     for path in paths:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if is_image_name(path):
             if path.stem in files:
                 raise UserError(
                     f"{folder}: {files[path.stem].name} and {path.name} are both image "
@@ -296,6 +311,9 @@ def file_like(folder: Path, name: str) -> str:
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     near = next((other for other in others if Path(other).stem == name), None)
     near = near or next((o for o in others if Path(o).stem.lower() == name.lower()), None)
+    below = [path for path in folder.rglob("*") if path.stem == name] if near is None else []
+    if below:
+        return f"{kinds}; {below[0]} lies below: folders in {folder.name} are not looked into"
     near = near or next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.6)), None)
     return f"{kinds}; {near} lies there" if near else kinds
 
@@ -317,7 +335,10 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check the root and the list of names") from error
+        missing = f"its link's target {path.readlink()} is missing" if path.is_symlink() else ""
+        raise UserError(
+            f"{path}: {missing or 'no such file'}; check the root and the list of names"
+        ) from error
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{path}: has more pixels than twice the limit of {MAX_PIXELS}; cut it into tiles or "

@@ -3,10 +3,11 @@
 ================  =================================================================================
 kind              what is read
 ================  =================================================================================
-``colours``       RGB or palette masks and a table of colours: CVAT's ``labelmap.txt``
-                  (``name:r,g,b:parts:actions``), or a CSV file with lines ``name,r,g,b``
-``values``        gray or palette masks whose values, of any bit depth, are the class indices;
-                  with Roboflow's ``_classes.csv`` (``Pixel Value, Class``) beside them, or names
+``colours``       RGB or palette masks and a table of colours: ``labelmap.txt`` of CVAT and
+                  Datumaro (``name:r,g,b:parts:actions``), lines ``name,r,g,b`` or ``r g b name``
+``values``        gray or palette masks, of any bit depth, and a table of values: lines
+                  ``value,name``, as Roboflow's ``_classes.csv``; or masks of class indices and
+                  the names of the classes
 ``binary``        masks of one class, drawn as 0 and 255, or with 1 bit a pixel
 ``label-studio``  a folder of Label Studio's PNG export, one file for each image and label
 ``coco``          a JSON file of COCO, drawn by pycocotools; see :mod:`ddfp_lib.data.polygons`
@@ -16,7 +17,6 @@ kind              what is read
 Masks in lossy formats are refused: the classes at their borders are lost.
 """
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,19 +28,18 @@ import torch
 from PIL import Image
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import LOSSY, Colour, opened_image, stored_bits
+from ddfp_lib.data.base import LOSSY, Colour, opened_image, palette_colours, stored_bits
+from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
 from ddfp_lib.data.polygons import annotation_files, coco, labelme
-from ddfp_lib.data.tables import colour_table, value_table
-from ddfp_lib.data.voc import read_classes, voc_palette, write_mask
+from ddfp_lib.data.studio import STUDIO, studio
+from ddfp_lib.data.tables import colour_table, is_value_table, value_table
+from ddfp_lib.data.voc import VOID_COLOUR, read_classes, voc_palette, write_mask
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 
 KINDS = ("colours", "values", "binary", "label-studio", "coco", "labelme")
 
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
-
-STUDIO = re.compile(r"task-(?P<task>\d+)-annotation-\d+-by-\d+-tag-(?P<label>.+)-(?P<number>\d+)")
-"""How Label Studio names the file of one label of one image."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Converted:
         pixels: of each class, and of ignored ones last, over all masks.
         masks: paths of the masks written.
         tool: the package that drew them, with its version; empty where files were read.
+        notices: what a user should know, a line each.
     """
 
     kind: str
@@ -60,6 +60,7 @@ class Converted:
     pixels: tuple[int, ...]
     masks: list[Path]
     tool: str = ""
+    notices: tuple[str, ...] = ()
 
 
 def convert(
@@ -90,26 +91,31 @@ def convert(
     source, root = Path(source), Path(root)
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind {kind}: is unknown; use one of {', '.join(KINDS)}")
-    tool, annotations = "", None
+    tool, notices, annotations = "", (), None
     if kind in (None, "coco", "labelme"):
         annotations = annotation_files(source)
         if kind is not None and (annotations is None or annotations[0] != kind):
             raise UserError(f"{source}: holds no JSON file of {kind}")
     if annotations is not None:
         kind, found = annotations
-        reads = coco(found[0], classes) if kind == "coco" else labelme(found, classes)
-        names, masks, tool = reads
+        regions = coco(found[0], classes) if kind == "coco" else labelme(found, classes)
+        names, masks, tool, notices = regions
     else:
         files = _files(source)
         table = table or _table_beside(source)
-        kind = kind or _kind_of(files, table)
+        asked, kind = kind, kind or _kind_of(files, table)
         if kind == "label-studio":
-            names, masks = _studio(files, classes)
+            names, masks = studio(files, classes, _values)
         else:
             names, read = _reader(kind, table, classes, root)
+            if kind == "values":
+                _check_values(files, len(names), sure=asked is not None or table is not None)
             masks = {_name(path): lambda path=path: read(path) for path in files}
     if not 1 < len(names) <= IGNORE_INDEX:
-        raise UserError(f"{source}: has {len(names)} classes; masks hold 2 to {IGNORE_INDEX}")
+        listed = ", ".join(names[:5]) or "none"
+        raise UserError(
+            f"{source}: classes are {listed}, {len(names)} in all; masks hold 2 to {IGNORE_INDEX}"
+        )
     listed, folder = root / "classes.txt", root / "SegmentationClass"
     if listed.exists() and tuple(read_classes(listed)) != tuple(names):
         raise UserError(
@@ -119,17 +125,15 @@ def convert(
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
         raise UserError(f"{folder / taken[0]}.png: is there already; choose another --root")
-    return _write(kind, names, masks, root, tool)
+    pixels = _write(names, masks, root)
+    paths = [folder / f"{name}.png" for name in masks]
+    return Converted(kind, tuple(names), pixels, paths, tool, notices)
 
 
 def _write(
-    kind: str,
-    names: Sequence[str],
-    masks: Mapping[str, Callable[[], np.ndarray]],
-    root: Path,
-    tool: str,
-) -> Converted:
-    """Write all masks beside their folder, then move them into it."""
+    names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
+) -> tuple[int, ...]:
+    """Write all masks beside their folder, then move them into it; return the classes' pixels."""
     folder, partial = root / "SegmentationClass", root / ".converted.partial"
     pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     palette = voc_palette(len(names))
@@ -147,22 +151,29 @@ def _write(
         with suppress(OSError):  # goes only if nothing was written into it
             root.rmdir()
     write_text(root / "classes.txt", "\n".join(names) + "\n")
-    counts = (*pixels[: len(names)].tolist(), int(pixels[IGNORE_INDEX]))
-    paths = [folder / f"{name}.png" for name in masks]
-    return Converted(kind, tuple(names), counts, paths, tool)
+    return (*pixels[: len(names)].tolist(), int(pixels[IGNORE_INDEX]))
 
 
 def _files(source: Path) -> list[Path]:
     """Return the mask files of an export, one of each name."""
     inner = source / "SegmentationClass"  # of CVAT, beside its table
     folder = inner if inner.is_dir() else source
+    if source.is_file():
+        raise UserError(f"{source}: is no JSON file of COCO or LabelMe; give that, or a folder")
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder; give the folder of the exported masks")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in MASKS]
     if (source / "_classes.csv").is_file():  # Roboflow: images lie beside their masks
         files = [path for path in files if path.stem.endswith("_mask")]
     if not files:
-        raise UserError(f"{folder}: holds no mask ({', '.join(MASKS)})")
+        below = next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASKS), None)
+        hint = f"; {below} lies below: give its folder" if below else ""
+        if any(path.suffix == ".xml" for path in folder.rglob("*.xml")):
+            hint = "; XML files are not read: export masks instead, in CVAT 'Segmentation mask'"
+        raise UserError(
+            f"{folder}: holds no mask ({', '.join(MASKS)}), and no JSON file of COCO or LabelMe"
+            f"{hint}"
+        )
     seen: dict[str, Path] = {}
     for path in files:
         name = path.stem if STUDIO.fullmatch(path.stem) else _name(path)
@@ -178,7 +189,7 @@ def _name(path: Path) -> str:
 
 
 def _table_beside(source: Path) -> Path | None:
-    for name in ("_classes.csv", "labelmap.txt"):
+    for name in ("_classes.csv", "labelmap.txt", "label_colors.txt"):
         for folder in (source, source.parent):
             if (folder / name).is_file():
                 return folder / name
@@ -190,7 +201,7 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
     if all(STUDIO.fullmatch(path.stem) for path in files):
         return "label-studio"
     if table is not None:
-        return "values" if table.name == "_classes.csv" else "colours"
+        return "values" if is_value_table(table) else "colours"
     values: set[int] = set()
     for path in files:
         with _opened(path) as image:
@@ -199,7 +210,8 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
                     f"{path}: holds colours ({image.mode}); give the table that says which class "
                     "each colour is, as --table labelmap.txt"
                 )
-        values |= set(np.unique(_values(path)).tolist())
+            white = 255 if image.mode == "1" else 1
+        values |= {white * value for value in np.unique(_values(path)).tolist()}
     return "binary" if values <= {0, 255} and len(values) == 2 else "values"
 
 
@@ -212,8 +224,9 @@ def _reader(
             raise UserError("--kind colours: needs the table of colours, as --table labelmap.txt")
         names, places = colour_table(table)
         return names, lambda path: _by_colour(path, places, table)
-    if table is not None and table.suffix == ".csv":
-        names = value_table(table)
+    places: Mapping[int, int] | None = None
+    if table is not None and is_value_table(table):
+        names, places = value_table(table)
     elif classes:
         names = list(classes)
     elif (root / "classes.txt").is_file():
@@ -221,11 +234,47 @@ def _reader(
     else:
         raise UserError(
             "the masks do not name their classes: give --classes background,thing in the order of "
-            "their values"
+            "their values, or --table values.csv with lines value,name"
         )
     if kind == "binary" and len(names) != 2:
         raise UserError(f"--classes {','.join(names)}: masks of 0 and 255 have two classes")
-    return names, lambda path: _by_value(path, len(names), binary=kind == "binary")
+    if places is None:
+        places = {value: value for value in (*range(len(names)), IGNORE_INDEX)}
+    if kind == "binary":
+        places = {0: 0, 1: 1, 255: 1}
+    return names, lambda path: _by_value(path, places)
+
+
+def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
+    """Refuse masks whose values an optimiser of PNG files may have changed.
+
+    Args:
+        files: of the masks.
+        classes: number of classes.
+        sure: the user says that the values are right.
+    """
+    depths: dict[int, Path] = {}
+    painted: list[tuple[Path, Painted]] = []
+    for path in files:
+        with _opened(path) as image:
+            if image.mode == "1" and image.getextrema()[1]:
+                depths[1] = path
+            elif image.mode in ("1", "L"):
+                depths.setdefault(stored_bits(image) if image.mode == "L" else 8, path)
+            elif image.mode == "P":
+                painted.append((path, palette_colours(image, np.unique(image))))
+    if 1 in depths and len({*depths} - {1}) > 0:
+        other = next(path for bits, path in depths.items() if bits != 1)
+        raise UserError(
+            f"{depths[1]}: has 1 bit a pixel, {other.name} has more: white may be class 1 or 255, "
+            "which means ignored; save all with 8 bits"
+        )
+    usual = dict(enumerate(voc_palette(classes))) | {IGNORE_INDEX: VOID_COLOUR}
+    wrong = renumbered(painted, usual, {})
+    if wrong is None and not sure and (wrong := looks_renumbered(painted, usual)):
+        wrong += " If it was not, give --kind values;"
+    if wrong:
+        raise UserError(f"{wrong} give the colours of the classes with --table")
 
 
 def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
@@ -249,15 +298,20 @@ def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndar
     return np.array(indices, dtype=np.uint8)[inverse].reshape(codes.shape)
 
 
-def _by_value(path: Path, classes: int, *, binary: bool = False) -> np.ndarray:
+def _by_value(path: Path, places: Mapping[int, int]) -> np.ndarray:
     """Read a mask by its values: uint8 (H, W)."""
     values = _values(path)
-    if binary:
-        values = np.where(values == 255, 1, values)
-    strange = values[(values >= classes) & (values != IGNORE_INDEX)]
-    if len(strange):
-        raise UserError(f"{path}: value {strange[0]} is no class (0..{classes - 1})")
-    return values.astype(np.uint8)
+    found, inverse = np.unique(values, return_inverse=True)
+    strange = [value for value in found.tolist() if value not in places]
+    if strange:
+        y, x = np.argwhere(values == strange[0])[0].tolist()
+        known = ", ".join(map(str, places)) if len(places) < 12 else f"{len(places)} others"
+        raise UserError(
+            f"{path}: value {strange[0]}, at row {y}, column {x}, is no class ({known}); give "
+            "--table values.csv with lines value,name"
+        )
+    indices = np.array([places[value] for value in found.tolist()], dtype=np.uint8)
+    return indices[inverse].reshape(values.shape)
 
 
 def _values(path: Path) -> np.ndarray:
@@ -267,8 +321,6 @@ def _values(path: Path) -> np.ndarray:
         if image.mode not in ("1", "L", "P", "I;16", "I;16B", "I"):
             raise UserError(f"{path}: holds colours ({image.mode}), not values; give --table")
         values = np.asarray(image).astype(np.int64)
-        if image.mode == "1":
-            return values * 255  # black and white
     scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0..255
     return values // scale
 
@@ -283,39 +335,3 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 "the masks as PNG"
             )
         yield image
-
-
-def _studio(
-    files: Sequence[Path], classes: Sequence[str]
-) -> tuple[list[str], dict[str, Callable[[], np.ndarray]]]:
-    """Return classes and masks of Label Studio's export; ``background`` is where no label is."""
-    parts: dict[str, list[tuple[str, Path]]] = {}
-    for path in files:
-        match = STUDIO.fullmatch(path.stem)
-        if match is None:
-            raise UserError(f"{path}: is not named as Label Studio names masks")
-        parts.setdefault(f"task-{match['task']}", []).append((match["label"], path))
-    labels = sorted({label for found in parts.values() for label, _ in found})
-    names = list(classes) or ["background", *labels]
-    missing = [label for label in labels if label not in names]
-    if missing:
-        raise UserError(f"--classes: lacks the label {missing[0]!r} of the export; add it")
-
-    def read(found: list[tuple[str, Path]]) -> np.ndarray:
-        mask: np.ndarray | None = None
-        for label, path in found:
-            region = _values(path) > 0
-            if mask is None:
-                mask = np.zeros(region.shape, dtype=np.uint8)
-            if region.shape != mask.shape:
-                raise UserError(f"{path}: has another size than the other labels of its image")
-            index = names.index(label)
-            if (mask[region & (mask != index)] != 0).any():
-                raise UserError(
-                    f"{path}: overlaps another label of its image; a pixel has one class: correct "
-                    "the regions in Label Studio"
-                )
-            mask[region] = index
-        return mask
-
-    return names, {task: lambda found=found: read(found) for task, found in parts.items()}

@@ -25,13 +25,14 @@ from ddfp_lib.data.base import (
     check_mask,
     opened_image,
     orientation,
+    palette_colours,
     stored_bits,
 )
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the facts or the checks behind them change: older caches are not read."""
 
 SETTLED = 2e9
@@ -111,9 +112,7 @@ def _look_at_mask(path: Path) -> MaskFacts:
         values = tuple(np.flatnonzero(counts).tolist())
         colours = None
         if image.mode == "P":
-            palette = image.getpalette("RGB")
-            palette += [0] * (768 - len(palette))  # values beyond a short palette show black
-            colours = tuple(tuple(palette[3 * value : 3 * value + 3]) for value in values)
+            colours = tuple(palette_colours(image, values).values())
         return MaskFacts(
             height=image.height,
             width=image.width,

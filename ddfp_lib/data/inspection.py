@@ -6,7 +6,6 @@ reads the headers of images and the masks that will be used, through the cache o
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import CONVERT, Colour, check_size, not_a_class
+from ddfp_lib.data.base import CONVERT, check_size, not_a_class
 from ddfp_lib.data.facts import MaskFacts, image_facts, mask_facts
 from ddfp_lib.data.pairs import FilePairs
+from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
 from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path
 from ddfp_lib.errors import UserError
 
@@ -210,8 +210,11 @@ def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
         hint = f"make it with: ddfp data prepare cityscapes --root {path.parents[3]}"
     elif path.parent.is_dir():
         others = sorted(p.name for p in path.parent.iterdir() if p.name.startswith(path.stem))
+        below = next(path.parent.rglob(path.name), None)
         if others:
             hint = f"{others[0]} lies there; name the mask as its image, with suffix .png"
+        elif below is not None:
+            hint = f"{below} lies below; folders in the folder of the masks are not looked into"
         elif title == "training":
             hint = "where not all have one, data.labeled has to be a list of those that do"
     number = f"{len(bare)} of {len(dataset)} {title} images have no mask"
@@ -290,45 +293,22 @@ def _has_published_palette(root: Path, datasets: Sequence[FilePairs]) -> bool:
 
 
 def _look_at_palettes(findings: Findings, *, published: bool) -> None:
-    """Find masks whose palette was renumbered: their colours are right and their values wrong.
-
-    Optimisers of PNG files keep the picture and number its colours anew.
-    """
-    advice = f"; export the masks again, or run '{CONVERT}' with the table of colours"
-    places: dict[Colour, dict[int, Path]] = defaultdict(dict)
+    """Find masks whose palette was renumbered: their colours are right and their values wrong."""
+    masks: list[tuple[Path, Painted]] = []
+    valid, known = {IGNORE_INDEX}, {IGNORE_INDEX: VOID_COLOUR}
     for inspected in findings.sets.values():
         dataset = inspected.dataset
-        own = dict(enumerate(dataset.stored_palette)) | {IGNORE_INDEX: VOID_COLOUR}
-        index_of = {colour: index for index, colour in own.items()}
-        valid = {*range(dataset.stored_classes), dataset.void, IGNORE_INDEX}
-        for path, mask in inspected.known:
-            if mask.colours is None or len(set(mask.colours)) < len(mask.colours):
-                continue
-            pairs = list(zip(mask.values, mask.colours, strict=True))
-            gray = all(len(set(colour)) == 1 for colour in mask.colours)
-            wrong = [(i, c) for i, c in pairs if gray and c[0] != i and c[0] in valid]
-            if wrong:
-                index, colour = wrong[0]
-                findings.general.append(
-                    f"{path}: value {index} is shown as gray {colour[0]}: the palette was "
-                    f"renumbered, so that a class has another value{advice}"
-                )
-                return
-            moved = [(i, c) for i, c in pairs if index_of.get(c, i) != i]
-            if moved and not gray and published:
-                index, colour = moved[0]
-                findings.general.append(
-                    f"{path}: value {index} has the colour of class {index_of[colour]}: the "
-                    f"palette was renumbered{advice}"
-                )
-                return
-            for index, colour in pairs:
-                places[colour].setdefault(index, path)
-    for colour, found in places.items():
-        if len(found) > 1:
-            (first, path), (second, other) = list(found.items())[:2]
-            findings.general.append(
-                f"{other}: colour {colour} has value {second}, in {path.name} it has {first}: a "
-                f"palette was renumbered{advice}"
-            )
-            return
+        known |= dict(enumerate(dataset.stored_palette))
+        valid |= {*range(dataset.stored_classes), dataset.void}
+        masks += [
+            (path, dict(zip(mask.values, mask.colours, strict=True)))
+            for path, mask in inspected.known
+            if mask.colours is not None
+        ]
+    wrong = renumbered(masks, valid, known if published else {})
+    if wrong:
+        findings.general.append(
+            f"{wrong}; export the masks again, or run '{CONVERT}' with the table of colours"
+        )
+    elif not published and (strange := looks_renumbered(masks, known)):
+        findings.notices.append(strange)

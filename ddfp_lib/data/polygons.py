@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,46 +26,96 @@ BACKGROUND = ("_background_", "background")
 """Names that tools give to class 0."""
 
 
+class Regions(NamedTuple):
+    """What annotation files hold.
+
+    Attributes:
+        names: of the classes, in the order of the mask values.
+        masks: what draws the mask of each image, by the image's name.
+        tool: the package that draws them, with its version.
+        notices: what a user should know, a line each.
+    """
+
+    names: list[str]
+    masks: Masks
+    tool: str
+    notices: tuple[str, ...] = ()
+
+
 def annotation_files(source: Path) -> tuple[str, list[Path]] | None:
     """Return the kind of JSON annotations, ``coco`` or ``labelme``, and their files; or None.
 
     Args:
-        source: a COCO file; or a folder that holds one, or files of LabelMe.
+        source: a COCO file; or a folder that holds one, itself or in ``annotations``; or a folder
+            of LabelMe's files.
 
     Raises:
-        UserError: a JSON file that cannot be read.
+        UserError: a JSON file that cannot be read, or several COCO files.
     """
-    files = [source] if source.suffix == ".json" else sorted(source.glob("*.json"))
-    kinds = {"coco": "annotations", "labelme": "shapes"}
+    if source.suffix.lower() == ".json":
+        files = [source]
+    else:
+        files = sorted(source.glob("*.json")) or sorted((source / "annotations").glob("*.json"))
+    found: dict[str, list[Path]] = {"coco": [], "labelme": []}
     for path in files:
-        content = _read(path)
-        for kind, key in kinds.items():
-            if key in content:
-                return kind, [path] if kind == "coco" else files
-    return None
+        kind = _kind(_read(path))
+        if kind is not None:
+            found[kind].append(path)
+    if len(found["coco"]) > 1:
+        names = ", ".join(path.name for path in found["coco"])
+        raise UserError(
+            f"{found['coco'][0].parent}: holds several COCO files ({names}); convert one at a time "
+            "by its path, all into the same --root"
+        )
+    return next(((kind, paths) for kind, paths in found.items() if paths), None)
 
 
-def coco(path: Path, classes: Sequence[str]) -> tuple[list[str], Masks, str]:
+def _kind(content: dict[str, Any]) -> str | None:
+    """Return whose annotations of regions a JSON file holds."""
+    if "shapes" in content:
+        return "labelme"
+    entries = content.get("annotations")
+    if not isinstance(entries, list) or "images" not in content or "categories" not in content:
+        return None  # captions, and what other tools call annotations
+    # entries of panoptic files have segments_info instead
+    regions = all("segmentation" in entry for entry in entries if isinstance(entry, dict))
+    return "coco" if regions else None
+
+
+def coco(path: Path, classes: Sequence[str]) -> Regions:
     """Read the regions of a COCO file.
 
     Class 0 is ``background``; the categories follow in the order of their numbers. Where regions
-    overlap, the smaller one is on top. Crowds are ignored.
+    overlap, the smaller one is on top.
+
+    Regions with ``iscrowd`` are drawn as their class, below all others. COCO means a group of
+    objects by it, but annotation tools write it for every region that is stored as run lengths:
+    for drawings of a brush (Datumaro, CVAT) and for objects with a hole (supervision).
 
     Args:
         path: of the JSON file.
         classes: names in the order of the indices; empty for the order above.
 
-    Returns:
-        Names of the classes, the masks, and the package that draws them.
-
     Raises:
         UserError: the package is not installed, or an annotation cannot be drawn.
     """
     tool = _package("pycocotools.coco", "pycocotools")
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
-        data = tool.COCO(str(path))
-    categories = sorted(data.dataset.get("categories", []), key=lambda entry: entry["id"])
-    used = {entry["category_id"] for entry in data.dataset["annotations"]}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
+            data = tool.COCO(str(path))
+        entries, images = data.dataset["annotations"], data.dataset["images"]
+        categories = sorted(data.dataset["categories"], key=lambda entry: entry["id"])
+        used = {entry["category_id"] for entry in entries}
+        unknown = used - {entry["id"] for entry in categories}
+        masks = {Path(image["file_name"]).stem: lambda image=image: draw(image) for image in images}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is no COCO file ({type(error).__name__}: {error}); export it again"
+        ) from error
+    if unknown:
+        raise UserError(f"{path}: there is no category {min(unknown)}, but regions of it; add it")
+    if len(masks) < len(images) or len({image["id"] for image in images}) < len(images):
+        raise UserError(f"{path}: two images have the same name or id; change one")
     groups = {entry.get("supercategory") for entry in categories}
     kept = [e for e in categories if e["id"] in used or e["name"] not in groups]
     names = list(classes) or [
@@ -76,23 +126,25 @@ def coco(path: Path, classes: Sequence[str]) -> tuple[list[str], Masks, str]:
 
     def draw(image: dict[str, Any]) -> np.ndarray:
         mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
-        entries = data.loadAnns(data.getAnnIds(imgIds=[image["id"]]))
+        # not by the regions' numbers: files are found that number them anew in each image
         try:
-            regions = [(data.annToMask(entry) > 0, entry) for entry in entries]
+            regions = [(data.annToMask(entry) > 0, entry) for entry in data.imgToAnns[image["id"]]]
         except Exception as error:  # of the package, which has none of its own
             raise UserError(f"{path}: {image['file_name']} cannot be drawn ({error})") from error
-        for region, entry in sorted(regions, key=lambda pair: -pair[0].sum()):
-            mask[region] = IGNORE_INDEX if entry.get("iscrowd") else index[entry["category_id"]]
+        for region, entry in sorted(
+            regions, key=lambda pair: (not pair[1].get("iscrowd"), -pair[0].sum())
+        ):
+            mask[region] = index[entry["category_id"]]
         return mask
 
-    images = data.dataset["images"]
-    masks = {Path(image["file_name"]).stem: lambda image=image: draw(image) for image in images}
-    if len(masks) < len(images):
-        raise UserError(f"{path}: two images have the same name; rename one")
-    return names, masks, f"pycocotools {version('pycocotools')}"
+    crowds = sum(bool(entry.get("iscrowd")) for entry in entries)
+    notice = f"{crowds} of {len(entries)} regions are marked iscrowd: drawn as their class"
+    return Regions(
+        names, masks, f"pycocotools {version('pycocotools')}", (notice,) if crowds else ()
+    )
 
 
-def labelme(files: Sequence[Path], classes: Sequence[str]) -> tuple[list[str], Masks, str]:
+def labelme(files: Sequence[Path], classes: Sequence[str]) -> Regions:
     """Read the regions of LabelMe's files, one for each image.
 
     Class 0 is ``_background_``; the labels follow in alphabetical order. A later region is on top
@@ -102,15 +154,17 @@ def labelme(files: Sequence[Path], classes: Sequence[str]) -> tuple[list[str], M
         files: JSON files.
         classes: names in the order of the indices; empty for the order above.
 
-    Returns:
-        Names of the classes, the masks, and the package that draws them.
-
     Raises:
         UserError: the package is not installed, or a file cannot be drawn.
     """
     tool = _package("labelme.utils", "labelme")
     contents = {path: _read(path) for path in files}
-    labels = {shape["label"] for content in contents.values() for shape in content["shapes"]}
+    labels = set()
+    for path, content in contents.items():
+        for shape in content["shapes"]:
+            if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+                raise UserError(f"{path}: has a shape without a label; save it in LabelMe again")
+            labels.add(shape["label"])
     labels -= {"__ignore__"}
     names = list(classes) or ["_background_", *sorted(labels - set(BACKGROUND))]
     values = {label: _index(label, names, files[0].parent) for label in labels}
@@ -120,10 +174,14 @@ def labelme(files: Sequence[Path], classes: Sequence[str]) -> tuple[list[str], M
         size = (content.get("imageHeight"), content.get("imageWidth"))
         if None in size:
             raise UserError(f"{path}: has no imageHeight and imageWidth; save it in LabelMe again")
-        if any(shape.get("shape_type") == "mask" for shape in content["shapes"]):
-            raise UserError(f"{path}: has a shape of type mask; only outlines are converted")
         try:
-            drawn, _ = tool.shapes_to_label(size, content["shapes"], values)
+            shapes = [
+                {**shape, "mask": tool.img_b64_to_arr(shape["mask"]).astype(bool)}
+                if shape.get("shape_type") == "mask"  # of its AI tools, a PNG in base64
+                else shape
+                for shape in content["shapes"]
+            ]
+            drawn, _ = tool.shapes_to_label(size, shapes, values)
         except Exception as error:  # of the package, which has none of its own
             raise UserError(f"{path}: cannot be drawn ({error}); fix it in LabelMe") from error
         return np.asarray(drawn).astype(np.uint8)
@@ -131,7 +189,7 @@ def labelme(files: Sequence[Path], classes: Sequence[str]) -> tuple[list[str], M
     masks = {
         p.stem: lambda p=p, content=content: draw(p, content) for p, content in contents.items()
     }
-    return names, masks, f"labelme {version('labelme')}"
+    return Regions(names, masks, f"labelme {version('labelme')}")
 
 
 def _index(label: str, names: Sequence[str], where: Path) -> int:

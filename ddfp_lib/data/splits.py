@@ -1,5 +1,6 @@
 """Which images keep their labels: lists in text files, and splits drawn from a seed."""
 
+import re
 from collections.abc import Collection, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -25,12 +26,23 @@ def read_lines(path: Path) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a text file ({error}); check it") from error
+        raise UserError(
+            f"{path}: cannot be read as a text file ({error}); save it as UTF-8 text"
+        ) from error
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines:
         raise UserError(f"{path}: is empty; write one name a line")
     _refuse_repeated(path, lines)
     return lines
+
+
+PAIR = re.compile(
+    rf"(.+?\.(?:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}))\s+\S.*\.\w+", re.IGNORECASE
+)
+"""A line with the paths of an image and of its mask."""
+
+QUOTED = re.compile(r'"([^"]+)"(\s.*)?')
+"""The same of names with spaces, as Datumaro writes them; the mask may be missing."""
 
 
 def read_names(path: Path) -> list[str]:
@@ -39,20 +51,15 @@ def read_names(path: Path) -> list[str]:
     A line is a bare name (``2007_000032``), the path of an image
     (``leftImg8bit/train/x/y_leftImg8bit.png``) or the paths of an image and its mask
     (``JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png``). The name is the stem of the
-    image's path: what :attr:`SegmentationDataset.names` holds.
+    image's path: what :attr:`SegmentationDataset.names` holds. Names may have spaces.
 
     Raises:
-        UserError: as :func:`read_lines`; or a name comes twice, or a line has a third field.
+        UserError: as :func:`read_lines`; or a name comes twice.
     """
     names = []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split()
-        if len(fields) > 2:
-            raise UserError(
-                f"{path}, line {number}: {line!r} has {len(fields)} fields; write a name, "
-                "or the paths of an image and its mask"
-            )
-        names.append(_stem(fields[0]))
+    for line in read_lines(path):
+        several = QUOTED.fullmatch(line) or PAIR.fullmatch(line)
+        names.append(_stem(several[1] if several else line))
     _refuse_repeated(path, names)
     return names
 
@@ -252,7 +259,7 @@ def _count(labeled: int | str, total: int) -> int:
 
 def _stem(path: str) -> str:
     """Return the file's name without folders and image suffix; other dots belong to the name."""
-    name = PurePosixPath(path)
+    name = PurePosixPath(path.replace("\\", "/"))  # Windows writes the other one
     return name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
 
 

@@ -1,65 +1,118 @@
 """Tables that say which class a colour or a value of a mask is."""
 
 import csv
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import Colour
 from ddfp_lib.data.splits import read_lines
 from ddfp_lib.errors import UserError
 
-IGNORED = ("__ignore__", "ignore", "ignored", "void", "unlabeled")
-"""Names in a table of colours that mean ``IGNORE_INDEX``."""
+Key = TypeVar("Key", bound=Hashable)
+
+IGNORED = ("__ignore__", "ignore", "ignored", "void")
+"""Names in a table that mean ``IGNORE_INDEX``; in a table of colours ``unlabeled`` too."""
+
+FORMS = "name:r,g,b, name,r,g,b or r g b name"
+
+
+def is_value_table(path: Path) -> bool:
+    """Return whether a table says which class each value is, not each colour.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return all(len(row) == 2 for row in _rows(path))
+
+
+def value_table(path: Path) -> tuple[list[str], dict[int, int]]:
+    """Read which class each value is.
+
+    Args:
+        path: lines ``value,name``, as Roboflow's ``_classes.csv`` (``Pixel Value, Class``); the
+            first line may name the columns.
+
+    Returns:
+        Names of the classes in their order; and the index of each value, ``IGNORE_INDEX`` for
+        names in :data:`IGNORED`.
+
+    Raises:
+        UserError: a line that is no ``value,name``, or a value or name that comes twice.
+    """
+    entries: list[tuple[int, str]] = []
+    for number, row in enumerate(_rows(path), start=1):
+        if len(row) == 2 and row[0].isdecimal() and row[1]:
+            entries.append((int(row[0]), row[1]))
+        elif number > 1:  # the first may name the columns
+            raise UserError(f"{path}, line {number}: {','.join(row)!r} is no value,name; fix it")
+    return _indexed(path, entries, IGNORED)
 
 
 def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
     """Read which class each colour is.
 
     Args:
-        path: lines ``name:r,g,b:parts:actions`` (CVAT) or ``name,r,g,b``; ``#`` starts a comment.
+        path: lines ``name:r,g,b:parts:actions`` (CVAT, Datumaro), ``name,r,g,b`` or ``r g b name``
+            (CamVid); ``#`` starts a comment, and the first line may name the columns.
 
     Returns:
         Names of the classes, ``background`` first and the others in their order; and the index of
         each colour, ``IGNORE_INDEX`` for names in :data:`IGNORED`.
 
     Raises:
-        UserError: a line that is neither, or a colour that stands for two classes.
+        UserError: a line that is none of these, or a colour or name that comes twice.
     """
-    entries: list[tuple[str, Colour]] = []
+    entries: list[tuple[Colour, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
         if line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
-        fields = rest.split(":")[0].split(",") if rest else line.split(",")[1:]
-        name = name if rest else line.split(",")[0]
+        if rest:
+            fields = rest.split(":")[0].split(",")
+        elif "," in line:
+            name, *fields = line.split(",")
+        else:
+            *fields, name = line.split(maxsplit=3)
+        if fields in ([""], []):
+            raise UserError(f"{path}, line {number}: {line!r} has no colour; write {FORMS}")
         try:
             red, green, blue = (int(field) for field in fields)
+            if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+                raise ValueError
         except ValueError:
             if number == 1:  # names of columns
                 continue
             raise UserError(
-                f"{path}, line {number}: {line!r} is no name:r,g,b and no name,r,g,b; fix the table"
+                f"{path}, line {number}: {line!r} is no {FORMS}; fix the table"
             ) from None
-        entries.append((name.strip(), (red, green, blue)))
-    entries.sort(key=lambda entry: entry[0].lower() != "background")  # the others keep their order
-    names = [name for name, _ in entries if name.lower() not in IGNORED]
-    places: dict[Colour, int] = {}
-    for name, colour in entries:
-        if colour in places:
-            raise UserError(f"{path}: colour {colour} stands for two classes; fix the table")
-        places[colour] = names.index(name) if name in names else IGNORE_INDEX
+        entries.append(((red, green, blue), name.strip()))
+    entries.sort(key=lambda entry: entry[1].lower() != "background")  # the others keep their order
+    return _indexed(path, entries, (*IGNORED, "unlabeled"))
+
+
+def _indexed(
+    path: Path, entries: Sequence[tuple[Key, str]], ignored: Sequence[str]
+) -> tuple[list[str], dict[Key, int]]:
+    """Return names of the classes, and the index of each colour or value."""
+    names = [name for _, name in entries if name.lower() not in ignored]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: class {twice!r} stands in two lines; fix the table")
+    places: dict[Key, int] = {}
+    for key, name in entries:
+        if key in places:
+            raise UserError(f"{path}: {key} stands for two classes; fix the table")
+        places[key] = names.index(name) if name.lower() not in ignored else IGNORE_INDEX
     return names, places
 
 
-def value_table(path: Path) -> list[str]:
-    """Read the names of Roboflow's ``_classes.csv``, in the order of the values 0, 1, 2, ...
-
-    Raises:
-        UserError: it holds other values.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    named = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
-    if [int(value) for value in named] != list(range(len(named))) or not named:
-        raise UserError(f"{path}: is no table of values 0, 1, 2, ... and classes; fix it")
-    return list(named.values())
+def _rows(path: Path) -> list[list[str]]:
+    """Read the rows of a CSV file, without empty ones."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error}); check it") from error
+    return [row for row in rows if any(row)]

@@ -103,7 +103,7 @@ def read_classes(path: Path) -> list[str]:
     """Read the class names of a ``classes.txt``, in the order of the mask values.
 
     Raises:
-        UserError: as :func:`read_lines`; more classes than mask values; or LabelMe's
+        UserError: as :func:`read_lines`; a single class, or more than mask values; or LabelMe's
             ``labels.txt``, whose first line, ``__ignore__``, has no value.
     """
     names = read_lines(path)
@@ -112,6 +112,8 @@ def read_classes(path: Path) -> list[str]:
             f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is no class but LabelMe's "
             f"word for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 is class 0"
         )
+    if len(names) == 1:
+        raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one a line")
     if len(names) > IGNORE_INDEX:
         raise UserError(f"{path}: has {len(names)} classes; masks hold at most {IGNORE_INDEX}")
     return names

@@ -12,6 +12,7 @@ from ddfp_lib.data.base import (
     IMAGE_SUFFIXES,
     SegmentationDataset,
     image_size,
+    is_image_name,
     read_image,
     resize_mask,
 )
@@ -233,7 +234,7 @@ def _expand(path: Path) -> list[Path]:
     """Return the picture files that a path means: itself, those in a folder, or of a pattern."""
     kinds = ", ".join(IMAGE_SUFFIXES)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(p for p in path.iterdir() if is_image_name(p))
         if not found:
             raise UserError(f"{path}: the folder holds no picture ({kinds})")
         return found
