@@ -196,7 +196,8 @@ class DensityEstimator(nn.Module):
 
         Adam, on at most ``config.samples`` rows drawn at random, with the gradient norm clipped
         and the learning rate falling geometrically over ``total_steps``, flat afterwards
-        (train_ddfp_pascal.py:455-500). Nothing flows back into the network that made the features.
+        (train_ddfp_pascal.py:455-500, 121-123). Nothing flows back into the network that made the
+        features.
 
         Where several processes train together, N counts the rows of all of them. Each draws its
         share of ``config.samples`` from its own rows, in proportion to their number, with its own
