@@ -44,7 +44,7 @@ kept: list[Any] = []
 
 
 class TaggedGenerator(torch.Generator):
-    """A CPU generator that says that it is of another device."""
+    """A CPU generator that claims to belong to another device."""
 
     def __new__(cls, device: Any) -> "TaggedGenerator":
         return super().__new__(cls, "cpu")
