@@ -3,7 +3,7 @@
 #   make reproduce   train DDFP and its baselines on digit scenes, write a report (15 minutes and more)
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
-#   make soak        all faults and random inputs, writes docs/robustness.md   (7 minutes)
+#   make soak        all faults and long tests, writes docs/robustness.md        (minutes)
 #   make slurm-test  a matrix on a real one-node Slurm, as root; apt: slurm-wlm munge (minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
@@ -56,7 +56,7 @@ notebooks: $(READY)
 	$(BIN)/python -m ddfp_lib.lessons store
 
 soak: $(READY)
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -p no:nbval -m fault -n auto --dist loadscope \
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -p no:nbval -m 'fault or soak' -n auto --dist loadscope \
 		--fault-table docs/robustness.md tests
 
 slurm-test: $(READY)

@@ -1,5 +1,6 @@
 """The estimator is a density, learns known ones, and keeps to itself."""
 
+import copy
 import doctest
 import io
 import math
@@ -12,10 +13,12 @@ from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ddfp_lib.method.density
+import ddfp_lib.method.rows
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.errors import UserError
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.rows import draw_counted
 
 SMALL = DensityConfig(hidden=16)
 
@@ -138,7 +141,7 @@ def test_bits_are_nats_over_log_two_and_dimensions():
 @pytest.fixture
 def chunked(monkeypatch):
     """Chunks of 7 rows: the last one of 20 rows is shorter."""
-    monkeypatch.setattr(ddfp_lib.method.density, "CPU_CHUNK_ROWS", 7)
+    monkeypatch.setattr(ddfp_lib.method.rows, "CPU_CHUNK_ROWS", 7)
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(20) % 4 - 1])
@@ -267,7 +270,7 @@ def test_every_parameter_moves_in_a_step():
 def test_chunks_do_not_change_the_step(monkeypatch):
     whole, chunked = estimator().double(), estimator().double()
     whole_step = whole.fit_step(points(20, 5), generator=seeded())
-    monkeypatch.setattr(ddfp_lib.method.density, "CPU_CHUNK_ROWS", 7)
+    monkeypatch.setattr(ddfp_lib.method.rows, "CPU_CHUNK_ROWS", 7)
     chunked_step = chunked.fit_step(points(20, 5), generator=seeded())
     torch.testing.assert_close(chunked_step.nll, whole_step.nll)
     torch.testing.assert_close(chunked_step.grad_norm, whole_step.grad_norm)
@@ -361,6 +364,50 @@ def test_features_that_are_not_finite_stop_the_step_before_it_moves(bad):
     made.fit_step(points(30, 5), generator=seeded(1))
     untouched.fit_step(points(30, 5), generator=seeded(1))
     same_state(made, untouched)
+
+
+# -- rows of which only the device knows the number ----------------------------------------------
+
+
+def test_rows_that_do_not_count_change_nothing(chunked):
+    config = replace(SMALL, noise=0.0)
+    made, other = estimator(config=config).double(), estimator(config=config).double()
+    v, labels = points(30, 5).double(), torch.arange(30) % 4 - 1
+    counted = torch.rand(30, generator=seeded()) < 0.6
+    with_all = made.fit_step(v, labels, generator=seeded(), counted=counted)
+    with_some = other.fit_step(v[counted], labels[counted], generator=seeded())
+    torch.testing.assert_close(vars(with_all), vars(with_some))
+    torch.testing.assert_close(made.state_dict(), other.state_dict())
+
+
+def test_rows_that_count_are_drawn_equally_often():
+    counted = torch.zeros(20, dtype=torch.bool)
+    counted[5:15] = True
+    times = torch.zeros(20)
+    for seed in range(400):
+        chosen, drawn = draw_counted(counted, 4, seeded(seed))
+        assert drawn.all() and len(chosen.unique()) == 4
+        times[chosen] += 1
+    assert times[~counted].sum() == 0
+    assert (times[counted] / 160 - 1).abs().max() < 0.3  # 160 +- 10 times each
+    chosen, drawn = draw_counted(counted, 12, seeded())
+    assert drawn.tolist() == [True] * 10 + [False] * 2
+    assert set(chosen[drawn].tolist()) == set(range(5, 15))
+
+
+@pytest.mark.parametrize("case", ["no row counts", "not finite"])
+def test_a_step_that_cannot_be_taken_changes_nothing_without_a_wait(case):
+    made = estimator()
+    made.fit_step(points(30, 5), generator=seeded())
+    before = {name: value.clone() for name, value in made.named_parameters()}
+    moments = copy.deepcopy(made.optimizer.state_dict()["state"])
+    v, counted = points(30, 5), torch.full((30,), case == "not finite")
+    v[3, 2] = math.nan if case == "not finite" else 1.0
+    step = made.fit_step(v, generator=seeded(), counted=counted)
+    assert (step.nll == 0) == (case == "no row counts")
+    assert (step.nll + step.grad_norm).isfinite() == (case == "no row counts")
+    assert all(value.equal(before[name]) for name, value in made.named_parameters())
+    torch.testing.assert_close(made.optimizer.state_dict()["state"], moments, rtol=0, atol=0)
 
 
 def test_the_network_that_made_the_features_is_left_alone():

@@ -19,6 +19,7 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.scores import evaluate
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.density import DensityEstimator
+from ddfp_lib.method.rows import draw_counted_of_all
 from ddfp_lib.models.norms import SharedBatchNorm2d
 from ddfp_lib.ranks import (
     differentiable_total,
@@ -316,6 +317,34 @@ def test_the_flow_learns_from_the_rows_of_all_ranks():
     # a choice of rows: each rank its own, and still one set of parameters
     (_, first, _, _), (_, second, _, _) = run_ranks(2, fit, rows, labels, 20)
     assert all(value.equal(second[key]) for key, value in first.items())
+
+
+def fit_counted(rows, labels, counted, samples):
+    """As :func:`fit`, with rows that do not count, as on a GPU; also how many were drawn."""
+    config = DensityConfig(hidden=8, noise=0.0, samples=samples)
+    estimator = DensityEstimator(4, 3, config, total_steps=10)
+    cut = [0, len(rows) // 3, len(rows)] if world_size() == 2 else [0, len(rows)]
+    mine = slice(cut[rank()], cut[rank() + 1])
+    rng = torch.Generator().manual_seed(rank())
+    drawn = draw_counted_of_all(counted[mine], samples, rng)[1].sum()
+    fitted = estimator.fit_step(rows[mine], labels[mine], generator=rng, counted=counted[mine])
+    return fitted, snapshot(estimator), int(drawn)
+
+
+def test_ranks_share_rows_that_only_their_devices_count():
+    rng = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(60, 4, generator=rng), torch.randint(-1, 3, (60,), generator=rng)
+    counted = torch.arange(60) % 4 > 0
+    alone, expected, _ = fit_counted(rows, labels, counted, 45)
+    ranks = run_ranks(2, fit_counted, rows, labels, counted, 60)
+    for fitted, state, _ in ranks:
+        torch.testing.assert_close(vars(fitted), vars(alone), **SAME)
+        for key, value in expected.items():
+            torch.testing.assert_close(state[key], value, **SAME)
+    assert [drawn for *_, drawn in ranks] == [15, 30]
+    ranks = run_ranks(2, fit_counted, rows, labels, counted, 15)
+    assert [drawn for *_, drawn in ranks] == [5, 10]
+    assert all(value.equal(ranks[1][1][key]) for key, value in ranks[0][1].items())
 
 
 # Scores -------------------------------------------------------------------------------------------

@@ -155,32 +155,50 @@ def test_the_flow_and_its_likelihood():
     assert_near(-estimator.log_prob(rows, labels).mean(), "flow.loss_labeled")
 
 
-def test_the_attack():
-    """The shift, its length, and that unconfident neighbours of confident pixels move too.
-
-    Gradients pass ReLUs, and float32 decides otherwise than float64 at some of them: there the
-    shift changes by up to 4 % (measured), so single values have a wider tolerance than their mean.
-    """
+def attack(dtype):
+    """Our shift for eps 4, and which pixels are confident, computed in ``dtype``."""
     _, embedding, _ = released_decoder()
-    estimator, features = released_flow(), wave(104, (2, 304, 33, 33))
+    embedding, estimator = embedding.to(dtype).train(), released_flow().to(dtype)
     labels = torch.full((2, 129, 129), IGNORE_INDEX)
     labels[0, 20:60, 30:100] = 2
     labels[1, 70:, 80:] = 4
 
     def log_density(at):
-        v = embedding.train()(at, auxiliary=True)
+        v = embedding(at, auxiliary=True)
         return estimator.log_prob(to_rows(v)).view(len(v), *v.shape[2:])
 
     models = FeatureModels(log_density, lambda at: at)
     confident = resize_nearest(labels, (33, 33)) != IGNORE_INDEX
-    shift = DensityDescent(4.0, leak=True)(features, confident, models, torch.Generator())
+    features = wave(104, (2, 304, 33, 33)).to(dtype)
+    descent = DensityDescent(4.0, leak=True)
+    return descent(features, confident, models, torch.Generator()), confident
+
+
+def test_the_attack():
+    """The shift, its length, and that unconfident neighbours of confident pixels move too."""
+    shift, confident = attack(torch.float64)
     moved = shift.norm(dim=1) > 0
     assert torch.equal(moved, torch.from_numpy(EXPECTED["attack.moved"]))
     assert moved.sum() > confident.sum()
+    expected = torch.from_numpy(EXPECTED["attack.shift_float64"])
+    assert (thinned(shift) - expected).abs().max() < 1e-9 * expected.abs().max()
+
+
+def test_the_attack_in_single_precision():
+    """Within the rounding of float32, which is large here: gradients pass ReLUs.
+
+    Rounding decides otherwise at some of them, and the shift of a pixel changes by up to 5 % of the
+    largest value. So far the release itself is in float32 from its float64; ours is nearer to its
+    float32 than that.
+    """
+    shift, _ = attack(torch.float32)
+    assert torch.equal(shift.norm(dim=1) > 0, torch.from_numpy(EXPECTED["attack.moved"]))
+    exact = torch.from_numpy(EXPECTED["attack.shift_float64"])
     expected = torch.from_numpy(EXPECTED["attack.shift"])
+    rounding = (expected - exact).abs() / exact.abs().max()
     error = (thinned(shift) - expected).abs() / expected.abs().max()
-    assert error.mean() < 3 * TOLERANCE
-    assert error.max() < 0.05
+    assert error.mean() < rounding.mean()
+    assert error.max() < rounding.max()
     cosine = torch.cosine_similarity(thinned(shift), expected, dim=1)
     assert cosine[expected.abs().sum(1) > 0].min() > 0.999
     assert_near(shift.norm(dim=1).max(), "attack.length_max")

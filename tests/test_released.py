@@ -13,7 +13,7 @@ from ddfp_lib.training.losses import (
     PixelCounts,
     PseudoLabels,
     cross_entropy,
-    density_rows_of_shares,
+    density_rows,
     ohem_cross_entropy,
 )
 from ddfp_lib.training.step import training_step
@@ -112,7 +112,7 @@ def test_the_flow_draws_its_rows_from_each_share():
     seen = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 4, 4)  # a feature names its image
     batch = batch_of(labels.tolist(), torch.ones(8, 4, 4).tolist())
     batch.labeled_valid[0] = False
-    rows, known = density_rows_of_shares(seen, batch, shares=2, samples=40, generator=seeded())
+    rows, known, _ = density_rows(seen, batch, shares=2, samples=40, generator=seeded())
     counts = rows.flatten().long().bincount(minlength=8).tolist()
     assert counts[0] == 0  # padding
     assert counts[1] + counts[4] + counts[5] == 40
@@ -121,7 +121,7 @@ def test_the_flow_draws_its_rows_from_each_share():
         int(image) == (label if label != UNLABELED else image)
         for image, label in zip(rows.flatten(), known, strict=True)
     )
-    rows, _ = density_rows_of_shares(seen, batch, shares=2, samples=999, generator=seeded())
+    rows, _, _ = density_rows(seen, batch, shares=2, samples=999, generator=seeded())
     assert len(rows) == 7 * 16
 
 

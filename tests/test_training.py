@@ -434,6 +434,21 @@ def test_no_row_of_the_flow_is_padding(tiny_config, void):
         assert len(rows) == classes + batch.valid.sum()
 
 
+@pytest.mark.parametrize("method", ["ddfp", "ddfp_released"])
+def test_the_flow_takes_the_same_step_without_a_wait(tiny_config, method):
+    """As on a GPU, whose host does not learn how many pixels are no padding; no row is left out."""
+    density = {"noise": 0.0, "samples": 512}
+    learners = [make_learner(tiny_config(method, density=density, training=WHOLE)) for _ in "ab"]
+    learners[1].finite_check.at_once = False
+    batch = make_batches(learners[0].config, 1)[0]
+    assert not batch.valid.all()
+    waited, queued = (training_step(learner, batch, 0) for learner in learners)
+    torch.testing.assert_close(queued, waited)
+    for ours, theirs in zip(*(learner.density.parameters() for learner in learners), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+    learners[1].finite_check.check()
+
+
 def test_void_pixels_may_be_dropped_as_released():
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)
     batch = batch_of([[[4, 0], [IGNORE_INDEX, 2]]], [[[1, 1], [1, 1]]] * 2)

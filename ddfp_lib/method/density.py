@@ -7,7 +7,7 @@ time.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -17,20 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from ddfp_lib.constants import UNLABELED
 from ddfp_lib.errors import UserError
+from ddfp_lib.kernels import tf32
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.flow import Flow
 from ddfp_lib.method.mixture import GaussianMixture
+from ddfp_lib.method.rows import chunks, draw_counted_of_all, draw_rows, rows_of_all
 from ddfp_lib.ranks import sum_gradients, total
 
 Method = TypeVar("Method", bound=Callable)
-
-
-CHUNK_ROWS = 16384
-"""Rows whose graph is alive at a time: no row of a density depends on another."""
-
-
-CPU_CHUNK_ROWS = 2048
-"""The same on a CPU, where activations that stay in its cache are not fetched from memory."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,12 @@ class FitResult:
     grad_norm: Tensor
 
 
-def _without_autocast(method: Method) -> Method:
-    """Run a method of the estimator with autocast off: forward, and any backward inside it."""
+def _in_full_precision(method: Method) -> Method:
+    """Run a method of the estimator, and any backward in it, without autocast and TF32."""
 
     @functools.wraps(method)
     def run(self: "DensityEstimator", *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self.mixture.means.device.type, enabled=False):
+        with torch.autocast(self.mixture.means.device.type, enabled=False), tf32(False):
             return method(self, *args, **kwargs)
 
     return run
@@ -67,10 +61,10 @@ class DensityEstimator(nn.Module):
         p(v) = \frac1K \sum_{y=1}^{K} p(v \mid y)
 
     Every method computes in the parameters' dtype (float32, or float64 after ``.double()``),
-    whatever the dtype of its input, and under autocast too: log-determinants do not survive half
-    precision. Adam's state and the step count are part of ``state_dict()``, so a training that is
-    saved and resumed gives the same bits as one left alone. Move the estimator to its device
-    before the first step.
+    whatever the dtype of its input, under autocast and where TF32 is allowed too: log-determinants
+    do not survive half precision. Adam's state and the step count are part of ``state_dict()``, so
+    a training that is saved and resumed gives the same bits as one left alone. Move the estimator
+    to its device before the first step.
 
     Args:
         features: D, width of the features.
@@ -120,7 +114,7 @@ class DensityEstimator(nn.Module):
             self.parameters(), lr=config.lr, betas=config.betas, fused=True
         )
 
-    @_without_autocast
+    @_in_full_precision
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(v), or log p(v | y) where the class is known.
 
@@ -142,7 +136,7 @@ class DensityEstimator(nn.Module):
         with torch.no_grad():
             return self._log_prob(v, labels)
 
-    @_without_autocast
+    @_in_full_precision
     @torch.no_grad()
     def class_log_prob(self, v: Tensor) -> Tensor:
         """Return log p(v | y = k) for every class; its argmax over k predicts the class.
@@ -156,7 +150,7 @@ class DensityEstimator(nn.Module):
         z, log_det = self.flow(self._rows(v))
         return self.mixture.class_log_prob(z) + log_det[:, None]
 
-    @_without_autocast
+    @_in_full_precision
     def score(self, v: Tensor) -> Tensor:
         r"""Return the gradient of the marginal log-density, :math:`\nabla_v \log p(v)`.
 
@@ -168,7 +162,7 @@ class DensityEstimator(nn.Module):
         """
         return self._log_prob_and_gradient(v, None)[1]
 
-    @_without_autocast
+    @_in_full_precision
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw features from p(v): a point of the mixture, sent back through the flow.
@@ -186,9 +180,14 @@ class DensityEstimator(nn.Module):
         """Turn log-densities of any shape, in nats, into negative bits per dimension."""
         return log_prob / (-self.features * math.log(2))
 
-    @_without_autocast
+    @_in_full_precision
     def fit_step(
-        self, features: Tensor, labels: Tensor | None = None, *, generator: torch.Generator
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+        counted: Tensor | None = None,
     ) -> FitResult:
         r"""Take one step of maximum likelihood on noisy features.
 
@@ -197,7 +196,8 @@ class DensityEstimator(nn.Module):
 
         Adam, on at most ``config.samples`` rows drawn at random, with the gradient norm clipped
         and the learning rate falling geometrically over ``total_steps``, flat afterwards
-        (train_ddfp_pascal.py:455-500). Nothing flows back into the network that made the features.
+        (train_ddfp_pascal.py:455-500, 121-123). Nothing flows back into the network that made the
+        features.
 
         Where several processes train together, N counts the rows of all of them. Each draws its
         share of ``config.samples`` from its own rows, in proportion to their number, with its own
@@ -209,31 +209,38 @@ class DensityEstimator(nn.Module):
             labels: (N,), class 0..K-1 or UNLABELED (-1); None: no labels. Not used if
                 ``config.labels`` is ``none``.
             generator: of the row choice and the noise; fastest on the features' device.
+            counted: (N,) bool, the rows that are learned; None: all. With it the host never waits
+                for a GPU: where no row counts, the result is 0, and where loss or gradient is not
+                finite, the result says so. In both cases the parameters stay as they are.
 
         Returns:
             Loss and gradient norm at the parameters before the step.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the parameters are as before.
+            FloatingPointError: loss or gradient is not finite; the parameters are as before. Not
+                with ``counted``.
             UserError: features is not (N, D), or a label is no class.
         """
-        v, labels = self._draw(features, labels, generator)
+        v, labels, counted = self._draw(features, labels, counted, generator)
         nll = torch.zeros((), dtype=v.dtype, device=v.device)
-        rows = _rows_of_all(v)
-        if rows == 0:
+        rows = rows_of_all(v) if counted is None else total(counted.sum())
+        if counted is None and rows == 0:
             nan = torch.full_like(nll, math.nan)
             return FitResult(nan, nan, nan)
 
         self.optimizer.zero_grad()
         with torch.enable_grad():
-            for chunk in _chunks(v):
-                loss = -self._log_prob(v[chunk], labels[chunk]).sum() / rows
+            for chunk in chunks(v):
+                log_prob = self._log_prob(v[chunk], labels[chunk])
+                if counted is not None:
+                    log_prob = log_prob.where(counted[chunk], 0.0)
+                loss = -log_prob.sum() / (rows if counted is None else rows.clamp(min=1))
                 loss.backward()
                 nll += loss.detach()
         nll = total(nll)
         sum_gradients(self.parameters())
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        if not torch.isfinite(nll + norm):  # waits for the device
+        if counted is None and not torch.isfinite(nll + norm):  # waits for the device
             self.optimizer.zero_grad()
             raise FloatingPointError(
                 f"density step {self.steps}: loss {nll.item()}, gradient norm {norm.item()}; "
@@ -241,7 +248,11 @@ class DensityEstimator(nn.Module):
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.config.lr_decay ** self.progress(self.steps)
+        if counted is not None:
+            # what torch.amp.GradScaler sets: where it is 1, a fused optimizer changes nothing
+            self.optimizer.found_inf = (~(nll + norm).isfinite() | (rows == 0)).float()
         self.optimizer.step()
+        self.optimizer.found_inf = None
         self.optimizer.zero_grad()
         self.steps += 1
         return FitResult(nll, self.bits_per_dim(-nll), norm)
@@ -294,7 +305,7 @@ class DensityEstimator(nn.Module):
         """
         v = self._rows(v.detach())
         log_prob, gradient = v.new_empty(len(v)), torch.empty_like(v)
-        for chunk in _chunks(v):
+        for chunk in chunks(v):
             rows = v[chunk].requires_grad_()
             value = self._log_prob(rows, labels if labels is None else labels[chunk])
             gradient[chunk] = torch.autograd.grad(value.sum(), rows)[0]
@@ -303,34 +314,23 @@ class DensityEstimator(nn.Module):
 
     @torch.no_grad()
     def _draw(
-        self, features: Tensor, labels: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return this rank's share of ``config.samples`` random rows, with noise, and labels."""
-        source, target = generator.device, features.device
+        self,
+        features: Tensor,
+        labels: Tensor | None,
+        counted: Tensor | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return random rows with noise, their labels, and which of them count."""
         v = self._rows(features.detach())
         if labels is None or self.config.labels == "none":
-            labels = torch.full((len(v),), UNLABELED, device=target)
-        rows = _rows_of_all(v)
-        if rows > self.config.samples:
-            order = torch.randperm(len(v), generator=generator, device=source)
-            chosen = order[: self.config.samples * len(v) // rows].to(target)
+            labels = torch.full((len(v),), UNLABELED, device=v.device)
+        if counted is None:
+            v, labels = draw_rows(v, labels, self.config.samples, generator)
+        else:
+            chosen, counted = draw_counted_of_all(counted, self.config.samples, generator)
             v, labels = v[chosen], labels[chosen]
-        noise = torch.randn(v.shape, generator=generator, device=source, dtype=v.dtype)
-        return v + self.config.noise * noise.to(target), labels
-
-
-def _chunks(v: Tensor) -> Iterator[slice]:
-    """Cut the rows of v into slices whose graphs fit the memory of its device.
-
-    Without rows there is one slice, an empty one: a rank without any still has gradients, zeros.
-    """
-    size = CPU_CHUNK_ROWS if v.device.type == "cpu" else CHUNK_ROWS
-    return (slice(start, start + size) for start in range(0, max(1, len(v)), size))
-
-
-def _rows_of_all(v: Tensor) -> int:
-    """Return the number of rows of v over all ranks."""
-    return int(total(torch.tensor(len(v))))
+        noise = torch.randn(v.shape, generator=generator, device=generator.device, dtype=v.dtype)
+        return v + self.config.noise * noise.to(v.device), labels, counted
 
 
 class _LogProb(torch.autograd.Function):

@@ -59,7 +59,12 @@ class FrozenDensity(nn.Module):
 
     @torch.no_grad()
     def fit_step(
-        self, features: Tensor, labels: Tensor | None = None, *, generator: torch.Generator
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+        counted: Tensor | None = None,
     ) -> FitResult:
         """Remember some of these features, or, once frozen, say how likely they are.
 
@@ -67,11 +72,14 @@ class FrozenDensity(nn.Module):
             features: (N, D), any float dtype.
             labels: not used.
             generator: of the choice of rows.
+            counted: (N,) bool, the rows that are used; None: all. The host waits for a GPU to
+                select them.
 
         Returns:
             Of at most :data:`MEMORY` rows; NaN before the density is frozen, or without rows.
         """
-        rows = features.detach().to(self.memory.dtype)
+        rows = features.detach() if counted is None else features.detach()[counted]
+        rows = rows.to(self.memory.dtype)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
         rows = rows[order[:MEMORY].to(rows.device)]
         nll = torch.full((), math.nan, device=rows.device)

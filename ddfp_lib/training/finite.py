@@ -33,38 +33,38 @@ class FiniteCheck:
         device: of the numbers.
     """
 
-    NAMES = ("supervised", "clean", "perturbed", "loss", "grad_norm")
-
     def __init__(self, device: torch.device) -> None:
         self.at_once = device.type == "cpu"
-        self._names: tuple[str, ...] = ()
-        self._record = torch.zeros(1 + len(self.NAMES), device=device)
+        self._records: dict[tuple[str, ...], Tensor] = {}
 
     def note(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Record the numbers of a step, unless those of an earlier step were not finite.
 
         Args:
             step: number of the step.
-            values: 0-d tensors on the device, names out of ``NAMES``.
+            values: 0-d tensors on one device. A step may be noted several times, with other names.
 
         Raises:
             NotFiniteError: on a CPU, where a value is not finite.
         """
-        self._names = tuple(values)
-        zero = torch.zeros_like(self._record[0])
-        numbers = [values.get(name, zero).detach().float() for name in self.NAMES]
-        now = torch.stack([zero + step, *numbers])
-        self._record = torch.where(self._record.isfinite().all(), now, self._record)
+        names = tuple(values)
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        now = torch.nn.functional.pad(numbers, (1, 0), value=float(step))
+        before = self._records.get(names, now)
+        self._records[names] = torch.where(before.isfinite().all(), now, before)
         if self.at_once:
             self.check()
 
     def check(self) -> None:
-        """Wait for the device and check the record.
+        """Wait for the device and check the records.
 
         Raises:
-            NotFiniteError: a value was not finite, in the step that the error names.
+            NotFiniteError: a value was not finite, in the first step with such a value.
         """
-        step, *numbers = self._record.tolist()
-        if not all(map(math.isfinite, numbers)):
-            found = dict(zip(self.NAMES, numbers, strict=True))
-            raise NotFiniteError(int(step), {name: found[name] for name in self._names})
+        failed: list[tuple[int, dict[str, float]]] = []
+        for names, record in self._records.items():
+            step, *numbers = record.tolist()
+            if not all(map(math.isfinite, numbers)):
+                failed.append((int(step), dict(zip(names, numbers, strict=True))))
+        if failed:
+            raise NotFiniteError(*min(failed, key=lambda each: each[0]))

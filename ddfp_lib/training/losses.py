@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
 from ddfp_lib.data.loaders import Batch
+from ddfp_lib.method.rows import draw_counted
 from ddfp_lib.models.maps import resize_nearest, to_rows
 from ddfp_lib.ranks import total, world_size
 from ddfp_lib.training.views import CutMix
@@ -207,14 +208,14 @@ class PseudoLabels:
         return self.confident.sum() / self.valid.sum().clamp(min=1)
 
 
-def density_training_data(
+def density_pixels(
     described: Tensor,
     batch: Batch,
     pseudo: Tensor | None = None,
     *,
     void: str = "unlabeled",
-) -> tuple[Tensor, Tensor]:
-    """Turn the teacher's features into the rows that the density estimator learns from.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the teacher's features as rows, and which of them the density estimator learns from.
 
     Padding is left out, of labeled and of unlabeled images: it shows nothing, and a flow that
     learned it would hold black areas for the densest features of all.
@@ -227,7 +228,8 @@ def density_training_data(
             ``unlabeled`` rows, or ``dropped`` as released (train_ddfp_pascal.py:473).
 
     Returns:
-        (N, D) float and (N,) int64: class, or ``UNLABELED``.
+        All N = (B + U) h w rows: (N, D) float; (N,) int64, class or ``UNLABELED``; and which rows
+        the estimator learns, (N,) bool.
     """
     if pseudo is None:
         pseudo = torch.full_like(batch.valid, IGNORE_INDEX, dtype=batch.labels.dtype)
@@ -237,36 +239,63 @@ def density_training_data(
     if void == "dropped":
         learned[: len(batch.labels)] &= classes[: len(batch.labels)] != IGNORE_INDEX
     known = classes.where(classes != IGNORE_INDEX, UNLABELED).flatten()
-    chosen = learned.flatten().nonzero()[:, 0]  # waits for the device: only it knows how many
-    return to_rows(described)[chosen], known[chosen]
+    return to_rows(described), known, learned.flatten()
 
 
-def density_rows_of_shares(
+def density_training_data(
     described: Tensor,
     batch: Batch,
     pseudo: Tensor | None = None,
     *,
     void: str = "unlabeled",
-    shares: int,
+) -> tuple[Tensor, Tensor]:
+    """Turn the teacher's features into the rows that the density estimator learns from.
+
+    Arguments as of :func:`density_pixels`. On a GPU the host waits to learn how many rows there
+    are; training does without, see :func:`density_rows`.
+
+    Returns:
+        (N, D) float and (N,) int64: class, or ``UNLABELED``.
+    """
+    rows, known, learned = density_pixels(described, batch, pseudo, void=void)
+    chosen = learned.nonzero()[:, 0]
+    return rows[chosen], known[chosen]
+
+
+def density_rows(
+    described: Tensor,
+    batch: Batch,
+    pseudo: Tensor | None = None,
+    *,
+    void: str = "unlabeled",
+    shares: int | None,
     samples: int,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Draw training rows of the density from each share of this rank.
+    wait: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the rows for one step of the density estimator.
 
-    The release draws 20,480 rows on each of its 4 GPUs (train_ddfp_pascal.py:478).
+    With shares the rows are drawn here, from each share alone: the release draws 20,480 rows on
+    each of its 4 GPUs (train_ddfp_pascal.py:478).
 
     Args:
-        described: as of :func:`density_training_data`, (B + U, D, h, w) float.
+        described: as of :func:`density_pixels`, (B + U, D, h, w) float.
         batch: those images.
         pseudo: (U, H, W) int64, or ``None``.
         void: ``unlabeled`` or ``dropped``.
-        shares: on this rank.
+        shares: on this rank; ``None``: nothing is drawn here.
         samples: rows of a share at most; all where it has fewer.
         generator: draws them.
+        wait: for the device, to learn how many rows there are; without it some do not count.
 
     Returns:
-        As :func:`density_training_data`.
+        (N, D) float; (N,) int64, class or ``UNLABELED``; and which rows count, (N,) bool, or
+        ``None`` if all do.
     """
+    if shares is None:
+        if wait:
+            return *density_training_data(described, batch, pseudo, void=void), None
+        return density_pixels(described, batch, pseudo, void=void)
     labeled = len(batch.labels)
     parts = zip(
         described[:labeled].chunk(shares),
@@ -277,11 +306,15 @@ def density_rows_of_shares(
     )
     drawn = []
     for with_labels, without, images, believed in parts:
-        rows, known = density_training_data(
-            torch.cat([with_labels, without]), images, believed, void=void
-        )
-        order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        chosen = order[:samples].to(rows.device)
-        drawn.append((rows[chosen], known[chosen]))
-    rows, known = zip(*drawn, strict=True)
-    return torch.cat(rows), torch.cat(known)
+        both = torch.cat([with_labels, without])
+        if wait:
+            rows, known = density_training_data(both, images, believed, void=void)
+            order = torch.randperm(len(rows), generator=generator, device=generator.device)
+            chosen = order[:samples].to(rows.device)
+            counted = torch.ones_like(chosen, dtype=torch.bool)
+        else:
+            rows, known, learned = density_pixels(both, images, believed, void=void)
+            chosen, counted = draw_counted(learned, samples, generator)
+        drawn.append((rows[chosen], known[chosen], counted))
+    rows, known, counted = (torch.cat(each) for each in zip(*drawn, strict=True))
+    return rows, known, None if wait else counted

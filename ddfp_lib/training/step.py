@@ -2,6 +2,10 @@
 
 What the reference step leaves out stands here: methods other than the paper's, stages of the
 schedule, micro-batches, several ranks.
+
+On a GPU the host only queues the step's work and never waits for a result of it, with one
+exception: in float16 PyTorch's ``GradScaler`` asks once whether a gradient is infinite.
+``tests/test_fake_cuda.py`` counts the waits of every preset.
 """
 
 import torch
@@ -15,8 +19,7 @@ from ddfp_lib.training.losses import (
     PixelCounts,
     PseudoLabels,
     cross_entropy,
-    density_rows_of_shares,
-    density_training_data,
+    density_rows,
     ohem_cross_entropy,
 )
 from ddfp_lib.training.student_batch import StudentBatch, student_batch
@@ -76,9 +79,7 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
 
     # 5. The flow takes its own step, on features without a graph.
     if learner.density is not None:
-        rows, known = density_rows(learner, described, batch, pseudo, device)
-        found = learner.density.fit_step(rows, known, generator=device)
-        losses["bits_per_dim"] = found.bits_per_dim
+        losses["bits_per_dim"] = fit_density(learner, described, batch, pseudo, device, step)
 
     # 6. The teacher follows the student.
     if method.teacher == "ema":
@@ -110,35 +111,44 @@ def embed_views(
     return torch.cat([labeled, student.embed(features[count:], auxiliary=True, generator=device)])
 
 
-def density_rows(
+def fit_density(
     learner: Learner,
     described: Tensor,
     batch: Batch,
     pseudo: PseudoLabels,
     device: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return the rows of the density's step and their classes, (N, D) and (N,).
+    step: int,
+) -> Tensor:
+    """Take the density's step and return its negative log-likelihood in bits per dimension, 0-d.
 
     Args:
-        learner: its configuration is used.
+        learner: its density is trained.
         described: what the teacher made of labeled and weak images, (B + U, D, h, w) float.
         batch: the images.
         pseudo: of the weak images; used with ``density.labels: teacher`` alone.
-        device: generator of the rows of shares.
+        device: generator of the rows and of their noise.
+        step: number of this step, for the finite check.
+
+    Raises:
+        FloatingPointError: as :func:`training_step`.
     """
     config, method = learner.config, learner.config.method
-    classes = pseudo.labels if config.density.labels == "teacher" else None
-    if method.shares == 1:
-        return density_training_data(described, batch, classes, void=method.density_void)
-    return density_rows_of_shares(
+    rows, known, counted = density_rows(
         described,
         batch,
-        classes,
+        pseudo.labels if config.density.labels == "teacher" else None,
         void=method.density_void,
-        shares=method.shares // world_size(),
+        shares=None if method.shares == 1 else method.shares // world_size(),
         samples=config.density.samples,
         generator=device,
+        wait=learner.finite_check.at_once,
     )
+    if counted is None:
+        return learner.density.fit_step(rows, known, generator=device).bits_per_dim
+    found = learner.density.fit_step(rows, known, generator=device, counted=counted)
+    values = {"density_loss": found.nll, "density_grad_norm": found.grad_norm}
+    learner.finite_check.note(step, values)
+    return found.bits_per_dim
 
 
 @torch.no_grad()

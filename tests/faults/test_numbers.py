@@ -87,6 +87,19 @@ def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_p
     assert all(value.isfinite().all() for value in tensors)
 
 
+@pytest.mark.fault("numbers not finite", "features of the flow, on a device that is not waited for")
+def test_a_flow_that_is_not_waited_for_stays_as_it_was(tiny_config):
+    learner = Learner(tiny_config("ddfp"), 4, CPU)
+    learner.finite_check.at_once = False
+    embed = learner.teacher.embed
+    learner.teacher.embed = lambda *args, **options: embed(*args, **options) * math.inf
+    before = [parameter.clone() for parameter in learner.density.parameters()]
+    training_step(learner, batch(), 2)
+    assert all(map(torch.equal, before, learner.density.parameters()))
+    with pytest.raises(NotFiniteError, match=r"step 2: .*\(density_loss nan"):
+        learner.finite_check.check()
+
+
 def test_the_first_bad_step_is_remembered():
     watch = FiniteCheck(CPU)
     watch.at_once = False

@@ -1,0 +1,62 @@
+"""PyTorch's flags that choose kernels on a GPU: TF32, cuDNN's benchmark mode, determinism.
+
+They are global in PyTorch. Here they are set for the length of a ``with`` block and restored after
+it. On a CPU only determinism has an effect.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""cuBLAS computes the same bits in each run only with a workspace of fixed size."""
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in float32 matrix products and convolutions on GPUs.
+
+    TF32 rounds the factors to 10 bits of mantissa, as float16 has, and sums in float32. NVIDIA GPUs
+    since Ampere compute it several times faster than float32.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@contextmanager
+def cudnn_benchmark(on: bool) -> Iterator[None]:
+    """Let cuDNN time its convolutions and take the fastest, once for each shape of its inputs."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Let PyTorch use deterministic kernels, where it has them; it warns where it has none."""
+    if not on:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, workspace = torch.backends.cudnn.deterministic, os.environ.get(CUBLAS[0])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic = True
+    os.environ.setdefault(*CUBLAS)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warned)
+        torch.backends.cudnn.deterministic = cudnn
+        if workspace is None:
+            os.environ.pop(CUBLAS[0], None)

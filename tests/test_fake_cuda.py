@@ -1,0 +1,69 @@
+"""Training on a GPU, without one: no tensor on a wrong device, and no wait that is not listed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddfp_lib.config import presets
+
+ROOT = Path(__file__).parent.parent
+SCALER = "a value is read in training/learner.py:optimizer_step"
+"""PyTorch's scaler of float16's gradients asks, once a step, whether one of them is infinite."""
+
+
+def fake_steps(*cases):
+    """Take a step of each stage, in a process whose PyTorch is changed; see tests/fake_cuda.py."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.fake_cuda", *cases],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for line in done.stdout.splitlines():
+        found |= json.loads(line)
+    return found
+
+
+def assert_clean(found, cases):
+    for case in cases:
+        expected = {SCALER: 1} if ":float16:" in case else {}
+        assert found[case].keys() == {"supervised", "consistency", "perturbed"}
+        for stage, seen in found[case].items():
+            assert seen == {"wrong": {}, "waits": expected}, f"{case}, {stage}"
+
+
+def test_steps_on_a_gpu_wait_for_nothing_but_the_scaler():
+    """In the two presets with most to draw; the others by ``make soak``."""
+    cases = ["ddfp:float16:4", "ddfp_released:bfloat16:1"]
+    found = fake_steps(*cases)
+    assert_clean(found, cases)
+
+    # the watch sees a generator of the host, values that are read, and mixed devices
+    check = found["self-check"]
+    assert [wrong.split(" for ")[0] for wrong in check["wrong"]] == ["generator of cpu"]
+    assert {wait.split(" in ")[0]: times for wait, times in check["waits"].items()} == {
+        "a value is read": 1 + 1 + 4,
+        "nonzero": 1,
+        "a mask selects": 1,
+        "a copy from cuda to cpu": 2,
+        "a copy from cpu to cuda": 2 + 1,
+    }
+    assert check["large copies"] == 1  # the small one is staged
+    assert check["mixed"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", presets())
+def test_every_preset_in_every_precision_and_in_micro_batches(method):
+    cases = [
+        f"{method}:{precision}:{micro_batches}"
+        for precision in ("float32", "bfloat16", "float16")
+        for micro_batches in (1, 4)
+    ]
+    assert_clean(fake_steps(*cases), cases)
