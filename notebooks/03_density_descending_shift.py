@@ -165,6 +165,11 @@ maps(
         for name, p in log_densities.items()
     ],
     Window(-3, 3, -2.8, 2.8),
+).described(
+    "The true density of three classes as contours, and the density that the flow learned, each "
+    "with the same points and the arrows of their steps. The true density has three separate "
+    "hills; the flow's hills are joined by wide bridges. The arrows point outwards on all sides "
+    "of a hill, and between two hills into the valley."
 )
 
 # %% tags=["check"]
@@ -210,7 +215,13 @@ for row, (seed, models) in enumerate(zip(seeds, learned, strict=True)):
             there = x + step(x, everywhere, models, generator("walk", seed))
             falls[name][row, column] = (true_log_density(x) - true_log_density(there)).mean()
             flips[name][row, column] = (true_class(there) != true_class(x)).float().mean()
-step_costs(lengths, falls, flips)
+step_costs(lengths, falls, flips).described(
+    "Three panels for density descent, random, adversarial steps and descent in 8 steps. Left: "
+    "both kinds of descent fall much further than the other steps of the same length. Middle: for "
+    "long steps descent changes the true class most often, descent in 8 steps least often. Right: "
+    "for the same fall, adversarial steps change the class most often, then random ones, then "
+    "descent, then descent in 8 steps."
+)
 
 # %% tags=["nbval-ignore-output"]
 at, far = lengths.index(0.4), lengths.index(0.8)
@@ -312,7 +323,12 @@ print("channels of F:", learner.student.fusion.channels, " of v:", config.networ
 
 # %%
 measured = measure_descent(learner, validation, eps=config.eps)
-descents(measured)
+descents(measured).described(
+    "Cumulative curves of the change of log p by three kinds of step. Nearly all features fall "
+    "under density descent, many of them by tens of nats. The random curve rises steeply at 0, "
+    "with more than half of the features below it; the adversarial curve is wider, and more than "
+    "half fall as well."
+)
 
 # %% tags=["nbval-ignore-output"]
 summary = {
@@ -358,7 +374,12 @@ mean = some["unperturbed"].mean(0)
 _, _, components = torch.linalg.svd(some["unperturbed"] - mean, full_matrices=False)
 flat = {name: ((v - mean) @ components[:2].T).numpy() for name, v in some.items()}
 before = flat.pop("unperturbed")
-embeddings(before, flat, steps.classes[steps.moved][chosen], validation.classes, PALETTE)
+embeddings(before, flat, steps.classes[steps.moved][chosen], validation.classes, PALETTE).described(
+    "Embeddings on their two principal components, coloured by class, with a line from each "
+    "feature to its place after a step; random steps on the left, density descent on the right. "
+    "The random steps are so short that they hardly show. The lines of descent are long, and many "
+    "lead outwards from the clusters."
+)
 
 # %% tags=["nbval-ignore-output"]
 distance = {
@@ -383,7 +404,11 @@ assert abs(nearest["random step"] - 1) < 0.15
 stored = np.load("weights/03_map.npz")
 places = {name: stored[name] for name in ("random step", "density descent")}
 stored_classes = torch.from_numpy(stored["classes"])
-embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PALETTE)
+embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PALETTE).described(
+    "The same two groups of steps on a UMAP map. Background features make two large groups, and "
+    "the digits 0, 1 and 2 have clusters of their own. Random steps hardly show; the lines of "
+    "descent are longer, and some cross to another group."
+)
 
 # %% [markdown]
 # **Finding.** After descent the nearest neighbour is more than 1.2 times as far away as before;
@@ -407,6 +432,11 @@ panels(
         "log p after\ndescent": [log_p["density descent"][i] for i in where],
     },
     one_scale=True,
+).described(
+    "Six validation scenes, and log p of their confident features: unperturbed, after a random "
+    "step, after descent. Low values lie on and around the digits. A random step hardly changes "
+    "the picture; after descent most features are lower, and those that were low already have "
+    "become the lowest."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -422,6 +452,10 @@ assert rank_correlation < -0.2
 # %% [markdown]
 # **Finding.** The rarer a feature already is, the further it falls. Steps of equal length are not
 # steps of equal depth.
+#
+# **Play with it.** The [explorer's page on
+# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the same for each feature of an
+# image, each kind of step and several lengths. In a clone, `make explorer` makes the page.
 
 # %% [markdown]
 # ## Exercises

@@ -114,6 +114,9 @@ panels(
         "mask": [scenes["train"].mask(index) for index in labeled[:7]],
     },
     PALETTE,
+).described(
+    "Seven labeled scenes, each a coloured digit on a piece of a photograph, and their masks: "
+    "background, the class of the digit, and an ignored ring around the digit in white."
 )
 
 # %% [markdown]
@@ -182,6 +185,11 @@ panels(
         "pseudo-label": list(y_weak.labels[:7]),
     },
     PALETTE,
+).described(
+    "Seven weakly augmented scenes, the teacher's highest probability at each pixel, and the "
+    "pseudo-labels. The probability is near 1 on the background and lowest along the outlines of "
+    "the digits. Pseudo-labels cover the background and pieces of some digits; other digits, and "
+    "the padding, have none."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -215,6 +223,10 @@ panels(
         "pseudo-label": list(y.labels[:7]),
     },
     PALETTE,
+).described(
+    "Seven scenes in four rows: weakly augmented, with strong colours and blur, after CutMix, and "
+    "their pseudo-labels. CutMix puts a box of the next scene into each scene, and the pseudo- "
+    "labels in the box are those of the next scene too."
 )
 
 # %% [markdown]
@@ -262,6 +274,10 @@ panels(
         "log p after\nthe step": list(after.where(moves, nothing)[:7]),
     },
     one_scale=True,
+).described(
+    "Seven scenes at the resolution of the features: where the teacher is confident, log p before "
+    "the step, and log p after it. Features on the digits and in the padding are not confident "
+    "and are left white. Nearly all others have a lower log p after the step."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -371,7 +387,11 @@ begins = {
     "consistency begins": training.consistency_from * steps,
     "perturbation begins": training.perturb_from * steps,
 }
-history(metrics, begins)
+history(metrics, begins).described(
+    "Three panels over the steps of training. The mIoU of teacher and student rises. The fraction "
+    "of pixels with a pseudo-label rises too, while their precision falls a little at first. The "
+    "flow's bits per dimension fall quickly at first and then slowly."
+)
 
 # %% tags=["nbval-ignore-output"]
 validated = pd.DataFrame([line for line in metrics if "teacher_miou" in line]).set_index("step")
@@ -406,6 +426,11 @@ segmentations(
     {name: [segment(net, image, device) for image in images] for name, net in teachers.items()},
     scenes["test"].classes,
     PALETTE,
+).described(
+    "Seven test scenes, their true masks, and the teacher's segmentation half way and at the end "
+    "of training. Half way some digits are missed, and others are found in part or with mixed "
+    "classes. At the end more digits are found and their shapes are better; a few still have mixed "
+    "classes."
 )
 
 # %% [markdown]
@@ -509,6 +534,10 @@ panels(
         "where they\ndiffer": list(one != another),
     },
     PALETTE,
+).described(
+    "Six scenes that the teacher in train mode segments twice, beside four scenes and beside four "
+    "others, and where the two answers differ. Most differences are thin lines along the "
+    "outlines; on some digits whole pieces change their class."
 )
 
 # %% tags=["nbval-ignore-output"]

@@ -155,6 +155,9 @@ panels(
         "mask": [dataset.mask(i) if i in labeled else nothing for i in few],
     },
     PALETTE,
+).described(
+    "Seven pictures of digits on photographs, and their masks: the first four have one, the last "
+    "three are unlabeled and have none."
 )
 
 # %% tags=["check"]
@@ -249,7 +252,11 @@ begins = {
     "consistency begins": training.consistency_from * steps,
     "perturbation begins": training.perturb_from * steps,
 }
-history(metrics, begins)
+history(metrics, begins).described(
+    "Three panels over the steps of training. The mIoU of teacher and student rises. The fraction "
+    "of pixels with a pseudo-label rises, steeply at first, and the precision of pseudo-labels "
+    "stays high. The flow's bits per dimension fall quickly at first and then hardly change."
+)
 
 # %% tags=["check"]
 assert status == 0
@@ -289,6 +296,10 @@ panels(
         "true mask": [validation.mask(i) for i in indices],
     },
     PALETTE,
+).described(
+    "Seven validation pictures, the overlay of the classes found, these classes alone, and the "
+    "true masks. All digits are found at about the right place. Some are right; others are "
+    "incomplete or have the wrong class."
 )
 
 # %%

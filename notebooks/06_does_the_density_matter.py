@@ -161,6 +161,11 @@ seed_dots(
     {"two moons": gains},
     "accuracy minus that of the second pass alone (points)",
     {name: METHOD_COLOURS[colour.get(name, "supervised")] for name in gains},
+).described(
+    "Accuracy minus that of the second pass alone for five arms, a dot for each of twelve seeds "
+    "and a bar at the mean. Descent gains most; a random direction that is drawn once gains more "
+    "than one that is new in each step; the adversarial step gains little. Steps up the density "
+    "lose."
 )
 
 

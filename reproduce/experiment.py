@@ -44,11 +44,11 @@ from IPython.display import Markdown, display
 from ddfp_lib.config import find_benchmark, summary
 from ddfp_lib.evaluation.descent import measure_descent
 from ddfp_lib.evaluation.prediction import segment
-from ddfp_lib.experiments import statistics
-from ddfp_lib.experiments.conclusion import conclusion, expected
+from ddfp_lib.experiments.conclusion import comparisons, conclusion, expectation
 from ddfp_lib.experiments.ledger import ledger, read_ledger, write_ledger
 from ddfp_lib.experiments.matrix import Cell, plan, run_matrix
 from ddfp_lib.experiments.published import released_curve
+from ddfp_lib.experiments.statistics import score_table
 from ddfp_lib.files import repository
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.runs.folder import Run
@@ -131,7 +131,7 @@ display(
 
 # %% tags=["scores"]
 for _, rows in each_split():
-    display(statistics.score_table(rows).style.format("{:.1f}", na_rep="-"))
+    display(score_table(rows).style.format("{:.1f}", na_rep="-"))
 
 # %% tags=["scores-figure"]
 for _, rows in each_split():
@@ -139,20 +139,10 @@ for _, rows in each_split():
 
 # %% tags=["expected"]
 stored = read_ledger(repository() / "reproduce" / "results.csv")
-for _, rows in each_split():
-    known = expected(stored, rows) if not settings and not quick else pd.DataFrame()
-    if len(known):
-        spread = "; ".join(
-            f"`{method}` {row['lowest']:.1f} to {row['highest']:.1f}"
-            for method, row in known.iterrows()
-        )
-        runs = int(known["stored runs"].max())
-        display(
-            Markdown(
-                f"Expected, in {runs} stored seeds of this benchmark: {spread}. Another machine "
-                "rounds in another way, so single seeds differ by a point or two."
-            )
-        )
+if not settings and not quick:
+    for split, rows in table.groupby("split", sort=False):
+        if said := expectation(stored, rows):
+            display(Markdown(f"{split} labeled. {said}" if len(splits) > 1 else said))
 
 # %% [markdown]
 # Paired differences: the same seed means the same labeled images, data order and starting weights.
@@ -161,19 +151,8 @@ for _, rows in each_split():
 # %% tags=["differences"]
 against = [baseline] + [m for m in ("noise", "supervised") if m in methods and m != baseline]
 for _, rows in each_split():
-    sentences, finished = [], set(rows["method"])
-    for other in [m for m in against if m in finished]:
-        others = against[: against.index(other) + 1]
-        for method in [m for m in methods if m in finished and m not in others]:
-            gap = statistics.paired_difference(rows, method, other)
-            sentences.append(
-                f"- `{method}` minus `{other}`: {gap['difference']:+.1f} points, "
-                f"{statistics.verdict(gap)}, {gap['seeds']} seeds."
-            )
-    if len(sentences) > 1:
-        note = f"\n{len(sentences)} comparisons; the intervals are not corrected for that."
-        sentences.append(note)
-    display(Markdown("\n".join(sentences)))
+    lines = comparisons(rows, methods, against)
+    display(Markdown("\n".join(lines) or "No other method was run beside this one."))
 
 # %% [markdown]
 # The same runs on validation images. `best` values were chosen by validation, among all evaluations

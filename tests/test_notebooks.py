@@ -200,6 +200,26 @@ def spoil_place(notebook):
     notebook.cells[-1].source += "\n| the flow | `method/flow.py` `NoSuchFlow` |"
 
 
+def picture(notebook):
+    """The metadata of a figure whose text stands in its cell."""
+    cell = next(c for c in code(notebook) if lessons.described(c.source))
+    return next(o for o in cell.outputs if "image/png" in o.data).metadata["image/png"]
+
+
+def spoil_description(notebook):
+    del picture(notebook)["alt"]
+
+
+def spoil_description_of_another(notebook):
+    picture(notebook)["alt"] += " It was another figure then."
+
+
+def spoil_words_of_a_description(notebook):
+    cell = code(notebook)[0]
+    data, metadata = {"image/png": ""}, {"image/png": {"alt": "Two maps."}}
+    cell.outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata))
+
+
 SPOILERS = [
     (lessons.unlike_source, spoil_cell_text),
     (lessons.unlike_source, spoil_cell_count),
@@ -230,6 +250,9 @@ SPOILERS = [
     (lessons.printed_before, spoil_print),
     (lessons.printed_before, spoil_printed_nothing),
     (lessons.mislocated, spoil_place),
+    (lessons.undescribed, spoil_description),
+    (lessons.undescribed, spoil_description_of_another),
+    (lessons.undescribed, spoil_words_of_a_description),
 ]
 
 
@@ -371,6 +394,65 @@ def test_storing_executes_and_a_failing_cell_writes_nothing(tmp_path):
     with pytest.raises(UserError, match=r"01_small\.py: a cell failed: ZeroDivisionError"):
         lessons.store(script)
     assert script.with_suffix(".ipynb").read_bytes() == before
+
+
+def test_texts_are_stored_without_executing(copy):
+    """Markdown, comments and alternative texts follow the source; outputs stay as they are."""
+    path = copy.with_suffix(".ipynb")
+    before = path.read_bytes()
+    lessons.store_texts(copy)
+    assert path.read_bytes() == before
+
+    source = copy.read_text(encoding="utf-8")
+    copy.write_text(
+        source.replace("## One dimension, by hand", "## One dimension").replace(
+            '.described(\n    "Six densities',
+            '.described(  # all of them\n    "In short: six densities',
+        ),
+        encoding="utf-8",
+    )
+    assert list(lessons.unlike_source(copy))
+    lessons.store_texts(copy)
+    assert list(lessons.unlike_source(copy)) == list(lessons.undescribed(copy)) == []
+    old, new = nbformat.reads(before, 4), nbformat.read(path, as_version=4)
+    stored = [
+        output.metadata["image/png"].pop("alt")
+        for cell in code(new)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert any(alt.startswith("In short: six densities") for alt in stored)
+    for cell in code(old):
+        for output in cell.outputs:
+            output.get("metadata", {}).get("image/png", {}).pop("alt", None)
+    assert [cell.outputs for cell in code(old)] == [cell.outputs for cell in code(new)]
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "error"),
+    [
+        ("held_out = 2000", "held_out = 2001", "code cell 2 has changed"),
+        ("# %%\ndiagram", "# %%\nprint()\n\n# %%\ndiagram", r"\d+ code cells, \d+ of them stored"),
+    ],
+)
+def test_texts_of_other_code_are_not_stored(copy, text, other, error):
+    before = copy.with_suffix(".ipynb").read_bytes()
+    copy.write_text(copy.read_text(encoding="utf-8").replace(text, other, 1), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{error}; run python -m ddfp_lib.lessons store 02"):
+        lessons.store_texts(copy)
+    assert copy.with_suffix(".ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_text_of_a_diagram_names_its_coloured_boxes(script):
+    stored = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    (cell,) = [c for c in code(stored) if c.source.startswith("diagram(")]
+    groups = re.findall(r'"([^"]+)"', cell.source)
+    alt = cell.outputs[0].metadata["image/png"]["alt"]
+    assert alt == diagram.in_words(*groups)
+    said = alt.rpartition("Boxes in colour: ")[2]
+    assert {g: diagram.IN_WORDS[g] in said for g in groups} == dict.fromkeys(groups, True)
+    assert diagram.IN_WORDS.keys() == diagram.GROUPS.keys()
 
 
 def test_unknown_lessons_are_refused(capsys):

@@ -129,7 +129,6 @@ def test_the_alternative_text_of_a_picture_is_stored_and_shown(tmp_path):
     path = tmp_path / "notebooks" / "01_x.ipynb"
     path.parent.mkdir()
     path.write_text(json.dumps(notebook))
-    assert list(site.undescribed(path)) == ["a"]
     first, second = json.loads(site.lesson(path, [], tmp_path / "staged"))["cells"]
     assert first["metadata"]["mystnb"] == {"image": {"alt": "Two curves."}}
     assert "mystnb" not in second["metadata"]
@@ -162,6 +161,23 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
     assert {name: page.title for name, page in PAGES.items()} == site.EXPLORER
     assert "<iframe" in (folder / "explore" / "flow.md").read_text()
     assert "make explorer" in (folder / "explore" / "pictures.md").read_text()
+    guide = (folder / "docs" / "explorer.md").read_text()
+    for name, page in PAGES.items():
+        assert f"[Open this page](../explore/{name}.md)" in guide
+        text = "".join(text for _, text in cells(folder / "notebooks" / f"{page.lesson}.ipynb"))
+        assert f"](../explore/{name}.md)" in text, "the lesson links its page"
+
+
+def test_lessons_link_the_explorer_in_the_repository_too():
+    """There the link leads to a heading of a page that says how to make it."""
+    guide = (ROOT / "docs" / "explorer.md").read_text(encoding="utf-8")
+    assert "make explorer" in guide
+    for page in PAGES.values():
+        assert f"\n## {page.title}\n" in guide
+        lesson = ROOT / "notebooks" / f"{page.lesson}.ipynb"
+        text = "".join(text for _, text in cells(lesson))
+        assert f"](../docs/explorer.md#{site._slug(page.title)})" in text
+        assert "make explorer" in text
 
 
 def blocks(language: str) -> list[str]:

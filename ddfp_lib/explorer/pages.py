@@ -86,6 +86,7 @@ def page(name: str, data: dict[str, Any], still: tuple[bytes, str]) -> str:
         title=html.escape(about.title),
         lead=html.escape(about.lead),
         lesson=about.lesson,
+        number=int(about.lesson[:2]),
         style=(templates / "page.css").read_text("utf-8"),
         body=(templates / f"{name}.html").read_text("utf-8"),
         # "</" would end the script element that holds the data

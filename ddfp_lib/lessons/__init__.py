@@ -6,6 +6,7 @@ clean run, for readers; :func:`store` makes it from the source.
 
     python -m ddfp_lib.lessons store            # execute all lessons and store their outputs
     python -m ddfp_lib.lessons store 02         # those whose name begins with 02
+    python -m ddfp_lib.lessons texts            # store changed texts; nothing is executed
     python -m ddfp_lib.lessons student FOLDER   # versions without solutions and outputs
     python -m ddfp_lib.lessons check            # say what is wrong with the stored pairs
 """
@@ -40,6 +41,7 @@ from ddfp_lib.lessons.pairs import (
     thumbnail,
     thumbnail_path,
 )
+from ddfp_lib.lessons.texts import described, store_texts, undescribed
 
 __all__ = [
     "GUARDS",
@@ -48,6 +50,7 @@ __all__ = [
     "as_notebook",
     "astray",
     "bad_parameters",
+    "described",
     "failed",
     "misaddressed",
     "mislocated",
@@ -60,12 +63,14 @@ __all__ = [
     "public_address",
     "scripts",
     "store",
+    "store_texts",
     "student",
     "tags",
     "thumbnail",
     "thumbnail_path",
     "too_large",
     "unanswered",
+    "undescribed",
     "unlike_source",
     "unreferenced",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddfp_lib.errors import UserError
-from ddfp_lib.lessons import GUARDS, scripts, store, student
+from ddfp_lib.lessons import GUARDS, scripts, store, store_texts, student
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     storing = commands.add_parser("store", help="execute lessons and store their outputs")
     storing.add_argument("beginnings", nargs="*", metavar="NN", help="such as 02; none: all")
+    wording = commands.add_parser("texts", help="store changed texts; nothing is executed")
+    wording.add_argument("beginnings", nargs="*", metavar="NN", help="such as 02; none: all")
     teaching = commands.add_parser("student", help="write versions without solutions")
     teaching.add_argument("folder", type=Path)
     commands.add_parser("check", help="say what is wrong with the stored pairs")
@@ -28,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds = store(script)
                 size = script.with_suffix(".ipynb").stat().st_size
                 print(f"{script.stem}: {seconds:.0f} s, {size / 1000:.0f} kB", flush=True)
+        elif given.command == "texts":
+            for script in scripts(beginnings=given.beginnings):
+                store_texts(script)
+                print(f"{script.stem}: texts stored")
         elif given.command == "student":
             for script in scripts():
                 print(student(script, given.folder))

@@ -21,6 +21,7 @@ from ddfp_lib.lessons.pairs import (
     tags,
     thumbnail_path,
 )
+from ddfp_lib.lessons.texts import undescribed
 
 MAX_BYTES = 1_500_000
 
@@ -282,6 +283,7 @@ GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
     misquoted,
     printed_before,
     mislocated,
+    undescribed,
 )
 """All that a stored lesson must be; each yields the ways in which it is not."""
 

@@ -15,6 +15,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically
 from ddfp_lib.plots.style import WIDTH, Picture, figure_style
+from ddfp_lib.plots.words import listed
 
 PERTURBED, CLEAN, FLOW, TEACHER = 5.0, 3.75, 2.3, 0.85
 """Heights of the four rows."""
@@ -81,6 +82,17 @@ GROUPS = {
 }
 """What a lesson can be about, and the boxes that are then in colour."""
 
+IN_WORDS = {
+    "data": "the images and pseudo-labels",
+    "flow": "the flow",
+    "step": "the step with F + δ",
+    "student": "the student",
+    "perturbed pass": "the student's second pass",
+    "teacher": "the teacher",
+    "losses": "the losses",
+}
+"""What the alternative text calls each of :data:`GROUPS`."""
+
 INK, LINE, PAPER, HERE = "#222222", "#8C8C8C", "#F4F4F4", "#FBDCC8"
 ACCENT = "#D55E00"
 
@@ -101,7 +113,25 @@ def diagram(*here: str) -> Picture:
     with figure_style():
         picture = Picture(figsize=(WIDTH, 4.7), layout="constrained")
         _draw(picture, chosen)
-    return picture
+    return picture.described(in_words(*here))
+
+
+def in_words(*here: str) -> str:
+    """Return the alternative text of :func:`diagram`.
+
+    Args:
+        here: keys of :data:`GROUPS`, the boxes in colour.
+    """
+    coloured = listed([IN_WORDS[group] for group in here]) if here else "none"
+    return (
+        "Diagram of the method. Student: strongly augmented image, encode, features F, embed, "
+        "embeddings v, classify, half a cross-entropy with the pseudo-labels y. Its second pass: "
+        "F + δ, embed with an auxiliary BatchNorm, v, classify, the other half. Teacher, an EMA of "
+        "the student's weights: weakly augmented image, encode, F, embed, v, classify, "
+        "pseudo-labels y where it is confident. The flow learns p(v) from the teacher's v by "
+        "likelihood; its gradient at the student's v gives the step δ. Labeled images take the "
+        f"student's path too, with their masks. Boxes in colour: {coloured}."
+    )
 
 
 def write_svg(path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.experiments.statistics import paired_difference
+from ddfp_lib.plots import words
 from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
 
 VOID = (255, 255, 255)
@@ -66,7 +67,7 @@ def scores(
         grid[-1, 0].set_xlabel(label)
         kind = "95 % interval" if seeds > 2 else "each seed"
         grid[-1, 1].set_xlabel(f"difference (points), {kind}")
-    return figure
+    return figure.described(words.scores(ledger, baseline, score, label))
 
 
 def _outlying(ledger: pd.DataFrame, method: str, baseline: str, score: str) -> bool:
@@ -122,8 +123,8 @@ def curves(
     """
     panels = {
         "teacher_miou": "teacher's validation mIoU (%)",
-        "pseudo_coverage": "pixels with a pseudo-label (part)",
-        "pseudo_precision": "right ones among them (part)",
+        "pseudo_coverage": "pixels with a pseudo-label (fraction)",
+        "pseudo_precision": "right ones among them (fraction)",
     }
     with figure_style():
         figure, row = new_picture(1, 3)
@@ -141,7 +142,7 @@ def curves(
             line = {"color": "black", "lw": 1, "ls": "--", "label": "release's log, one seed"}
             row.flat[0].plot(*zip(*released, strict=True), **line)
         row.flat[0].legend(fontsize=8)
-    return figure
+    return figure.described(words.curves(logs, panels, marks or {}, released))
 
 
 def _mean_curve(
@@ -196,7 +197,7 @@ def segmentations(
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(name, rotation=0, ha="right", va="center")
         _class_legend(figure, truths, classes, palette)
-    return figure
+    return figure.described(words.segmentations(truths, predictions))
 
 
 def samples(
@@ -270,7 +271,7 @@ def class_iou(ious: Mapping[str, np.ndarray], classes: Sequence[str]) -> Picture
         axes.set_xlim(0, 100)
         axes.set_xlabel("test IoU (%): mean over seeds, line from lowest to highest")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    return figure
+    return figure.described(words.class_iou(ious, classes))
 
 
 def descent(measured: Descent) -> Picture:
@@ -303,7 +304,7 @@ def descent(measured: Descent) -> Picture:
             axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         left.set_title("where features are")
         right.set_title("what the step changed")
-    return figure
+    return figure.described(words.descent(measured))
 
 
 def _most_of(values: Tensor) -> tuple[float, float]:
@@ -329,4 +330,4 @@ def seconds(ledger: pd.DataFrame) -> Picture:
         axes.set_xlim(0, 1.25 * ledger["seconds"].max())
         axes.set_xlabel("seconds of training and validation, side by side with other runs")
         axes.grid(axis="y", visible=False)
-    return figure
+    return figure.described(words.seconds(ledger))

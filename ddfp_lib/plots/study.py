@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
+from ddfp_lib.plots import words
 from ddfp_lib.plots.style import Picture, figure_style, method_colour, new_picture
 
 PANELS = {
@@ -56,7 +57,7 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("at the end of training", fontsize=8.5)
         grid[0, 1].set_yticks(range(len(methods)), methods)
-    return picture
+    return picture.described(words.boundary(mechanism, PANELS))
 
 
 def _spread(axes: Axes, row: int, values: np.ndarray, colour: str, marker: str) -> None:
@@ -91,10 +92,13 @@ def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Pictur
     runs = runs.assign(preset=named[0], eps=named[1].astype(float))
     reference = runs[runs["method"] == baseline]
     presets = list(runs["preset"].dropna().unique())
+    tables = {
+        preset: runs[runs["preset"] == preset].pivot(index="eps", columns="seed", values=score)
+        for preset in presets
+    }
     with figure_style():
         picture, grid = new_picture(1, len(presets), 2.9, sharey=True)
-        for axes, preset in zip(grid.flat, presets, strict=True):
-            table = runs[runs["preset"] == preset].pivot(index="eps", columns="seed", values=score)
+        for axes, (preset, table) in zip(grid.flat, tables.items(), strict=True):
             colour = method_colour(preset)
             for seed in table:
                 axes.plot(table.index, table[seed], "o-", color=colour, lw=0.9, ms=4, alpha=0.6)
@@ -108,4 +112,5 @@ def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Pictur
             axes.set_title(preset)
         grid[0, 0].set_ylabel(label)
         grid[0, 0].legend(fontsize=8)
-    return picture
+    mean = reference[score].mean()
+    return picture.described(words.lengths(tables, mean, baseline, label))

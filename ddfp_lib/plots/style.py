@@ -100,7 +100,11 @@ class Picture(Figure):
         with figure_style():
             drawn = io.BytesIO()
             self.savefig(drawn, format="png", dpi=2 * DPI)
-        with Image.open(drawn) as picture:
+        return self._reduced(drawn.getvalue())
+
+    def _reduced(self, drawn: bytes) -> bytes:
+        """Return a PNG file with 256 colours."""
+        with Image.open(io.BytesIO(drawn)) as picture:
             reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small = io.BytesIO()
         reduced.save(small, format="png", optimize=True)

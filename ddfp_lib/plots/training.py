@@ -1,6 +1,5 @@
 """Figures of one training: what a step sees, and what the steps came to."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from ddfp_lib.plots.runs import colourise
 from ddfp_lib.plots.style import (
-    DPI,
     SEQUENCE,
     WIDTH,
     Picture,
@@ -28,11 +26,8 @@ class TrueColours(Picture):
     For photographs beside classes: reduced to 256 colours, small areas would take those of others.
     """
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        drawn = io.BytesIO()
-        with figure_style():
-            self.savefig(drawn, format="png", dpi=2 * DPI)
-        return drawn.getvalue(), {"width": round(self.get_figwidth() * DPI)}
+    def _reduced(self, drawn: bytes) -> bytes:
+        return drawn
 
 
 def panels(

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 from ddfp_lib.lessons import public_address
@@ -21,7 +20,7 @@ REPOSITORY = public_address(ROOT / "pyproject.toml")
 CHAPTERS = {
     "Lessons": ["notebooks/README.md", "notebooks/[0-9]*.ipynb", "docs/glossary.md"],
     "Explorer": [
-        "explore/about.md",
+        "docs/explorer.md",
         "explore/separation.md",
         "explore/flow.md",
         "explore/pictures.md",
@@ -49,6 +48,9 @@ EXPLORER = {
     "pictures": "What a step does to a picture",
 }
 
+GUIDE = "docs/explorer.md"
+"""The page about them; links to its headings lead to the pages themselves."""
+
 LINK = re.compile(r"(?P<head>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)(?P<tail>[^)]*\))")
 PICTURE = re.compile(r'(?P<head><img\b[^>]*\bsrc=")(?P<target>[^"]+)(?P<tail>")')
 BADGE = re.compile(r"^\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*$\n?", re.MULTILINE)
@@ -56,7 +58,7 @@ FIRST_SCREEN = "\n## Whose method is it?"
 """Where the part of the README ends that is the first page."""
 
 MERMAID = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
-FENCE = re.compile(r"^(```|~~~)")
+FENCED = re.compile(r"^([ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[^\n]*)$", re.DOTALL | re.MULTILINE)
 
 
 def chapters(root: Path) -> dict[str, list[str]]:
@@ -103,6 +105,8 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
             text = (root / name).read_text(encoding="utf-8")
             if name == "docs/architecture.md":
                 text = MERMAID.sub(_house(root), text)
+            if name == GUIDE:
+                text = _opened(text)
             target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
     (source / "index.md").write_text(_index(root, source, names), encoding="utf-8")
     return [*names, "index.md"]
@@ -144,15 +148,6 @@ def lesson(path: Path, names: list[str], source: Path) -> str:
     return json.dumps(notebook)
 
 
-def undescribed(path: Path) -> Iterator[str]:
-    """Yield the first line of each cell of a lesson whose picture has no alternative text."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []):
-            shown = "image/png" in output.get("data", {})
-            if shown and not output.get("metadata", {}).get("image/png", {}).get("alt"):
-                yield "".join(cell["source"]).split("\n", 1)[0]
-
-
 def _settings(cell: dict) -> dict:
     return cell["metadata"].setdefault("mystnb", {})
 
@@ -180,6 +175,10 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
         if not target or re.match(r"[a-z]+:", match["target"]):
             return match[0]
         path = Path(os.path.normpath(Path(name).parent / target)).as_posix()
+        page = next((n for n, title in EXPLORER.items() if _slug(title) == anchor), None)
+        if path == GUIDE and page is not None:
+            place = os.path.relpath(f"explore/{page}.md", Path(name).parent)
+            return f"{match['head']}{place}{match['tail']}"
         if path in names or (source / path).is_file():
             return match[0]
         if not (root / path).exists():
@@ -194,14 +193,10 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
         anchor = f"#{anchor}" if anchor else ""
         return f"{match['head']}{REPOSITORY}/{kind}/main/{path}{anchor}{match['tail']}"
 
-    lines, fenced = [], False
-    for line in text.split("\n"):
-        if FENCE.match(line.lstrip()):
-            fenced = not fenced
-        elif not fenced:
-            line = PICTURE.sub(resolved, LINK.sub(resolved, line))
-        lines.append(line)
-    return "\n".join(lines)
+    # every second piece is fenced; a link may run over the end of a line of the others
+    pieces = FENCED.split(text)
+    pieces[::2] = [PICTURE.sub(resolved, LINK.sub(resolved, piece)) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def _house(root: Path) -> str:
@@ -220,11 +215,25 @@ def _house(root: Path) -> str:
     )
 
 
+def _slug(title: str) -> str:
+    """Return the anchor of a heading, as GitHub and MyST make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _opened(text: str) -> str:
+    """Return the page about the explorer with a link below the heading of each page."""
+    for name, title in EXPLORER.items():
+        heading = f"## {title}\n"
+        if heading not in text:
+            raise ValueError(f"{GUIDE}: has no heading {title!r}")
+        text = text.replace(heading, f"{heading}\n[Open this page](../explore/{name}.md)\n")
+    return text
+
+
 def _explorer_pages(source: Path, explorer: Path | None) -> None:
     """Write the pages that hold the explorer's pages in a frame."""
     folder = source / "explore"
     folder.mkdir()
-    lines = []
     for name, title in EXPLORER.items():
         if explorer is not None and (explorer / f"{name}.html").is_file():
             frame = (
@@ -237,12 +246,6 @@ def _explorer_pages(source: Path, explorer: Path | None) -> None:
         else:
             frame = "This page is not built yet: run `make explorer`, then `make site`.\n"
         (folder / f"{name}.md").write_text(f"# {title}\n\n{frame}", encoding="utf-8")
-        lines.append(f"- [{title}]({name}.md)")
-    (folder / "about.md").write_text(
-        "# The explorer\n\nThree pages to play with. The models behind them were trained by this "
-        "library; `make explorer` makes the pages anew.\n\n" + "\n".join(lines) + "\n",
-        encoding="utf-8",
-    )
 
 
 def _api_pages(source: Path, root: Path) -> None:
@@ -269,7 +272,7 @@ def _index(root: Path, source: Path, names: list[str]) -> str:
 
 | you want | go to |
 |---|---|
-| the idea, in the browser | [explorer](explore/about.md) |
+| the idea, in the browser | [explorer](docs/explorer.md) |
 | the idea, step by step | [lessons](notebooks/README.md) |
 | what is claimed, what was found | above, and in detail in [STUDY](reproduce/STUDY.md) |
 | to run it | `make reproduce`, and [its page](reproduce/README.md) |

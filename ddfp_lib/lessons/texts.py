@@ -1,0 +1,114 @@
+"""Texts of a lesson that change without executing it: Markdown, and what figures show in words."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import write_text
+from ddfp_lib.lessons.pairs import as_notebook
+
+SHORTEST = 60
+"""Characters below which an alternative text says too little."""
+
+
+def store_texts(script: Path) -> None:
+    """Store a lesson's texts anew and keep its outputs; nothing is executed.
+
+    Markdown cells, comments and alternative texts come from the source, outputs from the stored
+    notebook.
+
+    Args:
+        script: the source; the .ipynb beside it is written.
+
+    Raises:
+        UserError: the code differs in more than comments and alternative texts, or the notebook is
+            missing.
+    """
+    path = script.with_suffix(".ipynb")
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; run python -m ddfp_lib.lessons store")
+    notebook, stored = as_notebook(script), nbformat.read(path, as_version=4)
+    new, old = (
+        [cell for cell in each.cells if cell.cell_type == "code"] for each in (notebook, stored)
+    )
+    if len(new) != len(old):
+        raise UserError(_to_execute(script, f"{len(new)} code cells, {len(old)} of them stored"))
+    for number, (cell, before) in enumerate(zip(new, old, strict=True), start=1):
+        if _without_descriptions(cell.source) != _without_descriptions(before.source):
+            raise UserError(_to_execute(script, f"code cell {number} has changed"))
+        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+        description, earlier = described(cell.source), described(before.source)
+        for picture in _pictures(cell):
+            if description:
+                picture["alt"] = description
+            elif earlier:
+                picture.pop("alt", None)
+    notebook.metadata = stored.metadata
+    write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def described(source: str) -> str:
+    """Return the alternative text that a cell gives its figure, "" if it gives none in its source.
+
+    Args:
+        source: Python code; the text is the argument of a call of ``described``.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if _describes(node) and isinstance(node.args[0], ast.Constant):
+            return " ".join(str(node.args[0].value).split())
+    return ""
+
+
+def undescribed(script: Path) -> Iterator[str]:
+    """Yield figures without alternative text, or with another one than the source gives."""
+    stored = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    for cell in stored.cells:
+        wanted = described(cell.source) if cell.cell_type == "code" else ""
+        first = cell.source.split("\n", 1)[0]
+        for picture in _pictures(cell):
+            alt = picture.get("alt", "")
+            if not alt:
+                yield f"a figure has no alternative text: the cell that begins with {first!r}"
+            elif wanted and alt != wanted:
+                yield f"the alternative text was not stored: the cell that begins with {first!r}"
+            elif len(alt) < SHORTEST:
+                yield f"the alternative text {alt!r} says too little"
+
+
+def _pictures(cell: NotebookNode) -> list[NotebookNode]:
+    """Return the metadata of each picture that a cell has stored."""
+    return [
+        output.setdefault("metadata", {}).setdefault("image/png", {})
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+
+
+def _describes(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "described"
+        and len(node.args) == 1
+    )
+
+
+class _Undescribed(ast.NodeTransformer):
+    """Takes the calls of ``described`` with a text in the source away, and leaves the figure."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        literal = _describes(node) and isinstance(node.args[0], ast.Constant)
+        return node.func.value if literal else node
+
+
+def _without_descriptions(source: str) -> str:
+    return ast.dump(_Undescribed().visit(ast.parse(source)))
+
+
+def _to_execute(script: Path, what: str) -> str:
+    return f"{script.name}: {what}; run python -m ddfp_lib.lessons store {script.name[:2]}"

@@ -1,0 +1,213 @@
+"""The report of a run: what it concludes from known numbers, and what its page leaves out."""
+
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bs4 import BeautifulSoup  # nbconvert brings it
+
+from ddfp_lib.evaluation.descent import UNPERTURBED, Descent
+from ddfp_lib.experiments.conclusion import comparisons, conclusion, expectation, expected
+from ddfp_lib.experiments.page import to_html
+from ddfp_lib.plots import runs as figures
+from ddfp_lib.plots import study as study_figures
+from ddfp_lib.plots.training import panels
+
+
+def runs_of(scores: dict[str, list[float]], **columns) -> pd.DataFrame:
+    """A ledger: for each method the test mIoU of seeds 0, 1, ...; NaN: this seed was not run."""
+    rows = [
+        {"method": method, "seed": seed, "test_miou": score, "seconds": 20.0, "steps": 1000}
+        for method, values in scores.items()
+        for seed, score in enumerate(values)
+        if not np.isnan(score)
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "said"),
+    [
+        # by hand: mean 5/3, standard deviation 0.577, t 4.303, half width 1.434
+        (
+            [60.0, 61.0, 62.0],
+            [58.0, 59.0, 61.0],
+            "`ddfp` reaches 61.0 % mIoU, 1.7 points more than `consistency`: significantly better "
+            "(95 % CI +0.2 to +3.1), 3 seeds.",
+        ),
+        (
+            [58.0, 59.0, 61.0],
+            [60.0, 61.0, 62.0],
+            "`ddfp` reaches 59.3 % mIoU, 1.7 points less than `consistency`: significantly worse "
+            "(95 % CI -3.1 to -0.2), 3 seeds.",
+        ),
+        (
+            # differences -0.1 and 0.1, t 12.706, half width 1.27
+            [60.0, 61.0],
+            [60.1, 60.9],
+            "`ddfp` reaches 60.5 % mIoU, as much as `consistency`: not significant "
+            "(95 % CI -1.3 to +1.3), 2 seeds.",
+        ),
+        (
+            [60.0],
+            [58.0],
+            "`ddfp` reaches 60.0 % mIoU, 2.0 points more than `consistency`, with one seed: "
+            "significance cannot be tested.",
+        ),
+        (
+            [60.0, np.nan],
+            [np.nan, 58.0],
+            "`ddfp` and `consistency` have no seed in common, so they cannot be compared.",
+        ),
+    ],
+)
+def test_the_verdict_says_the_paired_difference(ours, baseline, said):
+    ledger = runs_of({"consistency": baseline, "ddfp": ours})
+    assert conclusion(ledger, "ddfp", "consistency") == said
+
+
+def test_one_method_alone_has_a_verdict():
+    ledger = runs_of({"ddfp": [60.0, 61.0]})
+    said = conclusion(ledger, "ddfp", "ddfp")
+    assert said == "`ddfp` reaches 60.5 % mIoU; no other method was run beside it."
+
+
+def test_every_pair_is_compared_once_and_the_count_is_given():
+    ledger = runs_of(
+        {"supervised": [50.0, 51.0], "consistency": [58.0, np.nan], "ddfp": [60.0, 62.0]}
+    )
+    methods = ["supervised", "consistency", "ddfp", "vat"]
+    assert comparisons(ledger, methods, ["consistency", "supervised"]) == [
+        "- `supervised` minus `consistency`: -8.0 points, one seed: significance cannot be tested.",
+        "- `ddfp` minus `consistency`: +2.0 points, one seed: significance cannot be tested.",
+        # by hand: differences 10 and 11, t 12.706, half width 6.353
+        "- `ddfp` minus `supervised`: +10.5 points, significantly better (95 % CI +4.1 to +16.9), "
+        "2 seeds.",
+        "\n3 comparisons; the intervals are not corrected for that.",
+    ]
+    apart = runs_of({"consistency": [58.0, np.nan], "ddfp": [np.nan, 62.0]})
+    lines = comparisons(apart, ["consistency", "ddfp"], ["consistency"])
+    assert lines == ["- `ddfp` minus `consistency`: no seed in common."]
+    assert comparisons(runs_of({"ddfp": [60.0]}), ["ddfp"], ["ddfp"]) == []
+
+
+def test_what_is_expected_comes_from_stored_runs_of_the_same_kind():
+    here = runs_of({"ddfp": [60.0, 62.0], "vat": [61.0]}, benchmark="digits", split="85")
+    same = runs_of({"ddfp": [59.0, 63.0, 64.0]}, benchmark="digits", split="85")
+    others = [
+        runs_of({"ddfp": [10.0]}, benchmark="camvid", split="85"),
+        runs_of({"ddfp": [20.0]}, benchmark="digits", split="all"),
+        runs_of({"ddfp": [30.0]}, benchmark="digits", split="85").assign(steps=40),
+    ]
+    stored = pd.concat([same, *others], ignore_index=True)
+    found = expected(stored, here)
+    assert found.index.tolist() == ["ddfp"]
+    assert found.loc["ddfp"].tolist() == [61.0, 62.0, 59.0, 64.0, 3]
+    assert expectation(stored, here).startswith(
+        "Expected, in 3 stored seeds of this benchmark: `ddfp` 59.0 to 64.0. "
+    )
+    assert expectation(others[0], here) == ""
+
+
+def test_figures_of_results_say_their_numbers():
+    """What a figure shows stands in its alternative text, here against numbers by hand."""
+    ledger = runs_of({"consistency": [58.0, 59.0, 61.0], "noise, eps 3": [60.0, 61.0, 62.0]})
+    alt = figures.scores(ledger, "consistency").alt
+    assert "3 seeds" in alt and "59.3 for consistency; 61.0 for noise, eps 3." in alt
+    assert "with its 95 % interval: +1.7 (+0.2 to +3.1) for noise, eps 3." in alt
+    assert "interval" not in figures.scores(ledger[ledger["seed"] == 0], "consistency").alt
+    assert figures.seconds(ledger).alt.endswith(
+        "20 s, 20 ms a step for consistency; 20 s, 20 ms a step for noise, eps 3."
+    )
+
+    keys = ("teacher_miou", "pseudo_coverage", "pseudo_precision")
+    log = [{"step": step} | dict.fromkeys(keys, step / 10) for step in (1, 5, 9)]
+    alt = figures.curves({"ddfp": [log, log]}, {"consistency begins": 3}, [(9, 81.2)]).alt
+    assert "Teacher's validation mIoU (%): 0.1 to 0.9 for ddfp." in alt
+    assert "0.10 to 0.90 for ddfp" in alt
+    assert "consistency begins at step 3" in alt and "ends at 81.2 %" in alt
+
+    truth = torch.tensor([[0, 1], [1, 255]], dtype=torch.uint8)
+    image, palette = torch.zeros(3, 2, 2, dtype=torch.uint8), [(0, 0, 0), (9, 9, 9)]
+    found = {"supervised": [torch.zeros_like(truth)], "ddfp": [truth]}
+    alt = figures.segmentations([image], [truth], found, ["background", "cat"], palette).alt
+    assert "each of 1 image." in alt and "33.3 for supervised; 100.0 for ddfp." in alt
+
+    iou = {"ddfp": np.array([[90.0, 40.0], [92.0, 50.0]])}
+    alt = figures.class_iou(iou, ["background", "cat"]).alt
+    assert alt.endswith("45.0 (cat) to 91.0 (background) for ddfp.")
+
+
+def test_the_text_of_the_descent_has_medians():
+    before = torch.tensor([-3.0, -2.0, -1.0])
+    after = {"density": before - 4, "random": before - 0.5}
+    kept = {"density": 0.5, "random": 1.0}
+    measured = Descent(before, after, kept, kept | {UNPERTURBED: 1.0}, {})
+    alt = figures.descent(measured).alt
+    assert "3 confident features" in alt and "unperturbed median is -2.0 nats" in alt
+    assert "its median is -4.0 for density; -0.5 for random." in alt
+    assert "keep their class, in percent: 50.0 for density; 100.0 for random." in alt
+
+
+def test_the_texts_of_a_study_have_its_means():
+    rows = [
+        {"method": "ddfp", "seed": seed, "step": step, "features": "all", "quantity": name}
+        | {"value": 10.0 * number + step + seed}
+        for number, name in enumerate(study_figures.PANELS)
+        for seed in (0, 1, 2)
+        for step in (1, 2)
+    ]
+    alt = study_figures.boundary(pd.DataFrame(rows)).alt
+    assert "from step 1 to step 2 its mean goes from 2.0 to 3.0 for ddfp." in alt
+    assert "Density of errors (percentile): 13.0 for ddfp." in alt
+
+    scores = {"noise, eps 1": [60.0, 62.0], "noise, eps 3": [63.0, 63.5], "consistency": [59.0, 58]}
+    alt = study_figures.lengths(runs_of(scores), "consistency", "test_miou", "test mIoU (%)").alt
+    assert "consistency, 58.5." in alt and alt.endswith("63.2 at eps 3 for noise.")
+
+
+def test_every_kind_of_picture_keeps_its_text():
+    picture = panels({"image": [torch.zeros(3, 2, 2)]}).described("One black image.")
+    _, metadata = picture._repr_png_()
+    assert metadata == {"width": 900, "alt": "One black image."}
+
+
+ALT = 'A curve that rises & ends > 1, called "best".'
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """A small executed notebook with everything that the page leaves out or changes."""
+
+    def code(source, outputs, *tags):
+        return nbformat.v4.new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
+
+    def shown(mime, content, **metadata):
+        return nbformat.v4.new_output("display_data", {mime: content}, metadata=metadata)
+
+    stream = nbformat.v4.new_output
+    cells = [
+        nbformat.v4.new_markdown_cell("# One & all\n\nA first sentence."),
+        code('out = "/home/somebody/runs"', [], "injected-parameters"),
+        code("train()", [stream("stream", text="12 %  about 3 min left")], "progress"),
+        code("import x", [stream("stream", name="stderr", text="FutureWarning: soon")]),
+        code("draw()", [shown("image/png", "iVBORw0KGgo=", **{"image/png": {"alt": ALT}})]),
+        code("table", [shown("text/html", "<table><tr><td>61.0</td></tr></table>")]),
+    ]
+    path = tmp_path / "report.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_the_page_has_results_and_no_code_progress_or_warning(executed):
+    page = to_html(executed)
+    assert "<title>One &amp; all</title>" in page and 'lang="en"' in page
+    for left_out in ("/home/somebody", "train()", "about 3 min left", "FutureWarning", "draw()"):
+        assert left_out not in page
+    (figure,) = BeautifulSoup(page, "html.parser").find_all("figure")
+    assert figure.img["alt"] == ALT
+    assert '<div class="scroll"><table>' in page
+    assert not re.findall(r"""(?:src|href)=["']https?:""", page)
