@@ -3,10 +3,11 @@
 import operator
 from typing import TYPE_CHECKING
 
+from ddfp_lib.data import KNOWN
 from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.errors import UserError
+from ddfp_lib.imports import OWN
 from ddfp_lib.method.config import PERTURBATIONS
-from ddfp_lib.method.own import OWN
 
 if TYPE_CHECKING:
     from ddfp_lib.config.schema import Config
@@ -76,6 +77,12 @@ def check(config: "Config") -> None:
         )
 
     method = config.method
+    dataset = config.data.dataset
+    if dataset not in KNOWN and not OWN.fullmatch(dataset):
+        raise UserError(
+            f"data.dataset: {dataset!r} is unknown; choose one of {', '.join(KNOWN)}, or write "
+            "package.module:Class"
+        )
     if method.perturbation not in PERTURBATIONS and not OWN.fullmatch(method.perturbation):
         raise UserError(
             f"method.perturbation: {method.perturbation!r} is unknown; choose one of "

@@ -63,7 +63,8 @@ class DataConfig:
     """Which images, and which of them are labeled.
 
     Attributes:
-        dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout).
+        dataset: ``digits``, ``camvid``, ``cityscapes`` or ``voc`` (any folder in the VOC layout),
+            or a class of your own as ``package.module:Class``, see :mod:`ddfp_lib.data`.
         root: folder of the data set; digit scenes need none.
         labeled: which training images are labeled: a count (``40``), a fraction (``1/8``),
             ``all``, or the path of a list file (``labeled.txt``), absolute or below ``root``.
@@ -91,7 +92,7 @@ class DataConfig:
             smaller ones are not enlarged. ``None`` leaves all as they are.
     """
 
-    dataset: Literal["digits", "camvid", "voc", "cityscapes"]
+    dataset: str
     labeled: int | str
     root: str | None = None
     unlabeled: str | None = None

@@ -1,10 +1,23 @@
-"""Data sets by name; each is imported only when it is opened."""
+"""Data sets by name; each is imported only when it is opened.
+
+A data set of your own is a class outside this project, named ``package.module:Class``. It is a
+:class:`~ddfp_lib.data.pairs.FilePairs` and says which files belong to a subset::
+
+    class Leaves(FilePairs):
+        def __init__(self, root, subset, size=None):
+            images = sorted((Path(root) / subset).glob("*.jpg"))
+            masks = [path.with_suffix(".png") for path in images]
+            super().__init__("leaves", CLASSES, PALETTE, images, masks, size=size)
+
+Inspection, classes, sizes and splits work as with the others.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddfp_lib.errors import UserError
+from ddfp_lib.imports import OWN, import_class
 
 if TYPE_CHECKING:
     from ddfp_lib.data.base import SegmentationDataset
@@ -28,7 +41,7 @@ def open_dataset(
     """Open one subset of a data set.
 
     Args:
-        name: one of :data:`KNOWN`.
+        name: one of :data:`KNOWN`, or ``package.module:Class``.
         subset: ``"train"``, ``"val"`` or ``"test"``, or another name that the data set has.
         root: folder of the files; digits need none.
         digits: how digit scenes are made; None for the defaults.
@@ -41,7 +54,8 @@ def open_dataset(
     Raises:
         UserError: an unknown name or subset, or a data set of files without its folder.
     """
-    if name not in KNOWN:
+    own = OWN.fullmatch(name)
+    if name not in KNOWN and not own:
         raise UserError(f"data set {name!r} is unknown: use one of {', '.join(KNOWN)}")
     if name == "digits":
         from ddfp_lib.data.digits import DigitScenes
@@ -56,10 +70,13 @@ def open_dataset(
         raise UserError(
             f"data set {name!r} needs the folder of its files: give its root, as --data DIR"
         )
-    if name == "camvid":
+    dataset: FilePairs
+    if own:
+        dataset = _own(name, root, subset, size)
+    elif name == "camvid":
         from ddfp_lib.data.camvid import CamVid
 
-        dataset: FilePairs = CamVid(root, subset, size)
+        dataset = CamVid(root, subset, size)
     elif name == "cityscapes":
         from ddfp_lib.data.cityscapes import Cityscapes
 
@@ -71,3 +88,21 @@ def open_dataset(
     if classes is not None:
         dataset = dataset.with_classes(classes)
     return dataset if long_side is None else dataset.with_long_side(long_side)
+
+
+def _own(name: str, root: Path | str, subset: str, size: tuple[int, int] | None) -> "FilePairs":
+    from ddfp_lib.data.pairs import FilePairs
+
+    found = import_class(name, "data.dataset")
+    if not issubclass(found, FilePairs):
+        raise UserError(
+            f"data.dataset: {name}: is no data set; derive it from FilePairs in "
+            "ddfp_lib/data/pairs.py"
+        )
+    try:
+        return found(root, subset, size=size)
+    except TypeError as error:
+        raise UserError(
+            f"data.dataset: {name}: cannot be made ({error}); define "
+            "__init__(self, root, subset, size=None)"
+        ) from error

@@ -296,14 +296,17 @@ DATASETS = {
     "cityscapes": (len(cityscapes.CLASSES), 500, (1024, 2048)),
     "voc": (len(voc.CLASSES), 1449, (375, 500)),
 }
-"""Of published data sets: classes, validation images, usual height and width of an image."""
+"""Of published data sets: classes, validation images, usual height and width of an image. Data of
+your own are estimated by VOC's."""
 
 
 def classes_of(config: Config) -> int:
     """Return the number of classes; of a folder in the VOC layout, that of VOC."""
     if config.data.dataset == "digits":
         return config.data.digits.classes + 1
-    return DATASETS[config.data.dataset][0]
+    if config.data.classes is not None:
+        return len(config.data.classes)
+    return DATASETS.get(config.data.dataset, DATASETS["voc"])[0]
 
 
 def validation_images(config: Config) -> int:
@@ -311,7 +314,7 @@ def validation_images(config: Config) -> int:
     return (
         config.data.digits.val
         if config.data.dataset == "digits"
-        else DATASETS[config.data.dataset][1]
+        else DATASETS.get(config.data.dataset, DATASETS["voc"])[1]
     )
 
 
@@ -321,4 +324,4 @@ def image_size(config: Config) -> tuple[int, int]:
         return config.data.size
     if config.data.dataset == "digits":
         return config.data.digits.size, config.data.digits.size
-    return DATASETS[config.data.dataset][2]
+    return DATASETS.get(config.data.dataset, DATASETS["voc"])[2]

@@ -13,16 +13,12 @@ In a preset::
     perturbation_options: {factor: 0.5}
 """
 
-import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ddfp_lib.errors import UserError
-
-OWN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""How a class of your own is written."""
+from ddfp_lib.imports import import_class
 
 CALLED_WITH = ("features", "moved", "models", "generator")
 """The arguments of a perturbation's call, in this order."""
@@ -43,23 +39,14 @@ def make_own(name: str, eps: float, options: Mapping[str, Any]) -> Any:
         UserError: the module or class is missing, is not callable as a perturbation, or does not
             take these options. A class of another kind is refused before it is made.
     """
-    module, _, attribute = name.partition(":")
-    where = f"method.perturbation: {name}"
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise UserError(
-            f"{where}: cannot be imported ({error}); install its package, or set PYTHONPATH to "
-            "the folder that holds it"
-        ) from error
-    if not inspect.isclass(found):
-        raise UserError(f"{where}: {module} has no class {attribute!r}; check its name")
+    found = import_class(name, "method.perturbation")
     call = found.__dict__.get("__call__") or getattr(found, "__call__", None)  # noqa: B004
     names = list(inspect.signature(call).parameters)[1:] if inspect.isfunction(call) else []
     if tuple(names) != CALLED_WITH:
         raise UserError(
-            f"{where}: is no perturbation; define __call__(self, {', '.join(CALLED_WITH)}), see "
-            "FeaturePerturbation in ddfp_lib/method/perturb.py"
+            f"method.perturbation: {name}: is no perturbation; define "
+            f"__call__(self, {', '.join(CALLED_WITH)}), see FeaturePerturbation in "
+            "ddfp_lib/method/perturb.py"
         )
     try:
         return found(eps, **options)

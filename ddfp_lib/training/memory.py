@@ -118,7 +118,9 @@ def _classes(config: Config) -> int:
     dataset = config.data.dataset
     if config.data.classes is not None:
         return len(config.data.classes)
-    return config.data.digits.classes + 1 if dataset == "digits" else len(names[dataset])
+    if dataset == "digits":
+        return config.data.digits.classes + 1
+    return len(names.get(dataset, voc.CLASSES))  # of data of your own, an estimate
 
 
 def micro_batches_for(config: Config, device: torch.device) -> int:
