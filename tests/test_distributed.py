@@ -461,6 +461,7 @@ def test_the_command_line_starts_processes_and_speaks_once(tmp_path):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["processes"], environment["protocol"]) == (2, "whole")
     assert (environment["gpu"], environment["precision"]) == (None, "float32")
+    assert environment["micro_batches"] == [2]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["processes"], result["gpus"], result["protocol"]) == (2, 0, "whole")
     assert result["peak_memory"] > 0.1
