@@ -136,8 +136,8 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
             *dict.fromkeys(cost.basis for cost in costs.values()),
             "memory: counted in the precision of the run, not measured: weights, gradients, "
             "optimizer, activations",
-            "micro-batches: the parts in which a GPU takes its share of a step's images, as many as "
-            f"the memory of {'/'.join(card.name for card in CARDS)} asks for (--accumulate); "
+            "micro-batches: the parts in which a GPU takes its share of a step's images, as many "
+            f"as the memory of {'/'.join(card.name for card in CARDS)} asks for (--accumulate); "
             "BatchNorm's statistics are over one of them, so the number changes results",
         ]
     )

@@ -16,6 +16,7 @@ from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
 from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
+from ddfp_lib.kernels import cudnn_benchmark, training_kernels
 from ddfp_lib.ranks import rank, ranks_here, together, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.commit import commit
@@ -97,12 +98,15 @@ def train(
         progress(0, training.steps, line)
 
     with lost_worker_named(), ExitStack() as held:
+        held.enter_context(
+            training_kernels(training.tf32, training.cudnn_benchmark, training.deterministic)
+        )
         with together():
             accumulate = accumulate or micro_batches_for(config, device)
             shares = shares_of(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))
-        with together():
+        with together(), memory_advice(accumulate):
             finished = finished_result(out, config)
             if finished and config.data.dataset == "digits":  # made by the configuration alone
                 return finished
@@ -247,7 +251,9 @@ def _evaluate_both(
         "protocol": config.data.protocol,
         "confidence": config.training.confidence,
     }
-    student, teacher = evaluate_all([learner.student, learner.teacher], dataset, **options)
+    # the benchmark mode would time every layer for each new size of an image
+    with memory_advice(None), cudnn_benchmark(False):
+        student, teacher = evaluate_all([learner.student, learner.teacher], dataset, **options)
     return {
         "miou": student.miou,
         "teacher_miou": teacher.miou,
@@ -265,12 +271,13 @@ def _finish(
     data: RunData,
     micro_batches: list[int],
 ) -> RunResult | None:
-    test = evaluate(
-        learner.teacher,
-        data.test,
-        device=learner.device,
-        protocol=config.data.protocol,
-    )
+    with memory_advice(None), cudnn_benchmark(False):
+        test = evaluate(
+            learner.teacher,
+            data.test,
+            device=learner.device,
+            protocol=config.data.protocol,
+        )
     memory = peak_memory(learner.device)
     if log is None:
         return None

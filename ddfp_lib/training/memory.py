@@ -72,7 +72,8 @@ def _count(
     Args:
         config: of the network.
         classes: K.
-        labeled, unlabeled: images.
+        labeled: number of labeled images.
+        unlabeled: number of unlabeled images.
         size: (height, width) of them.
         perturbed_at: where features are perturbed, ``None`` for nowhere.
         copies: how often the weights are held, with gradients and moments.
@@ -209,11 +210,23 @@ def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
 
 
 @contextmanager
-def memory_advice(accumulate: int) -> Iterator[None]:
-    """Turn a lack of memory or of a compiler into one line that says what helps."""
+def memory_advice(accumulate: int | None) -> Iterator[None]:
+    """Turn a lack of memory or of a compiler into one line that says what helps.
+
+    Args:
+        accumulate: micro-batches of a step; ``None``: images are segmented for scores.
+
+    Raises:
+        UserError: there is too little memory, or no compiler.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
+        if accumulate is None:
+            raise UserError(
+                "out of GPU memory while images were segmented for scores; segment them in "
+                "windows, as with --set data.protocol=slide513, or set training.precision=bfloat16"
+            ) from error
         raise UserError(
             f"out of GPU memory; take a step's images in more parts with --accumulate "
             f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
