@@ -15,6 +15,24 @@ CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextmanager
+def training_kernels(allow_tf32: bool, benchmark: bool, only_deterministic: bool) -> Iterator[None]:
+    """Choose kernels for a training, as its configuration says.
+
+    Args:
+        allow_tf32: see :func:`tf32`.
+        benchmark: see :func:`cudnn_benchmark`.
+        only_deterministic: see :func:`deterministic`; switches off the other two.
+    """
+    fast = not only_deterministic
+    with (
+        tf32(allow_tf32 and fast),
+        cudnn_benchmark(benchmark and fast),
+        deterministic(only_deterministic),
+    ):
+        yield
+
+
+@contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in float32 matrix products and convolutions on GPUs.
 

@@ -303,7 +303,7 @@ def test_a_dry_run_tells_the_plan_and_needs_no_data(tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     words = ["--splits", "732,1464", "--methods", "supervised,ddfp", "--seeds", "0,1", "--gpus", 4]
     assert ddfp("reproduce", "voc", *words, "--dry-run") == 0
-    _, heads, *lines, total, hours, memory = capsys.readouterr().out.splitlines()
+    _, heads, *lines, total, hours, memory, parts = capsys.readouterr().out.splitlines()
     assert heads.split()[-4:] == ["A100", "H100", "4090", "3090"]
     cells = [tuple(line.split()[:4]) for line in lines]
     assert cells == [
@@ -315,6 +315,7 @@ def test_a_dry_run_tells_the_plan_and_needs_no_data(tmp_path, capsys, monkeypatc
     assert total.startswith("8 runs on 4 GPUs each, 8 to do; hours one after another: A100 ")
     assert "40% of the card's dense peak" in hours
     assert "not measured" in memory
+    assert parts.startswith("micro-batches: ")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ import yaml
 import ddfp_lib.training.distributed as distributed
 import ddfp_lib.training.loop as loop
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.loaders import training_batches
+from ddfp_lib.data.loaders import LostWorkerError, training_batches
 from ddfp_lib.data.splits import make_split
 from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.scores import evaluate
@@ -429,6 +429,8 @@ def fail(how):
             with together():
                 raise UserError("the data is not there")
         if rank() == 1:
+            if how == "lost":
+                raise LostWorkerError("no room left")
             raise UserError("image 7 cannot be read")  # found by one rank, amid a step
         total(torch.ones(1))
 
@@ -439,13 +441,19 @@ def fail(how):
     [
         ("diverged", FloatingPointError, "step 3: the loss is nan"),
         ("wrong", UserError, "the data is not there"),
-        ("alone", ConnectionError, "image 7 cannot be read.*start the same command again"),
+        ("alone", UserError, "^image 7 cannot be read$"),
+        ("lost", ConnectionError, "no room left.*start the same command again"),
     ],
 )
-def test_the_launcher_says_what_was_wrong(how, kind, named, monkeypatch):
-    monkeypatch.setattr(distributed, "RESTARTS", 0)
+def test_the_launcher_says_what_was_wrong(how, kind, named, monkeypatch, capfd):
+    """What one rank finds ends all of them at once, with one line; a lost worker is tried again."""
+    if how == "lost":
+        monkeypatch.setattr(distributed, "RESTARTS", 0)
     with pytest.raises(kind, match=named):
         launch(fail, 2, how)
+    if how != "lost":
+        told = capfd.readouterr().err
+        assert "failed" not in told and "Traceback" not in told
 
 
 def test_the_command_line_starts_processes_and_speaks_once(tmp_path):
@@ -461,6 +469,7 @@ def test_the_command_line_starts_processes_and_speaks_once(tmp_path):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["processes"], environment["protocol"]) == (2, "whole")
     assert (environment["gpu"], environment["precision"]) == (None, "float32")
+    assert environment["micro_batches"] == [2]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["processes"], result["gpus"], result["protocol"]) == (2, 0, "whole")
     assert result["peak_memory"] > 0.1
@@ -537,6 +546,15 @@ def test_memory_that_is_too_small_is_told_with_the_option(tiny_config, tmp_path,
     monkeypatch.setattr(loop, "training_step", too_much)
     with pytest.raises(UserError, match=r"out of GPU memory.* --accumulate 4"):
         train(tiny_config("ddfp"), tmp_path, device=CPU, accumulate=2)
+
+
+def test_memory_that_is_too_small_for_scores_is_reported_too(tiny_config, tmp_path, monkeypatch):
+    def too_much(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "evaluate_all", too_much)
+    with pytest.raises(UserError, match=r"out of GPU memory while .* data.protocol=slide513"):
+        train(tiny_config("supervised"), tmp_path, device=CPU)
 
 
 def test_shares_are_told(tiny_config):

@@ -21,6 +21,7 @@ import ddfp_lib.training.loop as loop
 from ddfp_lib.config import from_dict
 from ddfp_lib.data.digits import DigitScenes
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.ledger import ledger
 from ddfp_lib.files import sha256
 from ddfp_lib.runs.checkpoints import Checkpoints, read_checkpoint
 from ddfp_lib.runs.folder import Run, exclusive
@@ -154,6 +155,30 @@ def test_a_run_may_go_on_with_other_workers(tiny_config, finished, tmp_path):
     train(config, tmp_path, device=CPU, stop_at=3)
     train(tiny_config("ddfp", data={"workers": 0}), tmp_path, device=CPU)
     assert_same_run(tmp_path, finished("ddfp"))
+
+
+def test_a_run_that_goes_on_in_other_micro_batches_says_so(tiny_config, tmp_path):
+    config, lines = tiny_config("supervised"), []
+
+    def note(done, steps, text):
+        lines.append(text)
+
+    train(config, tmp_path, device=CPU, accumulate=2, stop_at=3, progress=note)
+    assert not any("micro-batches" in line for line in lines)
+    result = train(config, tmp_path, device=CPU, progress=note)
+    (told,) = [line for line in lines if "micro-batches" in line]
+    assert "1 from here on, 2 until now" in told and "--accumulate 2" in told
+    assert result.micro_batches == Run.open(tmp_path).result().micro_batches == [2, 1]
+    assert ledger([result])["micro_batches"].tolist() == ["2 then 1"]
+
+
+def test_a_result_of_before_micro_batches_were_recorded_is_read(tiny_config, tmp_path, finished):
+    shutil.copytree(finished("supervised"), tmp_path / "old")
+    path = tmp_path / "old" / "result.json"
+    values = json.loads(path.read_text())
+    assert values.pop("micro_batches") == [1]
+    path.write_text(json.dumps(values))
+    assert ledger([Run.open(tmp_path / "old").result()])["micro_batches"].isna().all()
 
 
 @pytest.mark.fault("`kill -9`", "a process that loads images")

@@ -197,6 +197,7 @@ def test_ledger_is_derived_and_has_its_columns(tiny, tmp_path):
     assert frame["config"].tolist() == [cell.config.config_hash for cell in cells]
     assert frame["protocol"].tolist() == ["whole"] * 2
     assert frame["gpus"].tolist() == [0, 0]
+    assert frame["micro_batches"].tolist() == [1, 1]
     assert frame["data"].nunique() == 1  # the seed changes no image
     assert frame["paper"].isna().all()
     assert ledger(results)["test_miou"].tolist() == [round(r.test_miou, 2) for r in results]

@@ -19,7 +19,13 @@ def rows(scores: dict[str, list[float]], split: str = "60", benchmark: str = "di
         dict.fromkeys(LEDGER, 1.0)
         | {"benchmark": benchmark, "split": split, "method": method, "seed": seed}
         | {"test_miou": score, "commit": "abc", "config": "00ff00ff", "data": "1234abcd"}
-        | {"protocol": "whole", "gpu": "Some GPU", "gpus": 4, "peak_memory": 10.5}
+        | {
+            "protocol": "whole",
+            "gpu": "Some GPU",
+            "gpus": 4,
+            "micro_batches": "2",
+            "peak_memory": 10.5,
+        }
         for method, values in scores.items()
         for seed, score in enumerate(values)
     ]
@@ -118,7 +124,7 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     page = results_page(rows({"ddfp": [81.0]}, "732", "voc"), published(81.2))
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
-    assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each." in page
+    assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each; micro-batches: 2." in page
 
 
 def test_nothing_is_subtracted_from_an_unproved_number():

@@ -38,8 +38,13 @@ ADDED: dict[str, Any] = {
     "training.ohem_threshold": 0.7,
     "training.ohem_pixels": 100_000,
     "training.ohem_images": 2,
+    "training.tf32": True,
+    "training.cudnn_benchmark": True,
+    "training.deterministic": False,
 }
 """Keys that were added after e01cd57, with the value that means the behaviour of that time.
+
+Keys of GPUs have their usual value here: no run of that time was on a GPU.
 
 The value is the key's default, so that older run folders can be read. The key enters
 ``config_hash`` only where it has another value, so that older runs keep their hash.
@@ -197,6 +202,13 @@ class TrainingConfig:
         ohem_pixels: hard pixels at least, in each group of images: 100,000 in U2PL, 200,000 in
             UniMatch.
         ohem_images: labeled images in a group: one GPU's batch, 2 in both.
+        tf32: on GPUs the networks compute float32 products and convolutions in TF32; the density
+            never does.
+        cudnn_benchmark: on GPUs cuDNN times its convolutions in training and takes the fastest.
+            Which ones these are may differ from run to run, and with them the last bits.
+        deterministic: PyTorch and cuDNN use deterministic kernels, without TF32 and without cuDNN's
+            benchmark mode, whatever the two keys above say. PyTorch warns where it has no
+            deterministic kernel. Slower; on a CPU runs are deterministic without it.
     """
 
     steps: int
@@ -221,6 +233,9 @@ class TrainingConfig:
     ohem_threshold: float = 0.7
     ohem_pixels: int = 100_000
     ohem_images: int = 2
+    tf32: bool = True
+    cudnn_benchmark: bool = True
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

@@ -230,21 +230,25 @@ def _checked(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
         yield batch
 
 
+class LostWorkerError(UserError):
+    """A process that makes batches was killed; the same command may go on."""
+
+
 @contextmanager
 def lost_worker_named() -> Iterator[None]:
-    """Tell a user, in one line, that a worker was killed; for all the time that batches are made.
+    """Report in one line that a worker was killed; for all the time that batches are made.
 
     PyTorch finds it out by a signal, so its error comes at any line of the training.
 
     Raises:
-        UserError: a worker was killed.
+        LostWorkerError: a worker was killed.
     """
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise UserError(
+        raise LostWorkerError(
             f"data.workers: {str(error).splitlines()[0].strip()} Too little memory, or too little "
             "room in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
         ) from error

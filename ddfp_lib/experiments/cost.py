@@ -12,7 +12,7 @@ import pandas as pd
 from ddfp_lib.config import Config
 from ddfp_lib.experiments.matrix import Cell
 from ddfp_lib.experiments.operations import ASSUMPTIONS, CARDS, operations, validation_images
-from ddfp_lib.training.memory import GIB, training_memory
+from ddfp_lib.training.memory import GIB, fitting_parts, training_memory
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,23 @@ class Estimate:
         hours: of training and validation, by where it runs: names of :data:`CARDS`, or
             :data:`MEASURED`.
         basis: what ``hours`` rests on.
-        memory: GiB on each GPU, see :func:`ddfp_lib.training.memory.training_memory`.
+        memory: GiB on each GPU, see :func:`ddfp_lib.training.memory.training_memory`, of all its
+            images at once, or in the micro-batches that were asked for.
+        micro_batches: on each of :data:`CARDS`, as training chooses them by memory, or as asked
+            for. Their number changes the statistics of BatchNorm.
     """
 
     hours: dict[str, float]
     basis: str
     memory: float
+    micro_batches: tuple[int, ...]
 
 
 MEASURED = "measured"
 """Where earlier runs of the same benchmark and method ran."""
 
 
-def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> Estimate:
+def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 0) -> Estimate:
     """Estimate the cost of a run.
 
     Where the ledger has runs of the same benchmark and method, on as many GPUs or on a CPU, hours
@@ -46,9 +50,13 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
         config: of the run.
         ledger: ``reproduce/results.csv``.
         gpus: processes of the run.
-        accumulate: micro-batches in which each process takes its share of a step's images.
+        accumulate: micro-batches in which each process takes its share of a step's images; 0: as
+            many as the memory of a card asks for.
     """
-    memory = training_memory(config, gpus * accumulate) / GIB
+    memory = training_memory(config, gpus * max(1, accumulate)) / GIB
+    parts = tuple(
+        accumulate or fitting_parts(config, gpus, int(card.memory * GIB)) for card in CARDS
+    )
     known = ledger[
         (ledger["benchmark"] == config.benchmark)
         & (ledger["method"] == config.method.name)
@@ -58,8 +66,8 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
         each = (known["seconds"] / known["steps"]).mean()
         on = ", ".join(known["gpu"].fillna("a CPU").unique())
         basis = f"{MEASURED}: runs in reproduce/results.csv, on {on}"
-        return Estimate({MEASURED: each * config.training.steps / 3600}, basis, memory)
-    return Estimate(counted_hours(config, gpus), ASSUMPTIONS, memory)
+        return Estimate({MEASURED: each * config.training.steps / 3600}, basis, memory, parts)
+    return Estimate(counted_hours(config, gpus), ASSUMPTIONS, memory, parts)
 
 
 def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
@@ -88,7 +96,7 @@ def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
     return hours
 
 
-def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 1) -> str:
+def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate: int = 0) -> str:
     """Return the plan of a matrix as text: a line per method and split, sums, and their basis."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -99,7 +107,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
     places = [MEASURED, *(card.name for card in CARDS)]
     places = [place for place in places if any(place in cost.hours for cost in costs.values())]
     head = f"{'labeled':<11} {'method':<14} {'runs':>5} {'steps':>9} {'images seen':>12} "
-    head += f"{'GiB a GPU':>10}"
+    head += f"{'GiB a GPU':>10} {'micro-batches':>14}"
     lines = [" " * len(head) + "  hours of a run:", head + "".join(f" {p:>9}" for p in places)]
     sums, left = dict.fromkeys(places, 0.0), 0
     for (split, method), runs in groups.items():
@@ -108,9 +116,11 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
         batch = training.batch_labeled
         batch += training.batch_unlabeled if config.method.consistency else 0
         finished = sum(cell.finished() for cell in runs)
+        each = cost.micro_batches
+        taken = str(each[0]) if len(set(each)) == 1 else "/".join(map(str, each))
         row = (
             f"{split:<11} {method:<14} {len(runs):>5} {training.steps:>9,} "
-            f"{training.steps * batch:>12,} {cost.memory:>10.1f}"
+            f"{training.steps * batch:>12,} {cost.memory:>10.1f} {taken:>14}"
         )
         for place in places:
             row += f" {cost.hours[place]:>9.2f}" if place in cost.hours else f" {'-':>9}"
@@ -124,6 +134,10 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
             *lines,
             f"{len(cells)} runs{on}, {left} to do; hours one after another: {summed}",
             *dict.fromkeys(cost.basis for cost in costs.values()),
-            "memory: counted for float32, not measured: weights, gradients, optimizer, activations",
+            "memory: counted in the precision of the run, not measured: weights, gradients, "
+            "optimizer, activations",
+            "micro-batches: the parts in which a GPU takes its share of a step's images, as many "
+            f"as the memory of {'/'.join(card.name for card in CARDS)} asks for (--accumulate); "
+            "BatchNorm's statistics are over one of them, so the number changes results",
         ]
     )

@@ -27,13 +27,15 @@ LEDGER = (
     "protocol",
     "gpu",
     "gpus",
+    "micro_batches",
     "peak_memory",
     "data",
     "paper",
     "difference",
 )
 """Columns of ``results.csv``: those of :class:`~ddfp_lib.runs.folder.RunResult`, the paper's mIoU
-of the cell, and ``test_miou`` minus that; mIoU in percent."""
+of the cell, and ``test_miou`` minus that; mIoU in percent. ``micro_batches`` is ``2 then 1`` where
+a run went on with another number, and empty in rows from before there was the column."""
 
 
 def ledger(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -43,6 +45,7 @@ def ledger(results: Sequence[RunResult]) -> pd.DataFrame:
         row = {name: getattr(result, name, None) for name in LEDGER}
         paper = paper_score(result.benchmark, result.split, result.method)
         row |= {"config": result.config_hash, "paper": paper}
+        row |= {"micro_batches": " then ".join(map(str, result.micro_batches)) or None}
         row |= {"difference": result.test_miou - paper}
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(LEDGER))
@@ -68,7 +71,9 @@ def read_ledger(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: does not exist; a finished 'ddfp reproduce' writes it")
-    names = dict.fromkeys(("split", "commit", "config", "protocol", "gpu", "data"), str)
+    names = dict.fromkeys(
+        ("split", "commit", "config", "protocol", "gpu", "data", "micro_batches"), str
+    )
     frame = pd.read_csv(path, dtype=names)
     missing = [name for name in LEDGER[: LEDGER.index("protocol")] if name not in frame]
     if missing:

@@ -46,19 +46,21 @@ class Card:
         half: 10^12 dense operations per second in bfloat16 or float16, summed in float32.
         single: the same in float32.
         bandwidth: 10^9 bytes per second between memory and chip.
+        memory: GiB that PyTorch reports, a little less than the name of the card says.
     """
 
     name: str
     half: float
     single: float
     bandwidth: float
+    memory: float
 
 
 CARDS = (
-    Card("A100", 312.0, 19.5, 2039.0),
-    Card("H100", 989.0, 67.0, 3350.0),
-    Card("4090", 165.0, 82.6, 1008.0),
-    Card("3090", 71.0, 35.6, 936.0),
+    Card("A100", 312.0, 19.5, 2039.0, 79.0),
+    Card("H100", 989.0, 67.0, 3350.0, 79.0),
+    Card("4090", 165.0, 82.6, 1008.0, 23.5),
+    Card("3090", 71.0, 35.6, 936.0, 23.5),
 )
 """A100 and H100: SXM cards with 80 GB. 4090 and 3090: GeForce cards with 24 GB."""
 

@@ -172,7 +172,7 @@ def print_plan(request: Request) -> None:
     from ddfp_lib.experiments.ledger import read_ledger
 
     ledger = read_ledger(repository() / "reproduce" / "results.csv")
-    print(table(request.cells(), ledger, request.gpus, max(1, request.accumulate)))
+    print(table(request.cells(), ledger, request.gpus, request.accumulate))
 
 
 def _prepared(report: Path) -> str:

@@ -193,6 +193,9 @@ def _measured(runs: pd.DataFrame) -> str:
     on_gpu = runs.dropna(subset="gpu")
     for (gpu, count), found in on_gpu.groupby(["gpu", "gpus"]):
         told.append(f"{count:.0f} x {gpu}, at most {found['peak_memory'].max():.1f} GiB each")
+    taken = runs["micro_batches"].dropna().unique()
+    if set(taken) - {"1"}:
+        told.append(f"micro-batches: {', '.join(taken)}")
     if len(on_gpu) < len(runs):
         told.append("on a CPU")
     return f"Measured: {'; '.join(told)}."

@@ -15,9 +15,9 @@ file                  content
 import fcntl
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ class RunResult:
     ``protocol`` names how images were segmented for scores. ``processes`` trained together, on as
     many ``gpus`` called ``gpu``; 0 on a CPU. ``peak_memory`` is the largest of all processes, in
     GiB, see :func:`~ddfp_lib.runs.environment.peak_memory`. ``data`` identifies the images, see
-    :func:`~ddfp_lib.runs.identity.data_digest`.
+    :func:`~ddfp_lib.runs.identity.data_digest`. ``micro_batches`` is in how many parts each process
+    took its share of a step's images, which changes the statistics of BatchNorm; it has several
+    numbers if the run went on with another one, and none if the run is older than this entry.
     """
 
     benchmark: str
@@ -69,6 +71,7 @@ class RunResult:
     gpus: int
     peak_memory: float
     data: str
+    micro_batches: list[int] = field(default_factory=list)
 
 
 def finished_result(out: Path, config: Config) -> RunResult | None:
@@ -114,7 +117,21 @@ def exclusive(out: Path) -> Iterator[None]:
         yield
 
 
-def describe(out: Path, config: Config, dataset: SegmentationDataset, device: torch.device) -> None:
+def stored_micro_batches(out: Path) -> list[int]:
+    """Return the numbers of micro-batches that a run folder was trained with so far, in order."""
+    path = Path(out) / "environment.json"
+    if not path.is_file():
+        return []
+    return json.loads(path.read_text(encoding="utf-8")).get("micro_batches", [])
+
+
+def describe(
+    out: Path,
+    config: Config,
+    dataset: SegmentationDataset,
+    device: torch.device,
+    micro_batches: Sequence[int],
+) -> None:
     """Write ``config.yaml`` and ``environment.json`` of a run that is about to train."""
     write_text(out / "config.yaml", to_yaml(config))
     packages = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -125,6 +142,7 @@ def describe(out: Path, config: Config, dataset: SegmentationDataset, device: to
         "threads": torch.get_num_threads(),
         "weights": config.network.weights_sha256,
         "processes": world_size(),
+        "micro_batches": list(micro_batches),
         "gpu": gpu_name(device),
         "precision": config.training.precision,
         "protocol": config.data.protocol,

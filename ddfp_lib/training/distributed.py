@@ -1,24 +1,27 @@
-"""Several processes that train as one: what ranks tell each other, and how they are started.
+"""How processes that train as one are started, and what happens if one of them is lost.
 
-Every rank holds the whole network and takes its share of each batch. Losses are sums over the
-rank's pixels divided by counts over all ranks, so that gradients *summed* over ranks are those of
-one process with the whole batch. Outside of a group, one process is a group of its own: the
-functions here give back what they are given.
+What they exchange is in :mod:`ddfp_lib.ranks`.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from ddfp_lib.data.loaders import LostWorkerError
+from ddfp_lib.errors import UserError
+from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores
 from ddfp_lib.ranks import (
     SharedError,
@@ -30,6 +33,9 @@ Result = TypeVar("Result")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it takes them for lost."""
+
+
+NOTE = "what-is-wrong.txt"
 
 
 RESTARTS = 3
@@ -78,7 +84,8 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
 
     torch.distributed's elastic launcher starts them. When one is lost, it stops the others and
     starts all anew, at most ``RESTARTS`` times: ``work`` shall go on from its last checkpoint.
-    Cores are shared out among the ranks unless ``OMP_NUM_THREADS`` says otherwise.
+    What only the user can change, as memory that is too small, ends all ranks at once, whichever
+    rank finds it. Cores are shared out among the ranks unless ``OMP_NUM_THREADS`` says otherwise.
 
     Args:
         work: a function of a module, which uses :func:`process_group` itself.
@@ -112,7 +119,8 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
     # imported once, not by every rank and at every restart
     multiprocessing.set_forkserver_preload(["timm", work.__module__])
     try:
-        result = elastic_launch(settings, _work)(work, *arguments)[0]
+        with tempfile.TemporaryDirectory() as folder, _silent_once(Path(folder) / NOTE):
+            result = elastic_launch(settings, _work)(Path(folder) / NOTE, work, *arguments)[0]
     except ChildFailedError as error:
         lost, failure = error.get_first_failure()
         said = str(failure.message).strip().splitlines() or ["no message"]
@@ -127,14 +135,42 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
     return result
 
 
-def _work(work: Callable[..., Result], *arguments: Any) -> Result | Exception:
+@contextmanager
+def _silent_once(note: Path) -> Iterator[None]:
+    """Silence PyTorch's launcher from the moment that a rank leaves a note about what is wrong."""
+
+    def speaks(record: logging.LogRecord) -> bool:
+        return not note.exists()
+
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.multiprocessing.spawn", "torch.distributed.elastic.multiprocessing.api")
+    ]
+    for logger in loggers:
+        logger.addFilter(speaks)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(speaks)
+
+
+def _work(note: Path, work: Callable[..., Result], *arguments: Any) -> Result | Exception:
     # A terminal's Ctrl-C reaches every process: the launcher speaks, its ranks end in silence.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Found by one rank before this start: the others were waiting for it and had to be stopped.
+    if note.exists():
+        return UserError(note.read_text(encoding="utf-8"))
     # What every rank raises alike is a result: the launcher would try it again.
     try:
         return work(*arguments)
     except (SharedError, FloatingPointError) as error:
         return error
+    except LostWorkerError:
+        raise
+    except UserError as error:
+        write_text(note, str(error))
+        os._exit(1)  # without the destructors of a group that the others are still in
     except ConnectionError:
         # The launcher reports the rank that ends first: it should be the one that knows why.
         time.sleep(GRACE)

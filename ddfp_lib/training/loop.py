@@ -16,18 +16,30 @@ from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
 from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
+from ddfp_lib.kernels import cudnn_benchmark, training_kernels
 from ddfp_lib.ranks import rank, ranks_here, together, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.commit import commit
 from ddfp_lib.runs.environment import gpu_name, peak_memory
-from ddfp_lib.runs.folder import RunResult, describe, exclusive, finished_result
+from ddfp_lib.runs.folder import (
+    RunResult,
+    describe,
+    exclusive,
+    finished_result,
+    stored_micro_batches,
+)
 from ddfp_lib.runs.identity import check_identity, write_identity
 from ddfp_lib.runs.metrics import MetricsLog
 from ddfp_lib.training.data import RunData, open_run_data
 from ddfp_lib.training.distributed import process_group
 from ddfp_lib.training.finite import NotFiniteError
 from ddfp_lib.training.learner import Learner, perturbation_for
-from ddfp_lib.training.memory import memory_advice, micro_batches_for, shares_of
+from ddfp_lib.training.memory import (
+    memory_advice,
+    micro_batches_changed,
+    micro_batches_for,
+    shares_of,
+)
 from ddfp_lib.training.step import training_step
 
 LOG_EVERY = 25  # steps between two lines of metrics.jsonl
@@ -60,7 +72,8 @@ def train(
         device: to train on.
         accumulate: parts in which a process takes its share, where all of it is too much for the
             memory; see :class:`~ddfp_lib.training.learner.Learner`. 0: on a GPU as many as its
-            memory asks for, else one.
+            memory asks for, else one. The number changes the statistics of BatchNorm and with them
+            the result, so the result names it.
         keep: checkpoints that stay, the last ones.
         tensorboard: write the log for TensorBoard too.
         stop_at: leave after the checkpoint of this step, as if interrupted.
@@ -85,12 +98,15 @@ def train(
         progress(0, training.steps, line)
 
     with lost_worker_named(), ExitStack() as held:
+        held.enter_context(
+            training_kernels(training.tf32, training.cudnn_benchmark, training.deterministic)
+        )
         with together():
             accumulate = accumulate or micro_batches_for(config, device)
             shares = shares_of(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))
-        with together():
+        with together(), memory_advice(accumulate):
             finished = finished_result(out, config)
             if finished and config.data.dataset == "digits":  # made by the configuration alone
                 return finished
@@ -103,8 +119,12 @@ def train(
             state, passed_over = checkpoints.load(device)
             perturbation_for(config)  # a class of the user's own is checked before work starts
             dataset, labeled, unlabeled = data.training, data.labeled, data.unlabeled
+            numbers = stored_micro_batches(out) if state else []
+            changed = micro_batches_changed(numbers, accumulate)
+            if numbers[-1:] != [accumulate]:
+                numbers.append(accumulate)
             if first:
-                describe(out, config, dataset, device)
+                describe(out, config, dataset, device, numbers)
                 write_identity(out, data.identity)
             start_from = config.bare() if state else config
             learner = Learner(start_from, len(dataset.classes), device, accumulate)
@@ -146,7 +166,7 @@ def train(
                 progress(step, training.steps, text)
 
         if first:
-            for line in (*data.findings.notices, *passed_over, shares):
+            for line in (*data.findings.notices, *passed_over, *changed, shares):
                 progress(start, training.steps, line)
         for step in range(start, training.steps + 1):
             due = step % training.evaluate_every == 0 or step == training.steps
@@ -171,7 +191,7 @@ def train(
                 learner.finite_check.check()
                 values = {name: float(value) for name, value in losses.items()}
                 note(step, values)
-        return _finish(out, config, learner, log, seconds(), data)
+        return _finish(out, config, learner, log, seconds(), data, numbers)
 
 
 def train_rank(
@@ -231,7 +251,9 @@ def _evaluate_both(
         "protocol": config.data.protocol,
         "confidence": config.training.confidence,
     }
-    student, teacher = evaluate_all([learner.student, learner.teacher], dataset, **options)
+    # the benchmark mode would time every layer for each new size of an image
+    with memory_advice(None), cudnn_benchmark(False):
+        student, teacher = evaluate_all([learner.student, learner.teacher], dataset, **options)
     return {
         "miou": student.miou,
         "teacher_miou": teacher.miou,
@@ -247,13 +269,15 @@ def _finish(
     log: MetricsLog | None,
     seconds: float,
     data: RunData,
+    micro_batches: list[int],
 ) -> RunResult | None:
-    test = evaluate(
-        learner.teacher,
-        data.test,
-        device=learner.device,
-        protocol=config.data.protocol,
-    )
+    with memory_advice(None), cudnn_benchmark(False):
+        test = evaluate(
+            learner.teacher,
+            data.test,
+            device=learner.device,
+            protocol=config.data.protocol,
+        )
     memory = peak_memory(learner.device)
     if log is None:
         return None
@@ -279,6 +303,7 @@ def _finish(
         gpus=world_size() if learner.device.type == "cuda" else 0,
         peak_memory=memory,
         data=data.identity.images,
+        micro_batches=micro_batches,
     )
     write_text(out / "result.json", json.dumps(asdict(result), indent=2))
     return result

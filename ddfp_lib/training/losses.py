@@ -29,12 +29,16 @@ def cross_entropy(logits: Tensor, labels: Tensor, pixels: "PixelCounts | None" =
 
 def _mean(logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
     """Return the summed cross-entropy, divided by ``count``: 0-d, or (B,) for each image."""
-    if count.dim() == 0:
+    # on GPUs PyTorch has no deterministic kernel of the sum itself
+    apart = logits.is_cuda and torch.are_deterministic_algorithms_enabled()
+    if count.dim() == 0 and not apart:
         summed = nn.functional.cross_entropy(
             logits, labels, ignore_index=IGNORE_INDEX, reduction="sum"
         )
         return summed / count.clamp(min=1)
     each = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    if count.dim() == 0:
+        return each.sum() / count.clamp(min=1)
     return (each.sum((1, 2)) / count.clamp(min=1)).sum()
 
 

@@ -1,6 +1,6 @@
 """How much of a batch goes through the networks at a time: counted memory, micro-batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,10 +18,11 @@ GIB = 2**30
 def training_memory(config: Config, parts: int = 1) -> int:
     """Count the bytes that a training step keeps on each GPU, without computing anything.
 
-    Weights of student and teacher, gradients, the optimizer's moments, and what autograd keeps for
-    the backward pass of labeled, strong and perturbed images, in float32. Left out: the density
-    estimator, the workspace of convolutions, what the allocator holds back. bfloat16 about halves
-    the activations.
+    Weights of student and teacher, gradients, the optimizer's moments; what autograd keeps for the
+    backward pass of labeled, strong and perturbed images, in ``training.precision``; and the
+    largest maps that a step holds beside these: images, the teacher's v, perturbed features, and
+    gradients of logits at full size. Weights, F, v and losses are float32 in any precision. Left
+    out: the density estimator, the workspace of convolutions, what the allocator holds back.
 
     Args:
         config: of the run; backbones of any kind.
@@ -33,9 +34,21 @@ def training_memory(config: Config, parts: int = 1) -> int:
     perturbed_at = method.perturb_at if method.perturbation != "none" else None
     network, classes, size = config.bare().network, _classes(config), config.data.augment.size
     copies = 4 if training.optimizer == "sgd" else 5
-    case = repr((network, classes, labeled, unlabeled, size, perturbed_at, copies))
+    dtype = getattr(torch, training.precision)
+    learns = method.has_density
+    case = repr(
+        (network, classes, labeled, unlabeled, size, perturbed_at, copies, dtype.itemsize, learns)
+    )
     if case not in _COUNTED:
-        _COUNTED[case] = _count(network, classes, labeled, unlabeled, size, perturbed_at, copies)
+        kept, of_v, of_moved = _count(
+            network, classes, labeled, unlabeled, size, perturbed_at, copies, dtype
+        )
+        seen, pixels = labeled + unlabeled, size[0] * size[1]
+        images = 3 * pixels * (2 * seen + unlabeled)  # as they come, strong, and as one batch
+        logits = 2 * classes * pixels * seen  # gradients before and after the softmax
+        maps = images + logits + of_moved + (of_v if learns else 0)
+        labels = pixels * (labeled + 2 * unlabeled)
+        _COUNTED[case] = kept + 4 * maps + 8 * labels
     return _COUNTED[case]
 
 
@@ -52,15 +65,27 @@ def _count(
     size: tuple[int, int],
     perturbed_at: str | None,
     copies: int,
-) -> int:
-    """Count the bytes for this many labeled and unlabeled images of ``size``.
+    dtype: torch.dtype,
+) -> tuple[int, int, int]:
+    """Count what autograd and weights keep for this many labeled and unlabeled images of ``size``.
 
-    ``perturbed_at`` is where the features are perturbed, None for nowhere; ``copies`` is how often
-    the weights are held, with gradients and moments.
+    Args:
+        config: of the network.
+        classes: K.
+        labeled: number of labeled images.
+        unlabeled: number of unlabeled images.
+        size: (height, width) of them.
+        perturbed_at: where features are perturbed, ``None`` for nowhere.
+        copies: how often the weights are held, with gradients and moments.
+        dtype: of the convolutions.
+
+    Returns:
+        Bytes, numbers in v of all images, and numbers in the perturbed features.
     """
     with torch.device("meta"):  # shapes alone: no memory, no arithmetic
-        network = SegmentationNetwork(config, classes)
-        images = torch.empty(labeled + unlabeled, 3, *size)
+        # there is no autocast without memory: the network itself is in half precision
+        network = SegmentationNetwork(config, classes).to(dtype)
+        images = torch.empty(labeled + unlabeled, 3, *size, dtype=dtype)
         labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64)
     kept: dict[int, Tensor] = {}
 
@@ -69,29 +94,35 @@ def _count(
         return tensor
 
     def classified(embedded: Tensor, target: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(
-            resize(network.classify(embedded), target.shape[1:]), target
-        )
+        logits = network.classify(embedded).float()
+        return nn.functional.cross_entropy(resize(logits, target.shape[1:]), target)
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = network.encode(images)
         clean = network.embed(features)
         losses = [classified(clean, labels)]  # alive, and with them what they need
+        of_moved = 0
         if perturbed_at is not None:
             at_features = perturbed_at == "features"
+            of_moved = (features if at_features else clean)[labeled:].numel()
             moved = network.embed(features[labeled:]) if at_features else clean[labeled:]
             losses.append(classified(moved, labels[labeled:]))
     weights = {p.untyped_storage()._cdata: p for p in network.parameters()}
     activations = sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights
     )
-    return activations + copies * sum(p.numel() * p.element_size() for p in weights.values())
+    numbers = sum(p.numel() for p in weights.values())
+    bytes_kept = activations + 4 * copies * numbers
+    if dtype != torch.float32:
+        # F and v stay alive in float32, beside the halves that convolutions keep; so do the weights
+        bytes_kept += 4 * (features.numel() + clean.numel()) + dtype.itemsize * numbers
+    return bytes_kept, clean.numel(), of_moved
 
 
 def fitting_parts(config: Config, processes: int, memory: int) -> int:
     """Return the fewest parts of each process's share with which a step should fit its GPU.
 
-    Counted by :func:`training_memory`, and so in float32: with half precision there is room left.
+    Counted by :func:`training_memory`, in the precision of the run.
 
     Args:
         config: of the run.
@@ -131,6 +162,22 @@ def micro_batches_for(config: Config, device: torch.device) -> int:
     return fitting_parts(config, world_size(), memory)
 
 
+def micro_batches_changed(before: Sequence[int], now: int) -> list[str]:
+    """Return a line for the log where a run goes on with another number of micro-batches.
+
+    Args:
+        before: numbers of micro-batches until now, in order; empty if they are not known.
+        now: the number from here on.
+    """
+    if not before or before[-1] == now:
+        return []
+    return [
+        f"micro-batches: {now} from here on, {before[-1]} until now: BatchNorm's statistics are "
+        f"over other numbers of images, so the result changes; --accumulate {before[-1]} goes on "
+        "as before"
+    ]
+
+
 def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
     """Say how a step's images are divided, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
 
@@ -165,11 +212,23 @@ def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
 
 
 @contextmanager
-def memory_advice(accumulate: int) -> Iterator[None]:
-    """Turn a lack of memory or of a compiler into one line that says what helps."""
+def memory_advice(accumulate: int | None) -> Iterator[None]:
+    """Turn a lack of memory or of a compiler into one line that says what helps.
+
+    Args:
+        accumulate: micro-batches of a step; ``None``: images are segmented for scores.
+
+    Raises:
+        UserError: there is too little memory, or no compiler.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
+        if accumulate is None:
+            raise UserError(
+                "out of GPU memory while images were segmented for scores; segment them in "
+                "windows, as with --set data.protocol=slide513, or set training.precision=bfloat16"
+            ) from error
         raise UserError(
             f"out of GPU memory; take a step's images in more parts with --accumulate "
             f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
