@@ -28,6 +28,9 @@ def test_measured_descent_lowers_the_density(tiny_config, tmp_path):
     assert all(len(after) == count for after in measured.after.values())
     assert all(0 <= part <= 1 for part in [*measured.kept.values(), *measured.right.values()])
     assert measured.independent == {}
+    # the adversarial step is the one that is made to change the prediction
+    assert measured.divergence["adversarial (VAT)"] > measured.divergence["random"] > 0
+    assert 0 < measured.relative_length < 1
 
 
 @pytest.mark.parametrize("place", ["features", "embedding"])

@@ -145,7 +145,7 @@ def test_the_text_of_the_descent_has_medians():
     before = torch.tensor([-3.0, -2.0, -1.0])
     after = {"density": before - 4, "random": before - 0.5}
     kept = {"density": 0.5, "random": 1.0}
-    measured = Descent(before, after, kept, kept | {UNPERTURBED: 1.0}, {})
+    measured = Descent(before, after, kept, kept | {UNPERTURBED: 1.0}, {}, kept, 0.1)
     alt = figures.descent(measured).alt
     assert "3 confident features" in alt and "unperturbed median is -2.0 nats" in alt
     assert "its median is -4.0 for density; -0.5 for random." in alt

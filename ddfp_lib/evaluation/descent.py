@@ -38,6 +38,9 @@ class Descent:
             fraction of features that are predicted correctly.
         independent: for the same keys (N,) float, the log-density of the embeddings by an
             independent estimator; empty without one.
+        divergence: for each kind of step the mean KL divergence of the class probabilities after
+            it from those before, in nats.
+        relative_length: mean of eps / |F| over these features.
     """
 
     before: Tensor
@@ -45,6 +48,8 @@ class Descent:
     kept: dict[str, float]
     right: dict[str, float]
     independent: dict[str, Tensor]
+    divergence: dict[str, float]
+    relative_length: float
 
 
 class Trained(Protocol):
@@ -101,7 +106,8 @@ def measure_descent(
         "adversarial (VAT)": AdversarialVAT(eps),
     }
     log_p: dict[str, list[Tensor]] = {name: [] for name in (UNPERTURBED, *steps)}
-    kept, right, at_density = ({name: [] for name in log_p} for _ in range(3))
+    kept, right, at_density, divergence = ({name: [] for name in log_p} for _ in range(4))
+    relative: list[Tensor] = []
 
     def embed(features: Tensor) -> Tensor:
         at_embedding = learner.config.method.perturb_at == "embedding"
@@ -115,15 +121,20 @@ def measure_descent(
             if learner.config.method.perturb_at == "embedding":
                 features = network.embed(features)
             truth = resize_nearest(masks.to(learner.device), features.shape[2:])
-            probability, labels = models.logits(features).softmax(dim=1).max(dim=1)
+            logits = models.logits(features).float()
+            before = logits.log_softmax(dim=1)
+            probability, labels = logits.softmax(dim=1).max(dim=1)
             confident = probability > learner.config.training.confidence
             moved = confident & (truth != IGNORE_INDEX)
+            relative.append((eps / features.norm(dim=1))[moved])
             places = {UNPERTURBED: features}
             for name, step in steps.items():
                 places[name] = features + step(features, moved, models, rng)
             for name, place in places.items():
                 v = embed(place)
-                predicted = network.classify(v).argmax(dim=1)
+                found = network.classify(v).float().log_softmax(dim=1)
+                predicted = found.argmax(dim=1)
+                divergence[name].append((before.exp() * (before - found)).sum(dim=1)[moved])
                 log_p[name].append(models.log_density(place)[moved])
                 kept[name].append((predicted == labels)[moved])
                 right[name].append((predicted == truth)[moved])
@@ -133,11 +144,13 @@ def measure_descent(
     return Descent(
         after.pop(UNPERTURBED),
         after,
-        {name: _fraction(kept[name]) for name in steps},
-        {name: _fraction(values) for name, values in right.items()},
+        {name: _mean(kept[name]) for name in steps},
+        {name: _mean(values) for name, values in right.items()},
         {name: torch.cat(values).cpu() for name, values in at_density.items() if values},
+        {name: _mean(divergence[name]) for name in steps},
+        _mean(relative),
     )
 
 
-def _fraction(truths: list[Tensor]) -> float:
-    return float(torch.cat(truths).float().mean())
+def _mean(values: list[Tensor]) -> float:
+    return float(torch.cat(values).float().mean())

@@ -147,6 +147,7 @@ def boundary_density(there: Embeddings, density: Tensor) -> dict[str, float]:
 
 
 CHANGE, RANK, RIGHT = "change of log p", "percentile", "true class"
+FLIPPED, DIVERGENCE, RELATIVE = "flipped class", "KL", "relative length"
 """What :func:`step_effects` reports of each kind of step."""
 
 
@@ -161,12 +162,19 @@ def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]
     Returns:
         By kind of step, unperturbed features first: the mean ``percentile`` of the independent
         density; the percentage of features that are predicted as their ``true class``; and for
-        steps the median ``change of log p`` by the flow, in nats.
+        steps the median ``change of log p`` by the flow, in nats. How strong a step is: the
+        percentage of features whose predicted class it changes (``flipped class``), the mean ``KL``
+        of the prediction in nats, and the ``relative length``, the mean of eps / |F|, in percent.
     """
     effects = {}
     for kind, density in measured.independent.items():
         rank = float(percentiles(density, among).mean())
         effects[kind] = {RANK: rank, RIGHT: 100 * measured.right[kind]}
     for kind, after in measured.after.items():
-        effects[kind][CHANGE] = float((after - measured.before).median())
+        effects[kind] |= {
+            CHANGE: float((after - measured.before).median()),
+            FLIPPED: 100 * (1 - measured.kept[kind]),
+            DIVERGENCE: measured.divergence[kind],
+            RELATIVE: 100 * measured.relative_length,
+        }
     return effects

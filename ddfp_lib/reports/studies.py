@@ -9,7 +9,16 @@ import pandas as pd
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.descent import UNPERTURBED
-from ddfp_lib.evaluation.mechanism import ALL, CHANGE, DENSITY, RANK, RIGHT
+from ddfp_lib.evaluation.mechanism import (
+    ALL,
+    CHANGE,
+    DENSITY,
+    DIVERGENCE,
+    FLIPPED,
+    RANK,
+    RELATIVE,
+    RIGHT,
+)
 from ddfp_lib.experiments.statistics import (
     difference_table,
     paired_difference,
@@ -17,6 +26,16 @@ from ddfp_lib.experiments.statistics import (
     signed,
 )
 from ddfp_lib.experiments.study import SCORES, Study, studies
+
+EFFECTS = {
+    CHANGE: f"median {CHANGE} (nats)",
+    RANK: "density percentile",
+    RIGHT: "true class (%)",
+    FLIPPED: "flipped class (%)",
+    DIVERGENCE: "KL of the prediction (nats)",
+    RELATIVE: "length / norm of F (%)",
+}
+"""Columns of the table of steps."""
 
 
 def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = None) -> str:
@@ -124,9 +143,9 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
     networks = _means(whole, "method").rename(index="`{}`".format)
     tables = [_markdown("variant, at the end of training", networks)]
     for method, some in steps.groupby("method", sort=False):
-        effects = _means(some, "features")[[CHANGE, RANK, RIGHT]]
+        effects = _means(some, "features")
+        effects = effects[[name for name in EFFECTS if name in effects]].rename(columns=EFFECTS)
         effects = effects.rename(index={UNPERTURBED: "unperturbed"})
-        effects.columns = [f"median {CHANGE} (nats)", "density percentile", "true class (%)"]
         tables.append(_markdown(f"confident features of `{method}`, moved", effects))
     if len(learned):
         quality = _means(learned, "method").rename(index="`{}`".format)
@@ -143,8 +162,13 @@ def _means(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 def _markdown(corner: str, table: pd.DataFrame) -> str:
     lines = [_row([corner, *table.columns]), "|---" * (1 + table.shape[1]) + "|"]
     for name, row in table.iterrows():
-        lines.append(_row([name, *("-" if pd.isna(x) else f"{x:.1f}" for x in row)]))
+        cells = (_number(x, 3 if "KL" in column else 1) for column, x in row.items())
+        lines.append(_row([name, *cells]))
     return "\n".join(lines)
+
+
+def _number(x: float, digits: int) -> str:
+    return "-" if pd.isna(x) else f"{x:.{digits}f}"
 
 
 def _row(cells: list[str]) -> str:
