@@ -18,6 +18,22 @@ def test_an_estimate_follows_the_current_speed():
     assert pace.seconds_for(600) == pytest.approx(600.0, rel=0.02)
 
 
+@pytest.mark.parametrize("every", [1, 15, 40])
+def test_a_slowdown_before_the_end_shows_within_two_minutes(every):
+    """Two minutes left, then the machine has a fifth of its speed: ten minutes, and said so."""
+    pace, speed, done, total = Pace(), 10.0, 0.0, 7200.0
+    for second in range(1, 601):
+        done += speed
+        if second % every == 0:
+            pace.observe(second, int(done))
+    assert pace.seconds_for(total - int(done)) == pytest.approx(120.0, rel=0.1)
+    for second in range(601, 721):
+        done += speed / 5
+        if second % every == 0:
+            pace.observe(second, int(done))
+    assert pace.seconds_for(total - int(done)) == pytest.approx((total - done) / 2, rel=0.25)
+
+
 def test_the_estimate_of_something_that_hangs_grows():
     pace = Pace(window=60.0)
     for second, done in ((0, 0), (30, 100), (60, 200), (90, 300)):
@@ -54,7 +70,8 @@ def test_a_steady_run_ends_when_it_is_said_to(speed, steps, every):
 def test_silence_counts_as_far_as_it_is_longer_than_usual():
     lines = [{"step": 25 * n, "seconds": 10.0 * n} for n in range(5)]
     assert seconds_left(lines, 200) == seconds_left(lines, 200, silent=9.0) == pytest.approx(40.0)
-    assert seconds_left(lines, 200, silent=50.0) == pytest.approx(80.0)
+    # 40 s more than usual: the last 50 steps took 20 s and these 40 s
+    assert seconds_left(lines, 200, silent=50.0) == pytest.approx(120.0)
     assert seconds_left([], 200) is None
 
 

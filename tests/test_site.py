@@ -6,7 +6,9 @@ Building it needs packages that the tests do without; `make site` does, and fail
 import importlib.util
 import json
 import re
+import shutil
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,18 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
         assert f"[Open this page](../explore/{name}.md)" in guide
         text = "".join(text for _, text in cells(folder / "notebooks" / f"{page.lesson}.ipynb"))
         assert f"](../explore/{name}.md)" in text, "the lesson links its page"
+
+
+def test_the_settings_can_be_read_where_they_are_staged(tmp_path, monkeypatch):
+    """Sphinx reads a copy of them, beside the staged pages."""
+    katex = types.ModuleType("sphinxcontrib.katex")  # the tests do without it
+    monkeypatch.setitem(sys.modules, "sphinxcontrib", types.ModuleType("sphinxcontrib"))
+    monkeypatch.setitem(sys.modules, "sphinxcontrib.katex", katex)
+    monkeypatch.setattr(sys.modules["sphinxcontrib"], "katex", katex, raising=False)
+    shutil.copy(ROOT / "docs" / "site" / "conf.py", tmp_path)
+    settings = loaded(tmp_path / "conf.py")
+    assert settings.html_theme_options["repository_url"] == site.REPOSITORY
+    assert settings.SHAPE.sub("<>", "of (B, C, *S) and (N, 2)") == "of <> and <>"
 
 
 def test_lessons_link_the_explorer_in_the_repository_too():

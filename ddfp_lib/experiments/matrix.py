@@ -225,6 +225,8 @@ def _progress(waiting: Sequence[Cell], running: Sequence[Cell], pace: Pace, now:
     pace.observe(now, so_far)
     left = pace.seconds_for(total - so_far)
     end = "starting" if left is None else f"about {in_words(left)} left"
+    if so_far == total:
+        end = "all steps done, evaluating"
     now_training = ", ".join(f"{c.name} {done[c.name]}/{c.config.training.steps}" for c in running)
     return f"{100 * so_far / total:3.0f} %  {end}  ({now_training})"
 

@@ -5,7 +5,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 WINDOW = 180.0
-"""Seconds of the past that an estimate looks at."""
+"""The most seconds of the past that an estimate looks at."""
+
+SHORTEST = 45.0
+"""The fewest. Near the end a long past would hide a change of speed until it is over."""
 
 
 class Pace:
@@ -13,17 +16,20 @@ class Pace:
 
     .. math:: v = \frac{n(t) - n(t_0)}{t - t_0}
 
-    with ``t_0`` the beginning of a recent window. Where nothing was done within the window, it
-    reaches back to the last time that something was: the speed of something that hangs falls, and
-    an estimate made from it grows.
+    with ``t_0`` the beginning of a recent window. The window is a tenth of the time that is left,
+    between :data:`SHORTEST` and ``window``: a run that slows down shortly before its end has a new
+    estimate within a minute. Where the count rose less than twice within the window, it reaches
+    back to the rise before: the speed of something that hangs falls, and an estimate made from it
+    grows.
 
     Args:
-        window: length of the window in seconds.
+        window: length of the longest window in seconds.
     """
 
     def __init__(self, window: float = WINDOW) -> None:
         self.window = window
-        self._seen: deque[tuple[float, int]] = deque()
+        self._reached: deque[tuple[float, int]] = deque()  # when each count was seen first
+        self._now = 0.0
 
     def observe(self, now: float, done: int) -> None:
         """Note how many steps are done.
@@ -32,23 +38,29 @@ class Pace:
             now: seconds, of a clock that only goes forward.
             done: steps so far. Fewer than before begin anew: a run went back to its checkpoint.
         """
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()
-        self._seen.append((now, done))
-        # the oldest entry stays as long as the window would otherwise hold no progress
-        while (
-            len(self._seen) > 2
-            and self._seen[1][0] <= now - self.window
-            and self._seen[1][1] < done
-        ):
-            self._seen.popleft()
+        if self._reached and done < self._reached[-1][1]:
+            self._reached.clear()
+        if not self._reached or done > self._reached[-1][1]:
+            self._reached.append((now, done))
+        self._now = now
+        while len(self._reached) > 3 and self._reached[1][0] <= now - self.window:
+            self._reached.popleft()
 
     def seconds_for(self, steps: int) -> float | None:
         """Return how long further steps will take; ``None`` where no step was seen yet."""
-        if not self._seen:
+        left = self._at_speed_of(min(SHORTEST, self.window), steps)
+        if left is None or left <= 10 * SHORTEST:
+            return left
+        return self._at_speed_of(min(left / 10, self.window), steps)
+
+    def _at_speed_of(self, window: float, steps: int) -> float | None:
+        """Return how long steps take at the speed of the last ``window`` seconds."""
+        if len(self._reached) < 2:
             return None
-        (then, before), (now, done) = self._seen[0], self._seen[-1]
-        return steps * (now - then) / (done - before) if done > before else None
+        earlier = list(self._reached)[:-1]
+        old = [entry for entry in earlier[:-1] if entry[0] <= self._now - window]
+        then, before = old[-1] if old else earlier[0]
+        return steps * (self._now - then) / (self._reached[-1][1] - before)
 
 
 def seconds_left(

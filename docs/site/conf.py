@@ -3,14 +3,12 @@
 import os
 import re
 from importlib.metadata import version as version_of
-from pathlib import Path
 
 import sphinxcontrib.katex
 
 from ddfp_lib.lessons import public_address
 
-HERE = Path(__file__).parent
-REPOSITORY = public_address(HERE.parents[1] / "pyproject.toml")
+REPOSITORY = public_address()  # of the library that is imported: this file is read from a copy
 
 project = "ddfp"
 author = "the ddfp contributors"
