@@ -79,7 +79,7 @@ def request_for(tiny, out, settings, methods) -> Request:
 
 @pytest.mark.fault("a signal", "a cluster's job at its time limit: back in the queue, and resumed")
 def test_a_requeued_job_resumes_and_nothing_is_submitted_twice(tiny, tmp_path, processes):
-    settings = ["training.steps=60", "training.evaluate_every=30"]
+    settings = ["training.steps=30", "training.evaluate_every=30"]
     request = request_for(tiny, tmp_path / "out", settings, ["supervised", "ddfp"])
     done, cell = request.cells()
     train(done.config, done.folder, device=CPU)

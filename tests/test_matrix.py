@@ -35,7 +35,7 @@ def tiny(tmp_path):
 def forked(monkeypatch):
     """Start runs without the imports of a fresh process, which the other tests here go through."""
     names = {"Popen": ForkedRun, "PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT}
-    monkeypatch.setattr(matrix, "subprocess", SimpleNamespace(**names))
+    monkeypatch.setattr(job, "subprocess", SimpleNamespace(**names))
 
 
 def test_plan_holds_every_method_and_seed_once(tiny, tmp_path):
@@ -121,7 +121,7 @@ def run_alone(benchmark, out, settings):
 @pytest.mark.fault("`kill -9`", "the process that runs a matrix: its runs end too, and go on")
 def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     out = tmp_path / "out"
-    long = ["training.steps=60", "training.evaluate_every=30"]
+    long = ["training.steps=30", "training.evaluate_every=30"]
     (cell,) = plan(tiny, ["ddfp"], [0], out, long)
     parent = SERVER.Process(target=run_alone, args=(tiny, out, long))
     parent.start()

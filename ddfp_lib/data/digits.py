@@ -4,6 +4,7 @@ The task is small enough for a lesson on a CPU. It is a segmentation task all th
 several classes, sizes, angles and colours lie on photographs and partly hide one another.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -143,11 +144,7 @@ def handwriting(subset: str) -> list[Tensor]:
 
     Source: the UCI optical digits of :func:`sklearn.datasets.load_digits`.
     """
-    from sklearn.datasets import load_digits  # seconds to import: not before it is needed
-
-    data = load_digits()
-    ink = torch.from_numpy(data.images).float() / 16
-    target = torch.from_numpy(data.target)
+    ink, target = _digits()
     return [_share(ink[target == digit], subset) for digit in range(10)]
 
 
@@ -157,10 +154,27 @@ def photographs(subset: str) -> list[Tensor]:
     Returns:
         Two tensors, float32 (3, 427, W) in 0..1, W the subset's share of 640 columns.
     """
+    return [_share(photo.permute(2, 0, 1), subset, dim=2) / 255 for photo in _photos()]
+
+
+# Each run opens three subsets. scikit-learn would parse and decode its files for each of them.
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """Return all digits: ink, float32 (N, 8, 8) in 0..1, and classes, int64 (N,). Read-only."""
+    from sklearn.datasets import load_digits  # seconds to import: not before it is needed
+
+    data = load_digits()
+    return torch.from_numpy(data.images).float() / 16, torch.from_numpy(data.target)
+
+
+@functools.cache
+def _photos() -> tuple[Tensor, ...]:
+    """Return both photographs, uint8 (427, 640, 3) each. Read-only."""
     from sklearn.datasets import load_sample_images
 
-    photos = [torch.from_numpy(np.array(photo)) for photo in load_sample_images().images]
-    return [_share(photo.permute(2, 0, 1), subset, dim=2) / 255 for photo in photos]
+    return tuple(torch.from_numpy(np.array(photo)) for photo in load_sample_images().images)
 
 
 def _share(items: Tensor, subset: str, dim: int = 0) -> Tensor:

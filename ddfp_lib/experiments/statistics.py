@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 
 def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
@@ -42,6 +41,8 @@ def paired_difference(
         ``difference`` (mean of method minus baseline), ``low`` and ``high`` of its interval, NaN
         with fewer than two common seeds, and their number ``seeds``.
     """
+    from scipy import stats  # a second to import, which most figures do without
+
     wide = ledger.pivot(index="seed", columns="method", values=score)
     if method not in wide or baseline not in wide:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}

@@ -97,18 +97,19 @@ class Picture(Figure):
 
     def png(self) -> bytes:
         """Return the picture as the bytes of a PNG file, 1800 pixels wide."""
-        with figure_style():
-            drawn = io.BytesIO()
-            self.savefig(drawn, format="png", dpi=2 * DPI)
-        return self._reduced(drawn.getvalue())
-
-    def _reduced(self, drawn: bytes) -> bytes:
-        """Return a PNG file with 256 colours."""
-        with Image.open(io.BytesIO(drawn)) as picture:
-            reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        drawn = self._drawn("rgba")
+        width = int(2 * DPI * self.get_figwidth())
+        picture = Image.frombytes("RGBA", (width, len(drawn) // (4 * width)), drawn)
+        reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small = io.BytesIO()
         reduced.save(small, format="png", optimize=True)
         return small.getvalue()
+
+    def _drawn(self, kind: str) -> bytes:
+        drawn = io.BytesIO()
+        with figure_style():
+            self.savefig(drawn, format=kind, dpi=2 * DPI)
+        return drawn.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
         described = {"alt": self.alt} if self.alt else {}

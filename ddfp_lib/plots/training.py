@@ -26,8 +26,9 @@ class TrueColours(Picture):
     For photographs beside classes: reduced to 256 colours, small areas would take those of others.
     """
 
-    def _reduced(self, drawn: bytes) -> bytes:
-        return drawn
+    def png(self) -> bytes:
+        """Return the picture as the bytes of a PNG file, 1800 pixels wide."""
+        return self._drawn("png")
 
 
 def panels(

@@ -177,6 +177,16 @@ def test_yaml_with_objects_runs_nothing(tmp_path, tagged):
         load_config(find_benchmark("digits"), "ddfp", 0, ["eps=" + tagged])
 
 
+@pytest.mark.fault("hostile file", "YAML nested deep enough to crash its reader")
+@pytest.mark.parametrize("depth", [2_000, 20_000])
+def test_yaml_nested_too_deep_is_one_line(tmp_path, depth):
+    path = tmp_path / "some.yaml"
+    path.write_text("[" * depth)
+    with pytest.raises(UserError, match=r"some\.yaml: is not plain YAML") as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
 # Lists -------------------------------------------------------------------------------------------
 
 DATASET = InMemory(block_masks(6))

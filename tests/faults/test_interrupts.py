@@ -19,7 +19,7 @@ from tests.test_matrix import is_free, wait_for
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_interrupted_training_says_one_line_and_goes_on(tmp_path, processes):
     benchmark, out = tmp_path / "tiny.yaml", tmp_path / "run"
-    long = {"steps": 60, "evaluate_every": 30}
+    long = {"steps": 30, "evaluate_every": 30}
     benchmark.write_text(yaml.safe_dump({**TINY, "training": {**TINY["training"], **long}}))
     words = ["--processes", "2"] if processes == 2 else []
     err = tmp_path / "err"
