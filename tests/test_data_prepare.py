@@ -467,7 +467,7 @@ def test_killed_resumed_evaluated_told(name, processes, archives, tmp_path, tiny
     root, out = prepared(name, archives, tmp_path / "data"), tmp_path / "run"
     values = copy.deepcopy(TINY) | {"benchmark": name}
     values["data"] = {"dataset": name, "labeled": 2, "test": "val", "augment": {"crop": 32}}
-    values["training"].update(steps=60, evaluate_every=30, batch_labeled=2, batch_unlabeled=2)
+    values["training"].update(steps=30, evaluate_every=15, batch_labeled=2, batch_unlabeled=2)
     benchmark = tmp_path / "b.yaml"
     benchmark.write_text(yaml.safe_dump(values))
     words = ["train", benchmark, "--data", root]
@@ -486,7 +486,7 @@ def test_killed_resumed_evaluated_told(name, processes, archives, tmp_path, tiny
     assert "on validation images" in resumed.read_text()
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()]
     assert steps == sorted(steps)
-    assert steps[-1] == 60
+    assert steps[-1] == 30
 
     assert ddfp("evaluate", out, "--data", root, "--device", "cpu") == 0
     result = finished_result(out, config)

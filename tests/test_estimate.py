@@ -71,14 +71,14 @@ def test_memory_follows_images_methods_and_gpus(tiny_config):
     assert training_memory(larger, parts=2) == ddfp
 
 
-def test_parts_are_as_few_as_the_memory_allows():
-    config = voc("ddfp")
+def test_parts_are_as_few_as_the_memory_allows(tiny_config):
+    config = tiny_config("ddfp", training={"batch_labeled": 16, "batch_unlabeled": 16})
     needs = {parts: training_memory(config, 2 * parts) for parts in (1, 2, 4, 8)}
     for parts, need in needs.items():
         assert fitting_parts(config, processes=2, memory=int(need / 0.8) + 1) == parts
     assert fitting_parts(config, processes=2, memory=10 * max(needs.values())) == 1
     assert fitting_parts(config, processes=2, memory=1) == 8  # an image at a time: tried, at least
-    odd = voc("ddfp", "training.batch_labeled=6", "training.batch_unlabeled=9")
+    odd = tiny_config("ddfp", training={"batch_labeled": 6, "batch_unlabeled": 9})
     assert fitting_parts(odd, processes=1, memory=1) == 3
 
 
