@@ -7,6 +7,7 @@
 #   make slurm-test  a matrix on a real one-node Slurm, as root; apt: slurm-wlm munge (minutes)
 #   make study-report write STUDY.md, RESULTS.md and their figures from stored results (seconds)
 #   make bench       speed and memory of estimators and steps, writes bench/RESULTS.md (minutes)
+#   make gpu-check   first on a machine with a GPU: does it agree with the CPU, speed, memory (4 minutes)
 #   make explorer    pages to play with in a browser, from trained models      (3 minutes)
 #   make site        the site: lessons, results, reference, in site/            (2 minutes)
 #   make site-test   open each page of both in a browser, at two widths       (minutes)
@@ -31,7 +32,7 @@ EXTRAS := notebooks tensorboard lite cluster dev
 # what docs/phrases.txt is checked against; the log and stored keys keep their words
 PROSE := '*.py' '*.md' '*.yaml' '*.toml' ':!docs/phrases.txt' ':!reproduce/LOG.md' ':!ddfp_lib/evaluation/descent.py' ':!tests/test_study.py' ':!tests/test_notebooks.py'
 
-.PHONY: help reproduce test notebooks study-report soak slurm-test bench explorer site site-test lint audit lock clean
+.PHONY: help reproduce test notebooks study-report soak slurm-test bench gpu-check explorer site site-test lint audit lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,6 +68,9 @@ study-report: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+gpu-check: $(READY)
+	$(BIN)/python -m bench.gpu_check $(ARGS)
 
 explorer: $(READY)
 	$(BIN)/python -m ddfp_lib.explorer site/explorer

@@ -207,7 +207,10 @@ def prepare(name: str, case: Case, device: torch.device | str = "cpu") -> Callab
     if name != "zuko":
         some = slice(0, 50)
         torch.testing.assert_close(
-            ddfp.log_prob(v[some], labels[some]), other.log_prob(v[some], labels[some])
+            ddfp.log_prob(v[some], labels[some]),
+            other.log_prob(v[some], labels[some]),
+            rtol=1e-5,  # sums on a GPU are in another order
+            atol=1e-3,
         )
         theirs = plain_gradient(other, v[some])()
         torch.testing.assert_close(ddfp.score(v[some]), theirs, rtol=1e-4, atol=1e-4)

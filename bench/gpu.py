@@ -1,6 +1,6 @@
 """Density estimators and training steps at the paper's size, on a GPU: time and memory.
 
-    .venv/bin/python -m bench.gpu --set training.precision=bfloat16    # fills bench/GPU.md
+    .venv/bin/python -m bench.gpu --set training.precision=bfloat16    # fills bench/GPU_SPEED.md
     .venv/bin/python -m bench.gpu --toy --device cpu                   # does it run at all?
 
 ResNet-101 with the deep stem, crops of 513, 16 labeled and 16 unlabeled random images, 21 classes,
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from bench import density
@@ -31,13 +32,14 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.files import write_text
+from ddfp_lib.kernels import compiling, training_kernels
 from ddfp_lib.models.maps import resize, to_rows
 from ddfp_lib.seeds import generator
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.losses import cross_entropy
 from ddfp_lib.training.step import training_step
 
-PAGE = Path(__file__).parent / "GPU.md"
+PAGE = Path(__file__).parent / "GPU_SPEED.md"
 METHODS = ("supervised", "consistency", "noise", "ddfp")
 CLASSES = 21
 STEPS = 1000  # of the schedule; the bench takes a few in its middle
@@ -72,7 +74,9 @@ TOY_CASES = {
 def configuration(method: str, size: dict, settings: Sequence[str] = ()) -> Config:
     """Return a run of this size; ``settings`` are ``training.key=value``."""
     training = {"steps": STEPS, "batch_labeled": size["batch"], "batch_unlabeled": size["batch"]}
-    training |= dict(one.removeprefix("training.").split("=", 1) for one in settings)
+    for one in settings:
+        key, _, value = one.removeprefix("training.").partition("=")
+        training[key] = yaml.safe_load(value)
     values = {
         "benchmark": "speed",
         "eps": 4.0,
@@ -95,9 +99,11 @@ def random_batch(size: dict, device: torch.device) -> Batch:
     return Batch(images[0], labels, images[1], valid, valid).to(device)
 
 
-def ours(config: Config, batch: Batch, device: torch.device) -> Callable[[int], object]:
-    """Return a step of this project's training."""
-    learner = Learner(config, CLASSES, device)
+def ours(
+    config: Config, batch: Batch, device: torch.device, accumulate: int = 1
+) -> Callable[[int], object]:
+    """Return a step of this project's training, in so many micro-batches."""
+    learner = Learner(config, CLASSES, device, accumulate)
     return lambda n: training_step(learner, batch, STEPS // 2 + n)
 
 
@@ -190,14 +196,19 @@ Table = dict[str, tuple[float, int]]
 """Seconds and bytes of what was measured, by name."""
 
 
-def measure_steps(size: dict, device: torch.device, settings: Sequence[str], repeats: int) -> Table:
-    """Measure a step of each method, and the released one."""
+def measure_steps(
+    size: dict, device: torch.device, settings: Sequence[str], repeats: int, accumulate: int = 1
+) -> Table:
+    """Measure a step of each method, and the released one, which has no micro-batches."""
     batch, measured = random_batch(size, device), {}
-    for name in (*METHODS, "released step"):
-        make = released if name == "released step" else ours
-        method = "ddfp" if name == "released step" else name
-        config = configuration(method, size, [] if name == "released step" else settings)
-        measured[name] = measure(make(config, batch, device), device, repeats)
+    for name in METHODS:
+        config = configuration(name, size, settings)
+        training = config.training
+        kernels = training.tf32, training.cudnn_benchmark, training.deterministic
+        with training_kernels(*kernels), compiling(training.compile):
+            measured[name] = measure(ours(config, batch, device, accumulate), device, repeats)
+    step = released(configuration("ddfp", size), batch, device)
+    measured["released step"] = measure(step, device, repeats)
     return measured
 
 
@@ -263,6 +274,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--toy", action="store_true", help="a size for CPUs; nothing is kept")
     parser.add_argument("--set", action="append", default=[], help="training.KEY=VALUE, of ours")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches, of ours")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
@@ -271,9 +283,10 @@ def main() -> None:
         torch.set_num_threads(1)  # small tensors: more threads only wait for one another
     size, cases = (TOY, TOY_CASES) if arguments.toy else (PAPER, PAPER_CASES)
     densities = measure_densities(cases, device, arguments.repeats)
-    steps = measure_steps(size, device, arguments.set, arguments.repeats)
+    steps = measure_steps(size, device, arguments.set, arguments.repeats, arguments.accumulate)
     settings = " ".join(arguments.set) or "float32"
-    text = f"{where}, torch {torch.__version__}, steps of ours with {settings}\n\n"
+    text = f"{where}, torch {torch.__version__}, steps of ours with {settings}, micro-batches: "
+    text += f"{arguments.accumulate}\n\n"
     parts = goals(steps, densities), density_table(densities), step_table(steps, size["batch"])
     text += "\n\n".join(parts) + "\n"
     print(text)

@@ -1,7 +1,7 @@
-"""PyTorch's flags that choose kernels on a GPU: TF32, cuDNN's benchmark mode, determinism.
+"""PyTorch's flags that choose kernels: TF32, cuDNN's benchmark mode, determinism, compilation.
 
 They are global in PyTorch. Here they are set for the length of a ``with`` block and restored after
-it. On a CPU only determinism has an effect.
+it. On a CPU the first two have no effect.
 """
 
 import os
@@ -12,6 +12,10 @@ import torch
 
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS computes the same bits in each run only with a workspace of fixed size."""
+
+
+RECOMPILED = 64
+"""Cases for which torch.compile compiles one function: more than training has."""
 
 
 @contextmanager
@@ -29,6 +33,26 @@ def training_kernels(allow_tf32: bool, benchmark: bool, only_deterministic: bool
         cudnn_benchmark(benchmark and fast),
         deterministic(only_deterministic),
     ):
+        yield
+
+
+@contextmanager
+def compiling(on: bool, strict: bool = True) -> Iterator[None]:
+    """Let torch.compile compile a function for all the ways in which training calls it, or fail.
+
+    The decoder alone is called for two networks, with two sets of statistics, with and without
+    gradients, in training and evaluation. After 8 such cases PyTorch would silently stop compiling.
+
+    Args:
+        on: without it nothing happens.
+        strict: fail after ``RECOMPILED`` cases; else PyTorch goes on without compiling.
+    """
+    if not on:
+        yield
+        return
+    import torch._dynamo.config as settings  # takes seconds to import
+
+    with settings.patch(recompile_limit=RECOMPILED, fail_on_recompile_limit_hit=strict):
         yield
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import density, gpu, growth, photo_steps, photos
+from bench import density, gpu, gpu_check, growth, photo_steps, photos
 from bench.__main__ import goals, plot
 from bench.alone import alone
 from bench.growth import count, fit, gradient, step
@@ -41,6 +41,30 @@ def test_the_bench_for_gpus_runs(tmp_path, monkeypatch, capsys):
     assert first.count("fit") == first.count("gradient") == 3
     assert sum(row[-1].strip() in ("met", "missed") for row in rows) == 2 + 3
     assert not gpu.PAGE.exists()
+
+
+def test_settings_are_values_of_yaml():
+    config = gpu.configuration("ddfp", gpu.TOY, ["training.compile=true", "precision=bfloat16"])
+    assert config.training.compile is True
+    assert config.training.precision == "bfloat16"
+
+
+def test_the_first_check_of_a_gpu_runs_on_a_cpu(monkeypatch, capsys):
+    """All of it but what PyTorch counts on GPUs alone; then with a device that computes wrongly."""
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--toy", "--device", "cpu"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        gpu_check.main()
+    page = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    met = {row[0]: row[1] for row in rows if row and row[-1] == "met"}
+    assert len(met) == 2 + 1 + 1 + 3
+    assert met["a resumed run has the same weights to 0.001"] == "the same bits"
+    assert [row[0] for row in rows if len(row) == 6][2:] == list(gpu_check.PRECISIONS)
+    assert not gpu_check.PAGE.exists()
+    wrong = iter([[2.004] + [2.0] * 39, [2.0] * 40])  # of the device, of the CPU
+    monkeypatch.setattr(gpu_check, "losses", lambda *arguments: next(wrong))
+    goals, _ = gpu_check.agree(torch.device("cpu"), True)
+    assert [goal.met for goal in goals] == [False, True]
 
 
 @pytest.mark.parametrize("gradient", [False, True])

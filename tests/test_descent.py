@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from ddfp_lib.data import open_dataset
+from ddfp_lib.evaluation import descent
 from ddfp_lib.evaluation.descent import UNPERTURBED, measure_descent
+from ddfp_lib.evaluation.prediction import cut_to_memory
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.learner import Learner, load_learner
 from ddfp_lib.training.loop import train
@@ -52,3 +54,30 @@ def test_descent_of_no_confident_feature_is_empty(tiny_config):
     dataset = open_dataset("digits", "val", digits=config.data.digits)
     measured = measure_descent(learner, dataset, eps=1.0)
     assert len(measured.before) == 0
+
+
+def test_large_images_are_measured_in_parts_on_a_gpu():
+    images, masks = torch.empty(16, 3, 1024, 2048, device="meta"), torch.empty(16, 1024, 2048)
+    sizes = [len(part) for part, _ in cut_to_memory(images, masks, torch.device("cuda"))]
+    assert sizes == [1] * 16
+    small = torch.empty(16, 3, 64, 64), torch.empty(16, 64, 64)
+    assert [len(part) for part, _ in cut_to_memory(*small, torch.device("cuda"))] == [16]
+    assert [len(part) for part, _ in cut_to_memory(images, masks, torch.device("cpu"))] == [16]
+
+
+def test_parts_do_not_change_what_is_measured(tiny_config, monkeypatch):
+    """Of what has no random direction; batches of one image instead of three."""
+    config = tiny_config("ddfp", training={"confidence": 0.0})
+    learner = Learner(config, 4, torch.device("cpu"))
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+    whole = measure_descent(learner, dataset, eps=1.0, images=3)
+    monkeypatch.setattr(
+        descent,
+        "cut_to_memory",
+        lambda *batch: zip(*(each.split(1) for each in batch[:2]), strict=True),
+    )
+    parts = measure_descent(learner, dataset, eps=1.0, images=3)
+    torch.testing.assert_close(parts.before, whole.before)
+    falls = whole.after["density descent"]
+    torch.testing.assert_close(parts.after["density descent"], falls, rtol=1e-3, atol=1e-3)
+    assert parts.right[UNPERTURBED] == whole.right[UNPERTURBED]

@@ -1,11 +1,16 @@
 """Half precision: the networks compute in it, and nothing else does."""
 
+import functools
+
 import pytest
 import torch
 
+import ddfp_lib.kernels as kernels
 import ddfp_lib.training.learner as learners
 from ddfp_lib.errors import UserError
+from ddfp_lib.kernels import compiling
 from ddfp_lib.training.loop import train
+from ddfp_lib.training.memory import memory_advice
 from ddfp_lib.training.step import training_step
 from tests.test_loop import assert_same_run, newest_state
 from tests.test_training import make_batches, make_learner
@@ -107,10 +112,17 @@ def test_an_unknown_precision_is_refused(tiny_config):
 def test_compile_reaches_every_part_of_both_networks(tiny_config, monkeypatch):
     """Wired, not compiled: a compiler takes minutes for a network of any size."""
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+
+    def compile_(function, **options):
+        assert options == {"fullgraph": True}  # all of it, or an error
+        compiled.append(function.__self__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
     learner = make_learner(tiny_config("ddfp", training={"compile": True}))
     for network in (learner.student, learner.teacher):
-        called = {network.encoder, network.fusion, network.embedding, network.classifier}
+        fusion = network.fusion
+        called = {network.encoder, fusion.low, fusion.aspp, network.embedding, network.classifier}
         assert called <= set(compiled)
     compiled.clear()
     make_learner(tiny_config("ddfp"))
@@ -119,28 +131,45 @@ def test_compile_reaches_every_part_of_both_networks(tiny_config, monkeypatch):
 
 def test_a_compiled_network_takes_the_same_step(tiny_config, monkeypatch):
     """By the back end that captures graphs and generates no code: seconds instead of minutes."""
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager")
-    )
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     _, plain = take_one(tiny_config("ddfp", training=WHOLE))
-    learner, compiled = take_one(tiny_config("ddfp", training={**WHOLE, "compile": True}))
+    with compiling(True):
+        learner, compiled = take_one(tiny_config("ddfp", training={**WHOLE, "compile": True}))
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
     names = make_learner(tiny_config("ddfp")).student.state_dict().keys()
     assert learner.student.state_dict().keys() == names  # checkpoints fit either way
 
 
+def test_more_cases_than_are_compiled_are_an_error(tiny_config, monkeypatch):
+    """PyTorch would go on without compiling, and only its log would say so."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(kernels, "RECOMPILED", 1)
+    config = tiny_config("ddfp", training={**WHOLE, "compile": True})
+    with (
+        pytest.raises(UserError, match=r"^training\.compile: .*recompile_limit"),
+        compiling(True),
+        memory_advice(1),
+    ):
+        take_one(config)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["ddfp", "ddfp_released", "unimatch_v2"])
+def test_a_compiled_run_trains_and_evaluates(tiny_config, tmp_path, monkeypatch, method):
+    """All cases of all stages and of evaluation, each in one graph."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    config = tiny_config(method, training={"compile": True})
+    assert train(config, tmp_path, device=CPU).steps == config.training.steps
+
+
 def test_a_network_that_cannot_be_compiled_is_told_in_a_line(tiny_config, tmp_path, monkeypatch):
     """As on a CPU without a C++ compiler."""
-    compile_module = torch.nn.Module.compile
 
     def broken(*graph):
         raise OSError("no compiler was found\nin all of it")
 
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: compile_module(self, backend=broken)
-    )
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
     config = tiny_config("ddfp", training={"compile": True})
     with pytest.raises(UserError, match=r"^training\.compile: .*found in all of it\); leave"):
         train(config, tmp_path / "run", device=torch.device("cpu"))

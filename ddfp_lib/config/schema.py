@@ -192,7 +192,8 @@ class TrainingConfig:
         checkpoint_every: steps between two checkpoints.
         precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
             scaled gradients). The density is always float32.
-        compile: compile the networks with torch.compile; the first steps then take minutes.
+        compile: compile the networks with torch.compile; the first steps then take minutes. With
+            one process, what PyTorch cannot compile in one graph is an error.
         epochs: equal parts of the schedule, as the release counts them; used by
             ``method.density_schedule: epochs`` alone.
         labeled_loss: loss of labeled images: ``cross_entropy``, or ``ohem``, the mean over hard

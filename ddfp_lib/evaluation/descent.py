@@ -11,6 +11,7 @@ from ddfp_lib.config import Config
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import evaluation_batches
+from ddfp_lib.evaluation.prediction import cut_to_memory
 from ddfp_lib.method.perturb import (
     AdversarialVAT,
     DensityDescent,
@@ -93,7 +94,7 @@ def measure_descent(
         dataset: images with masks.
         eps: length of the steps, in units of F.
         images: number of images, the first ones of the data set.
-        batch_size: number of images at a time.
+        batch_size: number of images at a time; on a GPU fewer of large ones, as for scores.
         seed: of the random steps.
         independent: log-density of embeddings by an estimator that no method trained with,
             (N, D) float to (N,) in nats; see :mod:`ddfp_lib.evaluation.mechanism`.
@@ -114,32 +115,33 @@ def measure_descent(
         return features if at_embedding else network.embed(features, eval_mode=True)
 
     with evaluating(network):
-        for number, (pictures, masks) in enumerate(evaluation_batches(dataset, batch_size)):
+        for number, batch in enumerate(evaluation_batches(dataset, batch_size)):
             if number * batch_size >= images:
                 break
-            features = network.encode(pictures.to(learner.device) / 255)
-            if learner.config.method.perturb_at == "embedding":
-                features = network.embed(features)
-            truth = resize_nearest(masks.to(learner.device), features.shape[2:])
-            logits = models.logits(features).float()
-            before = logits.log_softmax(dim=1)
-            probability, labels = logits.softmax(dim=1).max(dim=1)
-            confident = probability > learner.config.training.confidence
-            moved = confident & (truth != IGNORE_INDEX)
-            relative.append((eps / features.norm(dim=1))[moved])
-            places = {UNPERTURBED: features}
-            for name, step in steps.items():
-                places[name] = features + step(features, moved, models, rng)
-            for name, place in places.items():
-                v = embed(place)
-                found = network.classify(v).float().log_softmax(dim=1)
-                predicted = found.argmax(dim=1)
-                divergence[name].append((before.exp() * (before - found)).sum(dim=1)[moved])
-                log_p[name].append(models.log_density(place)[moved])
-                kept[name].append((predicted == labels)[moved])
-                right[name].append((predicted == truth)[moved])
-                if independent is not None:
-                    at_density[name].append(independent(to_rows(v)[moved.flatten()]))
+            for pictures, masks in cut_to_memory(*batch, learner.device):
+                features = network.encode(pictures.to(learner.device) / 255)
+                if learner.config.method.perturb_at == "embedding":
+                    features = network.embed(features)
+                truth = resize_nearest(masks.to(learner.device), features.shape[2:])
+                logits = models.logits(features).float()
+                before = logits.log_softmax(dim=1)
+                probability, labels = logits.softmax(dim=1).max(dim=1)
+                confident = probability > learner.config.training.confidence
+                moved = confident & (truth != IGNORE_INDEX)
+                relative.append((eps / features.norm(dim=1))[moved])
+                places = {UNPERTURBED: features}
+                for name, step in steps.items():
+                    places[name] = features + step(features, moved, models, rng)
+                for name, place in places.items():
+                    v = embed(place)
+                    found = network.classify(v).float().log_softmax(dim=1)
+                    predicted = found.argmax(dim=1)
+                    divergence[name].append((before.exp() * (before - found)).sum(dim=1)[moved])
+                    log_p[name].append(models.log_density(place)[moved])
+                    kept[name].append((predicted == labels)[moved])
+                    right[name].append((predicted == truth)[moved])
+                    if independent is not None:
+                        at_density[name].append(independent(to_rows(v)[moved.flatten()]))
     after = {name: torch.cat(values).cpu() for name, values in log_p.items()}
     return Descent(
         after.pop(UNPERTURBED),

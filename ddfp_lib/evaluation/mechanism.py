@@ -19,6 +19,7 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import evaluation_batches
 from ddfp_lib.evaluation.descent import Descent
+from ddfp_lib.evaluation.prediction import cut_to_memory
 from ddfp_lib.models.maps import resize_nearest, to_rows
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.seeds import generator
@@ -70,14 +71,15 @@ def embeddings(
     device = next(network.parameters()).device
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(network):
-        for number, (pictures, masks) in enumerate(evaluation_batches(dataset, batch_size)):
+        for number, batch in enumerate(evaluation_batches(dataset, batch_size)):
             if number * batch_size >= images:
                 break
-            v = network.embed(network.encode(pictures.to(device) / 255))
-            labels = resize_nearest(masks.to(device), v.shape[2:]).flatten()
-            known = labels != IGNORE_INDEX
-            probability = to_rows(network.classify(v).float().softmax(dim=1))
-            parts.append((to_rows(v.float())[known], probability[known], labels[known]))
+            for pictures, masks in cut_to_memory(*batch, device):
+                v = network.embed(network.encode(pictures.to(device) / 255))
+                labels = resize_nearest(masks.to(device), v.shape[2:]).flatten()
+                known = labels != IGNORE_INDEX
+                probability = to_rows(network.classify(v).float().softmax(dim=1))
+                parts.append((to_rows(v.float())[known], probability[known], labels[known]))
     return Embeddings(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -39,6 +39,23 @@ def pixels_at_a_time(device: torch.device) -> int:
     return 200_000 if device.type == "cpu" else 2**20
 
 
+def cut_to_memory(
+    images: Tensor, masks: Tensor, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a batch into parts that fit the memory of a GPU, with gradients; on a CPU it stays whole.
+
+    Args:
+        images: (B, 3, H, W).
+        masks: (B, H, W).
+        device: that computes.
+    """
+    count = len(images)
+    if device.type != "cpu":
+        # gradients take the memory of as many images again
+        count = max(1, pixels_at_a_time(device) // 2 // masks[0].numel())
+    yield from zip(images.split(count), masks.split(count), strict=True)
+
+
 @torch.inference_mode()
 def segment(network: SegmentationNetwork, image: Tensor, device: torch.device) -> Tensor:
     """Return the class of each pixel, (H, W) uint8, of one image (3, H, W) uint8."""

@@ -1,6 +1,7 @@
 """The DeepLabv3+ decoder, cut where the perturbation goes in and where the density is taken."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,11 @@ class Fusion(nn.Module):
         self.aspp = ASPP(high_channels, width, dilations, head_kernel, pooling_norm)
         self.channels = low_width + width
 
+    def compile(self, **options: Any) -> None:
+        """Compile all but dropout: it draws from generators, which graphs cannot hold."""
+        self.low.compile(**options)
+        self.aspp.compile(**options)
+
     def forward(
         self, low: Tensor, high: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -137,6 +143,10 @@ class Embedding(nn.Module):
         self.norm2 = DualBatchNorm2d(width)
         self.dropout, self.drops_channels = dropout, channels
 
+    def compile(self, **options: Any) -> None:
+        """Compile all but dropout, as :class:`Fusion`."""
+        self._layer = torch.compile(self._layer, **options)
+
     def forward(
         self,
         features: Tensor,
@@ -154,11 +164,16 @@ class Embedding(nn.Module):
             generator: draws the dropout masks, on the device of ``features``; without it, and in
                 evaluation, there is no dropout.
         """
-        for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
-            features = norm(conv(features), auxiliary=auxiliary, eval_mode=eval_mode).relu()
+        for first in (True, False):
+            features = self._layer(features, first, auxiliary, eval_mode)
             if self.training and not eval_mode:
                 features = dropout(features, self.dropout, generator, self.drops_channels)
         return features
+
+    def _layer(self, x: Tensor, first: bool, auxiliary: bool, eval_mode: bool) -> Tensor:
+        """Convolution, BatchNorm and ReLU, of the first or the second layer."""
+        conv, norm = (self.conv1, self.norm1) if first else (self.conv2, self.norm2)
+        return norm(conv(x), auxiliary=auxiliary, eval_mode=eval_mode).relu()
 
 
 def dropout(

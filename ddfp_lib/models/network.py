@@ -109,6 +109,15 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), False)
 
+    def compile_parts(self, **options: Any) -> None:
+        """Let torch.compile compile encoder and decoder; calls and state stay the same.
+
+        Args:
+            options: of torch.compile.
+        """
+        for part in self.children():
+            part.compile(**options)
+
     @_in_precision
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Map images to features F (B, C, h, w).

@@ -110,8 +110,8 @@ class Learner:
         self.teacher = make_teacher(self.student, method.teacher, method.teacher_mode)
         if training.compile:
             for network in (self.student, self.teacher):
-                for part in network.children():
-                    part.compile()
+                # with several processes SyncBatchNorm cuts the graph at each of its exchanges
+                network.compile_parts(fullgraph=world_size() == 1)
         self.density = self._make_density(classes)
         self.optimizer = self._make_optimizer()
         # half precision's gradients would underflow; bfloat16 has float32's range

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from ddfp_lib.config import Config, tied_to_weights
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import batch_names, default_workers, lost_worker_named, training_batches
+from ddfp_lib.data.loaders import batch_names, lost_worker_named, training_batches
 from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
-from ddfp_lib.kernels import cudnn_benchmark, training_kernels
-from ddfp_lib.ranks import rank, ranks_here, together, world_size
+from ddfp_lib.kernels import compiling, cudnn_benchmark, training_kernels
+from ddfp_lib.ranks import rank, together, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.commit import commit
 from ddfp_lib.runs.environment import gpu_name, peak_memory
@@ -35,6 +35,7 @@ from ddfp_lib.training.distributed import process_group
 from ddfp_lib.training.finite import NotFiniteError
 from ddfp_lib.training.learner import Learner, perturbation_for
 from ddfp_lib.training.memory import (
+    loading_workers,
     memory_advice,
     micro_batches_changed,
     micro_batches_for,
@@ -101,6 +102,7 @@ def train(
         held.enter_context(
             training_kernels(training.tf32, training.cudnn_benchmark, training.deterministic)
         )
+        held.enter_context(compiling(training.compile, strict=world_size() == 1))
         with together():
             accumulate = accumulate or micro_batches_for(config, device)
             shares = shares_of(config, accumulate, device)
@@ -117,6 +119,7 @@ def train(
                 return finished
             checkpoints = Checkpoints(out / "checkpoints", config.config_hash, keep)
             state, passed_over = checkpoints.load(device)
+            workers, fewer = loading_workers(config, device)
             perturbation_for(config)  # a class of the user's own is checked before work starts
             dataset, labeled, unlabeled = data.training, data.labeled, data.unlabeled
             numbers = stored_micro_batches(out) if state else []
@@ -134,7 +137,6 @@ def train(
             log = None
             if first:
                 log = MetricsLog(out / "metrics.jsonl", start, tensorboard=tensorboard)
-            workers = config.data.workers
             drawn = {
                 "batch_labeled": training.batch_labeled,
                 "batch_unlabeled": training.batch_unlabeled if config.method.consistency else 0,
@@ -150,7 +152,7 @@ def train(
                 stop_step=training.steps,
                 rank=rank(),
                 world=world_size(),
-                workers=default_workers(device, ranks_here()) if workers is None else workers,
+                workers=workers,
             )
         held.enter_context(
             _images_named(lambda step: batch_names(dataset, labeled, unlabeled, **drawn, step=step))
@@ -166,7 +168,12 @@ def train(
                 progress(step, training.steps, text)
 
         if first:
-            for line in (*data.findings.notices, *passed_over, *changed, shares):
+            if training.compile and world_size() > 1:
+                say(
+                    "training.compile: with several processes the exchange of BatchNorm cuts what "
+                    "is compiled, and parts may run uncompiled"
+                )
+            for line in (*data.findings.notices, *passed_over, *changed, *fewer, shares):
                 progress(start, training.steps, line)
         for step in range(start, training.steps + 1):
             due = step % training.evaluate_every == 0 or step == training.steps

@@ -1,18 +1,28 @@
 """How much of a batch goes through the networks at a time: counted memory, micro-batches."""
 
+import math
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ddfp_lib.config import Config, NetworkConfig
+from ddfp_lib.data.loaders import default_workers
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.maps import resize
 from ddfp_lib.models.network import SegmentationNetwork
-from ddfp_lib.ranks import world_size
+from ddfp_lib.ranks import ranks_here, world_size
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+
+SHARED = Path("/dev/shm")
+"""Where processes of Linux share memory; other systems have no such folder."""
+
+AHEAD = 2
+"""Batches that PyTorch's ``DataLoader`` makes ahead in each worker, by default."""
 
 
 def training_memory(config: Config, parts: int = 1) -> int:
@@ -211,6 +221,50 @@ def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
     return f"global batch {whole} = {many} x {accumulate} x {part}"
 
 
+def loading_workers(config: Config, device: torch.device) -> tuple[int, list[str]]:
+    """Return how many processes read images ahead, as many as shared memory has room for.
+
+    A worker hands batches over in shared memory, on Linux a file system of its own, and Docker
+    gives it 64 MB. PyTorch makes ``AHEAD`` batches ahead in each worker, and where there is no room
+    for one, the worker dies amid the training.
+
+    Args:
+        config: of the run.
+        device: of the training.
+
+    Returns:
+        The number, and lines for the log where that is less than usual.
+
+    Raises:
+        UserError: there is no room for as many as the configuration asks for, or for a single one.
+    """
+    asked = config.data.workers
+    workers = default_workers(device, ranks_here()) if asked is None else asked
+    if workers == 0 or not SHARED.is_dir():
+        return workers, []
+    free = shutil.disk_usage(SHARED).free
+    each = AHEAD * batch_bytes(config) * ranks_here()
+    room = int(free // each)
+    if workers <= room:
+        return workers, []
+    need = f"{workers * each / MIB:,.0f} MiB in {SHARED}, which has {free / MIB:,.0f} MiB left"
+    if asked is None and room > 0:
+        return room, [f"data.workers: {room} instead of {workers}, which would need {need}"]
+    raise UserError(
+        f"data.workers: {workers} need {need}; set data.workers={room}, or enlarge it, as with "
+        f"docker run --shm-size={math.ceil(workers * each / GIB)}g"
+    )
+
+
+def batch_bytes(config: Config) -> int:
+    """Return the bytes of a rank's share of a batch, as a worker hands it over."""
+    training, (height, width) = config.training, config.data.augment.size
+    unlabeled = training.batch_unlabeled if config.method.consistency else 0
+    # uint8 images and masks of the valid area, int64 labels
+    of_pixel = (3 + 1) * (training.batch_labeled + unlabeled) + 8 * training.batch_labeled
+    return of_pixel * height * width // world_size()
+
+
 @contextmanager
 def memory_advice(accumulate: int | None) -> Iterator[None]:
     """Turn a lack of memory or of a compiler into one line that says what helps.
@@ -233,7 +287,7 @@ def memory_advice(accumulate: int | None) -> Iterator[None]:
             f"out of GPU memory; take a step's images in more parts with --accumulate "
             f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
         ) from error
-    except RuntimeError as error:
+    except Exception as error:
         # no public name stands for what torch.compile raises
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
