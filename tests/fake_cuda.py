@@ -11,6 +11,7 @@ engine of the backward pass needs a real GPU: every parameter gets a gradient of
 It changes PyTorch's classes for the whole process, so tests run it in a process of its own.
 """
 
+import gc
 import json
 import os
 import sys
@@ -164,6 +165,7 @@ def grad(outputs: Any, inputs: Any) -> tuple[Tensor, ...]:
 
 def install() -> None:
     """Put the stand-ins into PyTorch, for the rest of this process."""
+    gc.disable()  # see ``kept``
     learners.generator = generator
     Tensor.backward = backward
     torch.autograd.grad = grad
@@ -193,6 +195,7 @@ def run(method: str, precision: str, micro_batches: int) -> dict[str, dict[str, 
                 if isinstance(value, Tensor) and value.device != device:
                     wrong[f"{name} on {value.device}"] += 1
         losses = training_step(learner, batch, step)
+        kept.append(losses)
         for name, value in losses.items():
             if value.device != device:
                 wrong[f"loss {name} on {value.device}"] += 1

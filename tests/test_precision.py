@@ -145,6 +145,7 @@ def test_more_cases_than_are_compiled_are_an_error(tiny_config, monkeypatch):
     """PyTorch would go on without compiling, and only its log would say so."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr(kernels, "RECOMPILED", 1)
+    torch._dynamo.reset()  # forget what other tests compiled
     config = tiny_config("ddfp", training={**WHOLE, "compile": True})
     with (
         pytest.raises(UserError, match=r"^training\.compile: .*recompile_limit"),
