@@ -46,6 +46,9 @@ PAGE = Path(__file__).parent / "GPU.md"
 FIRST, LAST, WEIGHTS = 1e-3, 0.1, 1e-3
 """Tolerances: of the losses of the first steps, of their mean in the last ones, of weights."""
 
+FEW = ("training.batch_labeled=2", "training.batch_unlabeled=2")
+"""Settings of trainings that only show that the check itself runs."""
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 Part = tuple[list[Goal], str]
 """Goals, and a table in Markdown or nothing."""
@@ -76,7 +79,7 @@ def losses(config: Config, device: torch.device) -> list[float]:
 
 def agree(device: torch.device, toy: bool) -> Part:
     """Compare the losses of a short training with those on the CPU."""
-    config = digits(10 if toy else 100)
+    config = digits(6, *FEW) if toy else digits(100)
     here, there = (losses(config, where) for where in (device, torch.device("cpu")))
     first = max(abs(a - b) / abs(b) for a, b in zip(here[:5], there[:5], strict=True))
     means = [sum(each[-25:]) / len(each[-25:]) for each in (here, there)]
@@ -119,18 +122,16 @@ def waits(device: torch.device, toy: bool) -> Part:
 
 def resume(device: torch.device, toy: bool) -> Part:
     """Compare a run that was interrupted with one that was not."""
-    config = digits(
-        20,
-        "training.deterministic=true",
-        "training.checkpoint_every=10",
-        "training.evaluate_every=20",
-    )
+    count = 4 if toy else 20
+    settings = ["training.deterministic=true", f"training.checkpoint_every={count // 2}"]
+    settings += [f"training.evaluate_every={count}", *(FEW if toy else ())]
+    config = digits(count, *settings)
     small = dataclasses.replace(config.data.digits, train=80, val=4, test=4)
     data = dataclasses.replace(config.data, digits=small, labeled=20, workers=0)
     config = dataclasses.replace(config, data=data)
     weights = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, stops in (("whole", [None]), ("cut", [10, None])):
+        for name, stops in (("whole", [None]), ("cut", [count // 2, None])):
             for stop in stops:
                 train(config, Path(folder) / name, device=device, stop_at=stop)
             kept = Checkpoints(Path(folder) / name / "checkpoints", config.config_hash)
