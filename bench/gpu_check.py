@@ -65,6 +65,13 @@ def digits(steps: int, *settings: str) -> Config:
     return load_config(find_benchmark("digits"), "ddfp", overrides=overrides)
 
 
+def small(config: Config) -> Config:
+    """Return the same run on a few images, which are made in a second."""
+    digits = dataclasses.replace(config.data.digits, train=80, val=4, test=4)
+    data = dataclasses.replace(config.data, digits=digits, labeled=20, workers=0)
+    return dataclasses.replace(config, data=data)
+
+
 def losses(config: Config, device: torch.device) -> list[float]:
     """Train on a device from weights and batches that the configuration alone determines."""
     training = config.training
@@ -79,7 +86,7 @@ def losses(config: Config, device: torch.device) -> list[float]:
 
 def agree(device: torch.device, toy: bool) -> Part:
     """Compare the losses of a short training with those on the CPU."""
-    config = digits(6, *FEW) if toy else digits(100)
+    config = small(digits(6, *FEW)) if toy else digits(100)
     here, there = (losses(config, where) for where in (device, torch.device("cpu")))
     first = max(abs(a - b) / abs(b) for a, b in zip(here[:5], there[:5], strict=True))
     means = [sum(each[-25:]) / len(each[-25:]) for each in (here, there)]
@@ -125,10 +132,7 @@ def resume(device: torch.device, toy: bool) -> Part:
     count = 4 if toy else 20
     settings = ["training.deterministic=true", f"training.checkpoint_every={count // 2}"]
     settings += [f"training.evaluate_every={count}", *(FEW if toy else ())]
-    config = digits(count, *settings)
-    small = dataclasses.replace(config.data.digits, train=80, val=4, test=4)
-    data = dataclasses.replace(config.data, digits=small, labeled=20, workers=0)
-    config = dataclasses.replace(config, data=data)
+    config = small(digits(count, *settings))
     weights = []
     with tempfile.TemporaryDirectory() as folder:
         for name, stops in (("whole", [None]), ("cut", [count // 2, None])):
