@@ -106,6 +106,12 @@ def test_what_cannot_be_joined_is_left_alone(past, twice):
         assert len(joined(fused)) == (not past)
 
 
+def test_compiled_parts_are_left_alone():
+    network = network_of("test_resnet").eval()
+    network.encoder.compile()  # nothing is compiled before its first call
+    assert fuse(network, images_of(1, 3, 64, 64)) is network
+
+
 def test_other_precisions_are_the_network_itself():
     network = SegmentationNetwork(
         NetworkConfig(encoder="test_resnet", low_width=8, aspp_width=8, dilations=(1,)),

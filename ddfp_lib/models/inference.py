@@ -65,12 +65,13 @@ def fuse(network: SegmentationNetwork, images: Tensor) -> SegmentationNetwork:
         images: (B, 3, H, W), float in [0, 1]; they show the layers' order, and check the copy.
 
     Returns:
-        The copy, or the network itself: on another device, without oneDNN, or if the logits differ
-        by more than rounding.
+        The copy, or the network itself: if it is compiled, on another device, without oneDNN, or if
+        the logits differ by more than rounding.
 
     Source: ours. ``torch.compile`` joins the same layers; it takes a C++ compiler, and minutes.
     """
-    if not runs_on_onednn(next(network.parameters())):
+    compiled = any(module._compiled_call_impl is not None for module in network.modules())
+    if compiled or not runs_on_onednn(next(network.parameters())):
         return network
     chains, before = _chains(network, images)
     joined = copy.deepcopy(network)
