@@ -22,6 +22,7 @@ from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.data.voc import write_mask
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_atomically
+from ddfp_lib.models.inference import answering
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.runs.folder import Run
 
@@ -181,11 +182,11 @@ def segment_all(
 
     shapes = [pictures.use(pictures.stored(index)) for index in range(len(pictures.names))]
     batches = batches_of_one_size(shapes, BATCH, pixels_at_a_time(device))
-    with evaluating(network):
+    with answering(network) as answer:
         for batch, items in read_ahead(read, batches):
             images = torch.stack([image for _, image in items])
             prepared, _ = rule.prepare(images, torch.zeros_like(images[:, 0]))
-            labels = rule.probabilities(network, prepared.to(device) / 255).argmax(dim=1)
+            labels = rule.probabilities(answer, prepared.to(device) / 255).argmax(dim=1)
             labels = rule.restore(labels.cpu(), images.shape[2:]).to(torch.uint8)
             for index, (picture, _), found in zip(batch, items, labels, strict=True):
                 size = picture.shape[1:]

@@ -12,7 +12,8 @@ from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batches_of_one_size, read_ahead
 from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.evaluation.prediction import pixels_at_a_time
-from ddfp_lib.models.network import SegmentationNetwork, evaluating
+from ddfp_lib.models.inference import answering
+from ddfp_lib.models.network import SegmentationNetwork
 from ddfp_lib.ranks import rank, total, world_size
 
 
@@ -120,15 +121,14 @@ def evaluate_all(
         [dataset.shape(index) for index in mine], batch_size, pixels_at_a_time(device)
     )
     with ExitStack() as modes:
-        for network in networks:
-            modes.enter_context(evaluating(network))
+        answers = [modes.enter_context(answering(network)) for network in networks]
         for _, items in read_ahead(read, batches):
             images, masks = (torch.stack(parts) for parts in zip(*items, strict=True))
             images, masks = rule.prepare(images, masks.long())
             images, masks = images.to(device) / 255, masks.to(device)
             labeled = masks != IGNORE_INDEX
-            for number, network in enumerate(networks):
-                probability, labels = rule.probabilities(network, images).max(dim=1)
+            for number, answer in enumerate(answers):
+                probability, labels = rule.probabilities(answer, images).max(dim=1)
                 # all values are right: labels of a maximum, masks of a reader that checks them
                 confusions[number] += confusion_matrix(labels, masks, classes).cpu()
                 sure = (probability > confidence) & labeled
@@ -155,6 +155,7 @@ def confusion_matrix(labels: Tensor, masks: Tensor, classes: int) -> Tensor:
     Returns:
         (K, K) int64; row: true class, column: predicted class. Ignored pixels are not counted.
     """
-    counted = masks != IGNORE_INDEX
-    pairs = masks[counted].long() * classes + labels[counted].long()
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    rows = masks.long().clamp(max=classes)  # ignored pixels get a row of their own
+    pairs = rows * classes + labels.long()
+    counts = torch.bincount(pairs.flatten(), minlength=classes * (classes + 1))
+    return counts[: classes**2].view(classes, classes)

@@ -147,6 +147,15 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
+        and runs_on_onednn(x)
+    )
+
+
+def runs_on_onednn(x: Tensor) -> bool:
+    """Say whether PyTorch computes float32 convolutions of such a tensor by oneDNN here."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
         and not _is_traced()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
