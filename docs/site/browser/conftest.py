@@ -63,7 +63,7 @@ def open_page(browser, address):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)  # on a busy machine the explorer takes a minute to draw
         page.wrong = []
         page.on("console", lambda m: m.type == "error" and page.wrong.append(m.text))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))

@@ -79,6 +79,19 @@ def test_formulas_are_rendered_without_scripts(open_page):
     assert "KaTeX" in family
 
 
+@pytest.mark.parametrize("name", ["reproduce/RESULTS.html", "reproduce/STUDY.html"])
+def test_words_of_a_table_stay_whole_on_a_phone(open_page, name):
+    page = open_page(name, 390)
+    broken = page.evaluate("""() => [...document.querySelectorAll("article :is(th, td)")]
+      .filter((cell) => /^\\w+$/.test(cell.textContent.trim())).filter((cell) => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        return new Set([...text.getClientRects()].map((box) => Math.round(box.top))).size > 2;
+      }).map((cell) => cell.textContent.trim())""")
+    assert broken == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 391
+
+
 def test_solutions_are_folded_and_open(open_page):
     page = open_page("notebooks/03_density_descending_shift.html")
     solution = page.locator("details:has-text('Show a solution')").first
