@@ -138,13 +138,16 @@ def test_the_alternative_text_of_a_picture_is_stored_and_shown(tmp_path):
 
 def test_a_link_goes_to_a_page_a_picture_or_the_repository(tmp_path, monkeypatch):
     root, source = tmp_path / "root", tmp_path / "source"
-    for name in ("docs/a.md", "docs/b.md", "docs/p.png", "code/x.py"):
+    step = "ddfp_lib/training/step.py"
+    for name in ("docs/a.md", "docs/b.md", "docs/p.png", "code/x.py", step):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     text = "[b](b.md#top) ![p](p.png) [x](../code/x.py) [code](../code) [w](https://a.org) [h](#h)"
     monkeypatch.setattr(site, "REPOSITORY", "")  # no public address: named, not linked
     linked = site._linked(text, "docs/a.md", ["docs/a.md", "docs/b.md"], source, root)
     assert linked == "[b](b.md#top) ![p](p.png) x code [w](https://a.org) [h](#h)"
+    linked = site._linked(f"[`step.py`](../{step})", "docs/a.md", [], source, root)
+    assert linked == "{py:mod}`step.py <ddfp_lib.training.step>`"
     monkeypatch.setattr(site, "REPOSITORY", "https://github.com/somebody/copy")
     linked = site._linked(text, "docs/a.md", ["docs/a.md", "docs/b.md"], source, root)
     assert linked == (
@@ -173,6 +176,7 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
 def test_the_settings_can_be_read_where_they_are_staged(tmp_path, monkeypatch):
     """Sphinx reads a copy of them, beside the staged pages."""
     katex = types.ModuleType("sphinxcontrib.katex")  # the tests do without it
+    katex.KaTeXServer = types.SimpleNamespace(start_network_socket=None)
     monkeypatch.setitem(sys.modules, "sphinxcontrib", types.ModuleType("sphinxcontrib"))
     monkeypatch.setitem(sys.modules, "sphinxcontrib.katex", katex)
     monkeypatch.setattr(sys.modules["sphinxcontrib"], "katex", katex, raising=False)

@@ -22,6 +22,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",  # the lines of the library, a click from their description
     "sphinx_copybutton",
     "sphinxcontrib.katex",
 ]
@@ -36,6 +37,10 @@ html_show_sourcelink = False
 katex_prerender = True
 # on a busy machine node takes longer to start than the 5 seconds that are allowed
 sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120.0
+# By a file, the server is asked as soon as the file exists: on a busy machine before it listens.
+sphinxcontrib.katex.KaTeXServer.start_server_process = (
+    sphinxcontrib.katex.KaTeXServer.start_network_socket
+)
 katex_css_path = "katex/katex.min.css"
 
 autodoc_inherit_docstrings = False

@@ -54,6 +54,7 @@ GUIDE = "docs/explorer.md"
 LINK = re.compile(r"(?P<head>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)(?P<tail>[^)]*\))")
 PICTURE = re.compile(r'(?P<head><img\b[^>]*\bsrc=")(?P<target>[^"]+)(?P<tail>")')
 BADGE = re.compile(r"^\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*$\n?", re.MULTILINE)
+MODULE = re.compile(r"ddfp_lib/[a-z]+/[a-z]\w*\.py")
 FIRST_SCREEN = "\n## Whose method is it?"
 """Where the part of the README ends that is the first page."""
 
@@ -188,7 +189,11 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
             shutil.copy(root / path, source / path)
             return match[0]
         if not REPOSITORY:
-            return match["head"].removeprefix("[").removesuffix("](")
+            label = match["head"].removeprefix("[").removesuffix("](")
+            if MODULE.fullmatch(path):  # the site has a description of its own, with the lines
+                module = path.removesuffix(".py").replace("/", ".")
+                return f"{{py:mod}}`{label.strip('`')} <{module}>`"
+            return label
         kind = "tree" if (root / path).is_dir() else "blob"
         anchor = f"#{anchor}" if anchor else ""
         return f"{match['head']}{REPOSITORY}/{kind}/main/{path}{anchor}{match['tail']}"

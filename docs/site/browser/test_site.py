@@ -11,7 +11,7 @@ MOST_BYTES = 1_500_000
 PAGES = sorted(
     path.relative_to(SITE).as_posix()
     for path in SITE.rglob("*.html")
-    if "_static" not in path.parts
+    if not {"_static", "_modules"} & set(path.parts)
 )
 
 WIDER = """() => {
@@ -125,3 +125,5 @@ def test_a_newcomer_finds_the_four_answers_from_the_first_page(open_page):
     assert "make reproduce" in text and "What we found" in text
     page.click("article >> text=DensityDescent")
     assert "DensityDescent" in page.inner_text("dt:target")
+    page.click("dt:target >> text=source")
+    assert "torch.autograd.grad" in page.inner_text("article")
