@@ -95,7 +95,26 @@ def _returns_without_types(app, what, name, obj, options, lines):
                 lines[number + 1] = f"{text[:indent]}: {text[indent:]}"
 
 
+def _values_without_types(app, what, name, obj, options, lines):
+    """Keep a colon in what describes a value: napoleon would read a type before it."""
+    if what in ("data", "attribute") and lines and ":" in lines[0]:
+        lines.insert(0, "")
+
+
+OPTION = re.compile(
+    r"~?(?:typing\.)?Annotated\[([^<>]+?), <typer\.models\.\w+ object at 0x[0-9a-f]+>\]"
+)
+"""An option of the command line, as autodoc writes it."""
+
+
+def _options_as_types(app, what, name, obj, options, signature, returned):
+    """Show the type of an option of the command line, without the object that describes it."""
+    return (OPTION.sub(r"\1", signature), returned) if signature else None
+
+
 def setup(app):
-    """Connect the two changes of docstrings, before napoleon reads them."""
+    """Connect the changes of docstrings, before napoleon reads them, and of signatures."""
+    app.connect("autodoc-process-docstring", _values_without_types, priority=99)
+    app.connect("autodoc-process-signature", _options_as_types)
     app.connect("autodoc-process-docstring", _shapes_as_code, priority=100)
     app.connect("autodoc-process-docstring", _returns_without_types, priority=101)
