@@ -184,6 +184,14 @@ def test_the_settings_can_be_read_where_they_are_staged(tmp_path, monkeypatch):
     settings = loaded(tmp_path / "conf.py")
     assert settings.html_theme_options["repository_url"] == site.REPOSITORY
     assert settings.SHAPE.sub("<>", "of (B, C, *S) and (N, 2)") == "of <> and <>"
+    shown = (
+        "(root: ~types.Annotated[~pathlib.Path | None, <typer.models.OptionInfo object at 0x7f>])"
+    )
+    plain, _ = settings._options_as_types(None, "function", "verify", None, {}, shown, "")
+    assert plain == "(root: ~pathlib.Path | None)"
+    lines = ["Pixels: a size.", "And more."]
+    settings._values_without_types(None, "data", "SIZE", None, {}, lines)
+    assert lines == ["", "Pixels: a size.", "And more."]
 
 
 def test_lessons_link_the_explorer_in_the_repository_too():

@@ -41,7 +41,7 @@ class Descent:
             independent estimator; empty without one.
         divergence: for each kind of step the mean KL divergence of the class probabilities after
             it from those before, in nats.
-        relative_length: mean of eps / |F| over these features.
+        relative_length: mean of ``eps / |F|`` over these features.
     """
 
     before: Tensor
