@@ -166,7 +166,7 @@ def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]
         density; the percentage of features that are predicted as their ``true class``; and for
         steps the median ``change of log p`` by the flow, in nats. How strong a step is: the
         percentage of features whose predicted class it changes (``flipped class``), the mean ``KL``
-        of the prediction in nats, and the ``relative length``, the mean of ``eps / |F|``, in percent.
+        of the prediction in nats, and the ``relative length``, the mean of ``eps / |F|`` in %.
     """
     effects = {}
     for kind, density in measured.independent.items():

@@ -101,9 +101,7 @@ def _values_without_types(app, what, name, obj, options, lines):
         lines.insert(0, "")
 
 
-OPTION = re.compile(
-    r"~?(?:typing\.)?Annotated\[([^<>]+?), <typer\.models\.\w+ object at 0x[0-9a-f]+>\]"
-)
+OPTION = re.compile(r"~?(?:\w+\.)*Annotated\[(.+?), <typer\.models\.\w+ object at 0x[0-9a-f]+>\]")
 """An option of the command line, as autodoc writes it."""
 
 
