@@ -191,7 +191,9 @@ def test_the_settings_can_be_read_where_they_are_staged(tmp_path, monkeypatch):
     assert plain == "(root: ~pathlib.Path | None)"
     lines = ["Pixels: a size.", "And more."]
     settings._values_without_types(None, "data", "SIZE", None, {}, lines)
-    assert lines == ["", "Pixels: a size.", "And more."]
+    assert ":" not in lines[0], "napoleon would take 'Pixels' for a type"
+    settings._colons_again(None, "data", "SIZE", None, {}, lines)
+    assert lines == ["Pixels: a size.", "And more."]
 
 
 def test_lessons_link_the_explorer_in_the_repository_too():

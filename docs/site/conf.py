@@ -95,10 +95,19 @@ def _returns_without_types(app, what, name, obj, options, lines):
                 lines[number + 1] = f"{text[:indent]}: {text[indent:]}"
 
 
+KEPT_COLON = "\ue000"
+"""Stands for a colon while napoleon reads."""
+
+
 def _values_without_types(app, what, name, obj, options, lines):
-    """Keep a colon in what describes a value: napoleon would read a type before it."""
-    if what in ("data", "attribute") and lines and ":" in lines[0]:
-        lines.insert(0, "")
+    """Hide a colon in what describes a value: napoleon would read a type before it."""
+    if what in ("data", "attribute") and lines:
+        lines[0] = lines[0].replace(":", KEPT_COLON)
+
+
+def _colons_again(app, what, name, obj, options, lines):
+    """Show it again, after napoleon."""
+    lines[:] = [line.replace(KEPT_COLON, ":") for line in lines]
 
 
 OPTION = re.compile(r"~?(?:\w+\.)*Annotated\[(.+?), <typer\.models\.\w+ object at 0x[0-9a-f]+>\]")
@@ -113,6 +122,7 @@ def _options_as_types(app, what, name, obj, options, signature, returned):
 def setup(app):
     """Connect the changes of docstrings, before napoleon reads them, and of signatures."""
     app.connect("autodoc-process-docstring", _values_without_types, priority=99)
+    app.connect("autodoc-process-docstring", _colons_again, priority=900)
     app.connect("autodoc-process-signature", _options_as_types)
     app.connect("autodoc-process-docstring", _shapes_as_code, priority=100)
     app.connect("autodoc-process-docstring", _returns_without_types, priority=101)
