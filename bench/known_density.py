@@ -1,18 +1,18 @@
 """How well does the estimator learn a density that is known?
 
-Run by ``python -m bench.known_density``. The features of a network have no known density, so
-nobody can say how far the flow is from it. Here it learns one with a formula, of 64 dimensions,
-in the steps that the benchmark of photographs gives it, and its own numbers can be compared with
+Run by ``python -m bench.known_density``. The features of a network have no known density, so nobody
+can say how far the flow is from it. Here the flow learns a density of 64 dimensions that has a
+formula, in as many steps as on the benchmark of photographs. So its numbers can be compared with
 the exact ones.
 
 The density: seven Gaussians of different sizes and frequencies; a monotone function bends each
-axis; the axes are scaled from 1 down to 0.1, as those of features are, and turned. One row in
-thirty has a known class. Each step draws new rows, as a training does.
+axis; the axes are scaled from 1 down to 0.1, as those of features are, and then rotated. One row in
+thirty has a known class. Each step draws new rows, as in training.
 
-Reported of fresh rows: ``gap``, the mean of log p - log q in nats (the KL divergence; 0 is
-perfect); ``order``, the rank correlation of log q with log p; ``direction``, the mean cosine
-between the gradients of log q and log p, which is what DDFP follows. A Gaussian and a mixture of
-16 Gaussians, fitted to 10,000 rows at once, stand beside the flow.
+The table reports three quantities on new rows: ``gap``, the mean of log p - log q in nats (the KL
+divergence; 0 is perfect); ``order``, the rank correlation of log q with log p; ``direction``, the
+mean cosine between the gradients of log q and log p, which is what DDFP follows. A Gaussian and a
+mixture of 16 Gaussians, each fitted once to 10,000 rows, are compared with the flow.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     .venv/bin/python bench/loading.py cityscapes DIR --crop 801 --images 320 --workers 0 8
 
 Half of the images are labeled, so half have a mask to read too. From the second batch on: the first
-waits for the workers to start. Batches are taken and thrown away, nothing trains. The CPU time of
+waits for the workers to start. Batches are taken and discarded, nothing trains. The CPU time of
 this process says what an image costs on any machine, however busy; with workers it is theirs, and
 only the wall time says whether they keep up.
 """

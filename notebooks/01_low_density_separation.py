@@ -85,7 +85,7 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# A cloud is a skeleton of points $s_1, \dots, s_M$, blurred by a Gaussian. So we know its density
+# A cloud is a set of points $s_1, \dots, s_M$, each blurred by a Gaussian. So we know its density
 # exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
@@ -118,10 +118,11 @@ for name, cloud in clouds.items():
 # The classifier has three linear layers. All seeds train at the same time, side by side, so tensors
 # have the shape (seeds, features, points).
 #
-# On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds a
-# loss on all points. Rules do not ask the classifier itself, the *student*, but a *teacher*: an
-# exponential moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher*
-# (Tarvainen and Valpola 2017):
+# On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds
+# a loss on all points. The rules use the predictions of a second network, the *teacher*, and not
+# those of the classifier, the *student*. The teacher's weights are an exponential moving average
+# (EMA) of the student's weights $\theta$. This is the *Mean Teacher* (Tarvainen and Valpola
+# 2017):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ 0.98\right) \text{ at step } n $$
@@ -159,8 +160,9 @@ def train(name, rule=None, keep=()):
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# It has a plain meaning. Move the boundary sideways by 0.01 everywhere: it then crosses 0.01 times
-# this number of the data. A boundary in an empty region scores near zero, however long it is.
+# It has a plain meaning. If the whole boundary moves sideways by 0.01, it crosses a fraction of
+# the data that is 0.01 times this number. A boundary in an empty region scores near zero, however
+# long it is.
 
 
 # %%
@@ -238,9 +240,10 @@ alone = {name: accuracy(name, frames[steps]).mean() for name, frames in supervis
 assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] > 95
 
 # %% [markdown]
-# **Finding.** The classifier fits the labeled points; nothing in the loss depends on the unlabeled
-# ones. So the boundary crosses the moons and the rings, and a fifth to a quarter of their points
-# get the wrong class. On the blobs little is left to gain.
+# **Finding.** The classifier fits the labeled points; nothing in the loss depends on the
+# unlabeled ones. So the boundary crosses the moons and the rings: a fifth of the points of the
+# moons and more than a quarter of those of the rings get the wrong class. On the blobs there is
+# little left to improve.
 
 # %% [markdown]
 # ## Which way is down?
@@ -323,19 +326,21 @@ assert table["moons"]["cosine with the exact step"] > 0.3
 assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
-# **Finding.** Nearly all steps go down, in the learned and in the exact density. But their
-# direction is not that of the exact density: the mean cosine is about 0.5 on the moons and 0.2 on
-# the rings, because this small flow trains for 400 steps only and fits both coarsely. (Lesson 2
-# shows what longer training achieves.) What follows tests descent down a *learned* density.
+# **Finding.** Nearly all steps go down in the learned density, and more than 85 % of them in the
+# exact one. But their direction is not that of the exact density: the mean cosine is about 0.5 on
+# the moons and 0.2 on the rings, because this small flow trains for 400 steps only and fits both
+# coarsely. (Lesson 2 shows what longer training achieves.) So the rest of this lesson tests
+# descent down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
 #
-# Where the teacher's highest probability exceeds a threshold, its class becomes a **pseudo-label**:
-# a label that a model has made. The student learns to predict it. *Consistency training* asks for
-# more: the student shall predict the same class after a perturbation.
+# Where the teacher's highest probability exceeds a threshold, its class becomes a
+# **pseudo-label**: a label that a model has made. The student learns to predict it. *Consistency
+# training* asks for more: the student must predict the same class after a perturbation.
 #
-# - **Entropy minimization**: be certain everywhere. The loss is the entropy of the prediction.
+# - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy
+#   of the prediction.
 # - **Random step**: predict the pseudo-label at the point, and at the point moved by $\varepsilon$
 #   in a random direction.
 # - **Density descent**: the same, with a step *down the density*.
@@ -460,15 +465,16 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #   does not come from a boundary in a sparser place.
 # - *Rings:* descent loses about five points, and its seeds vary a lot. A random step changes the
 #   accuracy little and moves the boundary *further* down than descent does.
-# - *Blobs:* all rules are at the ceiling.
+# - *Blobs:* all rules are near 98 %, and differ little.
 #
-# All rules move the boundary to lower density. A step down the density does not move it furthest.
+# On the moons and the rings all rules move the boundary to lower density. A step down the density
+# does not move it furthest.
 
 # %% [markdown]
 # ## Frame by frame, for a typical seed
 #
-# One seed can show anything. We choose a typical one: the seed at which the two rules' changes of
-# the density at the boundary are nearest to their means.
+# A single seed can mislead. We choose a typical one. It is the seed that is closest to the mean
+# over all seeds, in the change of the density at the boundary under both rules.
 
 
 # %%
@@ -534,8 +540,8 @@ maps(
 )
 
 # %% [markdown]
-# **Finding.** What a rule does to the boundary differs from seed to seed. A film of one seed is an
-# anecdote; the table above is the result.
+# **Finding.** What a rule does to the boundary differs from seed to seed. The pictures of one
+# seed prove nothing; the table above is the result.
 #
 # **Play with it.** The [explorer's page on low-density
 # separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, rules
@@ -562,10 +568,11 @@ assert gains["descent"][0.4].mean() > 2 > gains["descent"][0.8].mean()
 assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
-# **Finding.** Steps up to 0.4 help on average; at 0.4 the seeds vary about twice as much as at 0.2.
-# Steps of length 0.8 land on the other moon and teach its points the wrong class. The right length
-# depends on the width of the gap, and nobody knows that beforehand. So the length is a
-# hyperparameter, to be chosen on validation data, *for every method alike* (lesson 6).
+# **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
+# 0.4 as at 0.2. Steps of length 0.8 land on the other moon and teach its points the wrong class.
+# The right length depends on the width of the gap, and nobody knows that beforehand. So the
+# length is a hyperparameter, to be chosen on validation data, *for every method alike* (lesson
+# 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
@@ -620,16 +627,17 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 
 # %% [markdown]
 # **Finding.** This is the one cloud of four on which descent moves the boundary to the lowest
-# density. It loses accuracy there, on most seeds. That low density separates classes is an
-# assumption about *classes*. Points without labels can neither confirm nor refute it.
+# density. It loses accuracy there, on most seeds. The cluster assumption is an assumption about
+# *classes*. Points without labels can neither confirm nor refute it.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point to where
-# the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved, FeatureModels(None, student),
-# rng)` returns that step; `moved` is a (seeds, points) tensor of True. Write the rule and train
-# with it on moons and gap. Is its gain nearer to that of the random step or to that of descent?
+# **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
+# direction in which the *prediction* changes fastest.
+# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step; `moved` is
+# a (seeds, points) tensor of True. Write the rule and train with it on moons and gap. Is its gain
+# nearer to that of the random step or to that of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -658,8 +666,9 @@ for name in ("moons", "gap"):
     print(f"{name}: VAT {gained(name, vat(eps))}; {known}")
 
 # %% [markdown] tags=["solution"]
-# It is nearer to the random step. Where the classifier is certain its prediction hardly changes, so
-# the direction says little; and VAT does not use the density, so a gap does not attract it.
+# It is nearer to the random step. Where the classifier is certain, its prediction hardly changes,
+# so the direction says little. And VAT does not use the density, so its steps do not lead into a
+# gap.
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact one. `descent` takes
@@ -672,17 +681,18 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # One expects the exact density to gain more. It gains less on the moons, and on gap it does no
-# harm. Its steps lead straight across a moon that is 0.2 thick, to an edge whose class was never in
-# doubt. The learned density is coarse and points to the edge of the whole cluster. So a part of
-# what descent gains here, and of what it loses, comes from the *errors* of the flow. This should
-# make you suspicious: does the method work for the reason that the paper gives? Lesson 6 asks.
+# harm. A moon is 0.2 thick. The steps of the exact density lead straight across it, to an edge
+# where the class was already clear. The learned density is coarse and points to the edge of the
+# whole cluster. So a part of what descent gains here, and of what it loses, comes from the
+# *errors* of the flow. This should make you suspicious: does the method work for the reason that
+# the paper gives? Lesson 6 asks.
 
 # %% [markdown]
 # ## What we saw
 #
 # - A few labels leave the boundary anywhere, often in the middle of the data.
-# - Rules for unlabeled points move it to lower density. They spread what the classifier is already
-#   certain of, right or wrong.
+# - Rules for unlabeled points mostly move it to lower density. They spread the predictions of
+#   which the classifier is already certain, right or wrong.
 # - Steps down a learned density gain most where classes are clusters (moons). They lose most where
 #   classes are not clusters (gap) or pseudo-labels are wrong (rings).
 # - They move the boundary to the lowest density on one of four clouds, and lose accuracy there.
@@ -691,7 +701,8 @@ for name in ("moons", "gap"):
 # ## In the real method
 #
 # Points become features of pixels, with hundreds of dimensions, which change while the network
-# learns. So the flow learns along, and every training step takes new steps down the density:
+# learns. So the flow keeps learning too, and every training step computes new steps down the
+# density:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

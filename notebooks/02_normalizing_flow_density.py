@@ -24,9 +24,9 @@
 # classical density estimators.
 #
 # **You will**
-# - carry a density through a map by hand, and check it against numbers;
+# - compute by hand how a map changes a density, and check the result numerically;
 # - write a coupling block in ten lines, equal to the library's;
-# - put one Gaussian per class under a flow, and read classes from it;
+# - give a flow one Gaussian per class, and predict classes with it;
 # - find out how long a flow must train until it is as good as kernels, and when it overfits;
 # - see which densities a flow can represent: rings, for example.
 #
@@ -135,7 +135,7 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 
 # %% [markdown]
 # **Finding.** One Gaussian and a bent map make two modes, at -1 and 1. A flow is such a map with
-# many parameters, in many dimensions, whose slope is still cheap.
+# many parameters, in many dimensions, whose slope is still cheap to compute.
 
 # %% [markdown]
 # ## Many dimensions, in ten lines
@@ -147,8 +147,8 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
-# Then the halves change roles. A *clamp* keeps each $s$ between $\pm$ clamp, so that no step can
-# explode; $0.636 \approx 2/\pi$ brings the arctangent to the range $\pm 1$.
+# Then the halves change roles. A *clamp* keeps each $s$ between $\pm$ clamp, so that no scale
+# becomes extreme; $0.636 \approx 2/\pi$ brings the arctangent to the range $\pm 1$.
 
 
 # %%
@@ -303,8 +303,8 @@ assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normaliz
 # ## Does the flow classify?
 #
 # **Predict first.** Six of 300 points have a label. Is that enough for the flow to know which
-# Gaussian is which class? Beside it, the simplest classifier that uses labels alone: the nearest
-# labeled point.
+# Gaussian is which class? We compare it with the simplest classifier that uses labels alone: the
+# nearest labeled point.
 
 
 # %%
@@ -335,11 +335,11 @@ few, many = (np.array(found[f"flow, {n} labels a class"]) for n in (3, 30))
 assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
-# **Finding.** With thirty labels a class every seed is right for more than 95 % of the points. With
-# three, seed 3 has its classes swapped: the likelihood weighs all points alike, and six labels are
-# 2 % of it, so the initialization decides which Gaussian models which moon. The nearest label has
-# no such problem. As a classifier the flow is nothing special. DDFP does not use it as one: the
-# step needs only the marginal density, and that is the same for swapped classes.
+# **Finding.** With thirty labels a class every seed is right for more than 95 % of the points.
+# With three, seed 3 has its classes swapped: the likelihood weighs all points alike, and six
+# labels are 2 % of it, so the initialization decides which Gaussian models which moon. The
+# nearest label has no such problem. DDFP does not use the flow as a classifier: the step needs
+# only the marginal density, and that is the same for swapped classes.
 
 # %% [markdown]
 # ## How long must a flow train?
@@ -402,11 +402,11 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # %% [markdown]
 # **Finding.** After 200 steps the flow is more than twice as far from the exact density as the
 # kernels are. After 2,000 steps it is about as close. What looked like a weakness of flows was a
-# short training. A comparison is worth little without the budget of every method.
+# short training. A comparison means little if it does not state the budget of every method.
 #
-# (The dashed lines are of held-out points in both panels.) The right panel shows **overfitting**:
-# the training points become *more* likely than under the exact density (below 0), while the
-# held-out curve flattens. More training on the same points would not help.
+# (In both panels, the dashed lines are log-likelihoods of held-out points.) The right panel shows
+# **overfitting**: the training points become *more* likely than under the exact density (below
+# 0), while the held-out curve flattens. More training on the same points would not help.
 
 # %% [markdown]
 # The densities themselves, for one seed:
@@ -441,13 +441,13 @@ maps(
 # %% [markdown]
 # ## Can a flow make a ring?
 #
-# A flow bends and stretches the plane; it neither tears nor glues. So people say: a flow cannot
-# turn a Gaussian into a ring. Is that true?
+# A flow bends and stretches the plane, but cannot cut it or join its parts. So people say: a flow
+# cannot turn a Gaussian into a ring. Is that true?
 #
-# Take the density "circle of radius 1, blurred by 0.08". Send each point $x$ to $z = g(\lVert x
-# \rVert)\, x / \lVert x \rVert$, with $g$ such that the radius of $z$ has the distribution that it
-# has under a standard Gaussian. This map is smooth and has a smooth inverse. By the change of
-# variables,
+# Take the density "circle of radius 1, blurred by 0.08". Send each point $x$ to
+# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, where $g$ is chosen so that the radius of $z$ is
+# distributed like that of a standard Gaussian. This map is smooth and has a smooth inverse. By
+# the change of variables,
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -475,10 +475,10 @@ assert error < 0.01
 assert (g[1:] >= g[:-1]).all()
 
 # %% [markdown]
-# **Finding.** It is false. A smooth invertible map carries *one* Gaussian to a blurred ring,
-# exactly. What such a map cannot change is the topology of the *support*, the region where the
-# density is not zero. The blurred ring is tiny in its hole, and nowhere zero. A ring whose hole is
-# truly empty is impossible.
+# **Finding.** It is false. A smooth invertible map turns *one* Gaussian exactly into a blurred
+# ring. What such a map cannot change is the topology of the *support*, the region where the
+# density is not zero. In the hole, the density of the blurred ring is tiny but not zero. No flow
+# can make a ring with density zero in its hole.
 #
 # Whether a small *trained* flow finds such a map is another question. Here are two rings, a flow
 # after 200 steps and flows after 2,000 steps on fresh points:
@@ -535,15 +535,15 @@ for name in ("flow, 2,000 steps", "another seed"):
 # %% [markdown]
 # **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring begins to
 # show, and the likelihood is clearly higher. But it stays below the exact one: the inner ring is
-# still a disc, and *bridges* of density join the two. The size of the flow and its training limit
-# it here, six blocks with clamped scales. It is not a law: the radial map is the proof. Lesson 1
-# used a flow like the second picture.
+# still a disc, and *bridges* of density join the two. The limit here is the size of the flow, six
+# blocks with clamped scales, and its training. It is not a limit of all flows, as the radial map
+# proves. The flow of lesson 1 is like that of the second picture.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
 #
-# We train many small flows on few points, so that too much freedom shows. Each value, two seeds:
-# log-likelihood of the training points and of held-out points.
+# We train many small flows on few points, so that overfitting shows. For each value of an option,
+# with two seeds, we measure the log-likelihood of the training points and of held-out points.
 
 
 # %%
@@ -603,15 +603,16 @@ assert ahead[0] > ahead[1] + 0.05 > ahead[2] + 0.05
 assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 
 # %% [markdown]
-# **Finding.** More blocks fit better, training points and held-out points alike. A clamp of 0.1
-# restricts the flow too much. Noise on the training points prevents overfitting: without it,
-# training points are far more likely than held-out ones, and with noise of 0.05, the released
-# value, the two are closer. In these short trainings the held-out points are about as likely either
-# way; noise of 0.2, twice the scatter of the data, blurs the density.
+# **Finding.** With more blocks, the flow fits both the training points and the held-out points
+# better. A clamp of 0.1 restricts the flow too much. Noise on the training points prevents
+# overfitting: without it, training points are far more likely than held-out ones, and with noise
+# of 0.05, the released value, the two are closer. In these short trainings the held-out points
+# are about equally likely with both. Noise of 0.2, twice the scatter of the data, blurs the
+# density.
 
 # %% [markdown]
-# What the clamp is for shows far away from all data. Each of $B$ blocks can change the log-volume
-# by at most clamp · $D$, so nothing explodes, however strange the input:
+# Far away from all data one sees what the clamp is for. Each of $B$ blocks can change the
+# log-volume by at most clamp · $D$, so nothing explodes, however strange the input:
 
 # %%
 far = torch.tensor([[1e3, 0.0], [-50.0, 2e4]], dtype=torch.float64)
@@ -700,16 +701,17 @@ assert below["flow, 300 fresh points a step"] < below["kernel density, 3,000 poi
 assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a step"]
 
 # %% [markdown] tags=["solution"]
-# On the same 300 points the flow overfits badly. On a stream it comes closest to the exact density,
-# and it stores none of the points that it saw. Kernels must store all of theirs, and ten times as
-# many points help little. Many dimensions, and new features at every step: that is the case of
-# DDFP, and the reason for a flow.
+# On the same 300 points the flow overfits badly. On a stream it comes closest to the exact
+# density, and it stores none of the points. Kernels must store all their points, and even with
+# ten times as many points they are further from the exact density. DDFP has many dimensions and
+# new features at every step. This is the reason for a flow.
 
 # %% [markdown]
 # ## What we saw
 #
-# - One equation carries a density through a map; a coupling block makes its determinant a sum.
-# - A flow over one Gaussian per class is a density, and also a classifier.
+# - The change of variables gives the density after a map; in a coupling block the log-determinant
+#   is a simple sum.
+# - A flow with one Gaussian per class is both a density and a classifier.
 # - In the plane, a flow that trains long enough is about as good as kernels; a short training is
 #   not.
 # - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges.
@@ -734,8 +736,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
-# Two blocks suffice there for a step, and [study 4](../reproduce/STUDY.md) compares one, two and
-# four.
+# The method has two blocks; [study 4](../reproduce/STUDY.md) compares one, two and four.
 #
 # ## References
 #
@@ -752,6 +753,6 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #
 # ## Next
 #
-# [3. The step down the density](03_density_descending_shift.ipynb): down this density, by how much
-# and at what price. · Previous: [1. Low-density separation](01_low_density_separation.ipynb) · [All
-# lessons](README.md)
+# [3. The step down the density](03_density_descending_shift.ipynb): how far a step goes down this
+# density, and how often it changes the class. · Previous: [1. Low-density
+# separation](01_low_density_separation.ipynb) · [All lessons](README.md)

@@ -80,8 +80,8 @@ shown = 700  # features on the map
 #
 # A segmentation network has three stages. `encode` turns the image into *features* $F$, `embed`
 # turns them into *embeddings* $v$, and `classify` turns those into a score for each class. All
-# three are maps: each pixel of the map is one feature. The step moves $F$. The density is one of
-# $v$.
+# three are maps: each pixel of the map is one feature. The step moves $F$. The flow models the
+# density of $v$.
 
 # %%
 diagram("step", "flow")
@@ -93,9 +93,9 @@ diagram("step", "flow")
 #
 # ## Where is down?
 #
-# To assess a step we need data whose truth is known: three Gaussian classes in the plane. For every
-# place we then know the true density and the most probable class. In this first half $v$ and $F$
-# are both the point itself.
+# To assess a step we need data for which we know the truth: three Gaussian classes in the plane.
+# For every place we then know the true density and the most probable class. In this first half
+# $v$ and $F$ are both the point itself.
 
 # %%
 centres = torch.tensor([[-1.3, 0.0], [1.0, 0.9], [1.1, -1.1]])
@@ -120,9 +120,9 @@ def draw(count, *seed):
 
 
 # %% [markdown]
-# The method does not know the truth. It has a flow, trained on points of which one in ten has a
-# label, and a classifier. (Here the classifier sees all labels, so that its errors do not disturb
-# the comparison.)
+# The method does not know the truth. It has a classifier and a flow. The flow is trained on
+# points of which one in ten has a label. (Here the classifier sees all labels, so that its errors
+# do not disturb the comparison.)
 
 
 # %%
@@ -177,8 +177,9 @@ assert torch.allclose(shift.norm(dim=1), torch.full((len(x),), 0.4), atol=1e-5)
 assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 
 # %% [markdown]
-# **Finding.** The steps lead outwards on all sides of a class, not only towards the other classes:
-# "down" means "away from what is usual". Between two classes they point into the valley.
+# **Finding.** On all sides of a class the steps point outwards, not only towards the other
+# classes: "down" means "away from typical points". Between two classes they point into the
+# valley.
 
 # %% [markdown]
 # ## How far down, and at what price?
@@ -307,7 +308,7 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # %% [markdown]
 # ## Does it hold in a trained network?
 #
-# We train DDFP for a few seconds on small scenes: one large handwritten digit of three kinds,
+# We train DDFP for a few seconds on small scenes: one large handwritten digit, a 0, 1 or 2,
 # pasted into a photograph. Lesson 4 explains this training. All confident features of the
 # validation scenes then take steps of length 1. The flow has not seen these scenes.
 #
@@ -352,19 +353,19 @@ assert descent["median fall (nats)"] > 3 * max(
 assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
-# **Finding.** More than nine of ten features fall under descent. Under a random step more than half
-# fall, as the formula predicts, though fewer than for a normal density. The median fall of descent
-# is more than three times that of the adversarial step. The network keeps its class for more than
-# 95 % of the features; but that is the *network's* class. The last column says how often it is the
-# true one.
+# **Finding.** More than nine of ten features fall under descent. Under a random step more than
+# half fall, as the formula predicts, though fewer than for a normal density. The median fall of
+# descent is more than three times that of the adversarial step. After descent, the network
+# predicts the same class as before for more than 95 % of the features. But that is the
+# *network's* class. The last column says how often it is the true one.
 
 # %% [markdown]
 # ## Where do the moved features lie?
 #
 # We project the embeddings on their two *principal components*, the directions in which they vary
-# most. A line joins a feature with itself after the step. A projection hides the other dimensions,
-# so a number from all of them follows: the median distance to the nearest unperturbed embedding of
-# another feature, relative to the one before the step.
+# most. A line joins a feature with itself after the step. A projection hides the other
+# dimensions. So we also compute a number in all dimensions: the median distance to the nearest
+# unperturbed embedding of another feature, divided by the same median before the step.
 
 # %%
 steps = steps_of(learner, validation)
@@ -450,8 +451,8 @@ print(f"rank correlation of log p and fall: {rank_correlation:.2f}")
 assert rank_correlation < -0.2
 
 # %% [markdown]
-# **Finding.** The rarer a feature already is, the further it falls. Steps of equal length are not
-# steps of equal depth.
+# **Finding.** The rarer a feature already is, the further it falls. Steps of equal length do not
+# fall equally far.
 #
 # **Play with it.** The [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the same for each feature of an
@@ -475,8 +476,8 @@ for group, words in ((changed, "class changed"), (~changed, "class kept")):
 assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
-# In the group whose class changed. A straight step into a valley climbs the other side and ends in
-# another class's dense region. Eight small steps turn around at the bottom.
+# In the group whose class changed. A long straight step crosses the valley, goes up the other
+# side and ends in the dense region of another class. Eight small steps turn around at the bottom.
 
 # %% [markdown]
 # **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of
@@ -495,12 +496,13 @@ assert abs(fall - wanted) < 0.5
 # %% [markdown]
 # ## What we saw
 #
-# - The step has length $\varepsilon$ and leads outwards on all sides of a class.
+# - The step has length $\varepsilon$ and points outwards, away from the dense middle of a class.
 # - At equal length it falls further than a random or an adversarial step, and changes the true
 #   class more often. At equal fall it changes the class less often than a random step.
-# - Straight steps across a valley cause most class changes; eight small steps avoid most of them.
-# - In one trained network, more than 90 % of the confident features fall, and more than half under
-#   a random step.
+# - Many class changes come from straight steps across a valley; eight small steps halve the
+#   number of class changes.
+# - In one trained network, more than 90 % of the confident features fall under descent, and more
+#   than half under a random step.
 #
 # ## In the real method
 #
@@ -514,7 +516,7 @@ assert abs(fall - wanted) < 0.5
 #
 # The released code takes one straight step of length 4 in 304 dimensions. It moves confident
 # pixels, and also those neighbours that the gradient reaches through the convolutions. Here
-# neighbours stay.
+# neighbours do not move.
 #
 # ## References
 #
@@ -523,8 +525,8 @@ assert abs(fall - wanted) < 0.5
 #   code](https://github.com/Gavinwxy/DDFP).
 # - Miyato et al., [*Virtual Adversarial Training*](https://arxiv.org/abs/1704.03976), TPAMI 2018.
 # - Chen et al., [*Encoder-Decoder with Atrous Separable Convolution*
-#   (DeepLabv3+)](https://arxiv.org/abs/1802.02611), ECCV 2018: the network that encode, embed and
-#   classify divide.
+#   (DeepLabv3+)](https://arxiv.org/abs/1802.02611), ECCV 2018: the network that we divide into
+#   encode, embed and classify.
 # - McInnes et al., [*UMAP*](https://arxiv.org/abs/1802.03426), 2018.
 #
 # ## Next

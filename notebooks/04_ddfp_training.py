@@ -17,16 +17,16 @@
 # [All lessons](README.md) · previous: [3. The step down the
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
-# Now everything comes together: a network, its teacher, a flow that learns along, and the step down
-# the density. You take one training step by hand, a formula and then its lines, and check that it
-# is the library's step, bit for bit. The lines are those of
+# Now everything comes together: a network, its teacher, a flow that is trained with them, and the
+# step down the density. You take one training step by hand, each formula followed by its code,
+# and check that the result is that of the library, bit for bit. The code is that of
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**
 # - train DDFP on small digit scenes, stop half way, and take the next step by hand;
 # - see pseudo-labels, strong augmentation and CutMix on real batches;
 # - follow coverage and precision of the pseudo-labels through a training;
-# - find out what the released code does differently, and catch two of its errors in the act.
+# - find out what the released code does differently, and reproduce two of its errors.
 #
 # **You need** lessons 1 to 3, or an idea of pseudo-labels and of normalizing flows. Terms are
 # explained in the [glossary](../docs/glossary.md).
@@ -78,17 +78,17 @@ steps = 240
 # %% [markdown]
 # ## Where are we?
 #
-# In the whole picture. For unlabeled images, the loss is a sum of three terms. With $x$ a labeled
-# image and $m$ its mask, $u$ a *strongly augmented* unlabeled image, $y$ the *pseudo-labels* that
-# the teacher makes, and CE the cross-entropy, averaged over pixels:
+# This lesson uses the whole picture. The loss is a sum of three terms. Let $x$ be a labeled image
+# and $m$ its mask, $u$ a *strongly augmented* unlabeled image, $y$ the *pseudo-labels* that the
+# teacher makes, and CE the cross-entropy, averaged over pixels. Then
 #
 # $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# Without the perturbed term the weight of the clean term is 1. That is the baseline `consistency`:
-# the student must agree with the teacher although its image is augmented. Its images are perturbed,
-# its features are not. DDFP perturbs the features too.
+# Without the perturbed term the weight of the clean term is 1. That is the baseline
+# `consistency`: the student must agree with the teacher although its image is strongly augmented.
+# `consistency` perturbs images and not features. DDFP perturbs the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -97,8 +97,8 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # ## What do we train on?
 #
 # Real handwriting on real photographs, 40 pixels wide: the benchmark of this project, made small
-# and easy for this lesson. Sixty scenes have a mask. `small_config` holds every setting; white
-# pixels, the ring around a digit, are ignored everywhere.
+# and easy for this lesson. Sixty scenes have a mask. White pixels, the ring around a digit, are
+# ignored everywhere. `small_config` holds every setting.
 
 # %%
 config = small_config(method, seed, steps)
@@ -167,7 +167,8 @@ for name, tensor in vars(batch).items():
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
-# This is the rule of *FixMatch*. The embeddings $v$ on the way are kept: the flow will learn them.
+# This is the rule of *FixMatch*. We keep the teacher's embeddings $v$: the flow will learn their
+# density.
 
 # %%
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
@@ -232,8 +233,8 @@ panels(
 # %% [markdown]
 # ### Part 3. The supervised and the clean loss
 #
-# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all valid pixels,
-# confident or not: while few pixels have a pseudo-label, it is small.
+# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all valid
+# pixels, confident or not. So it is small while few pixels have a pseudo-label.
 
 # %%
 features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
@@ -298,11 +299,11 @@ assert falls > 0.95
 # **Finding.** Only confident pixels move, all by the same length, and more than 95 % of them go
 # down.
 #
-# Two details deserve attention. The flow learns the *teacher's* embeddings and is asked about the
-# *student's*: both networks have nearly the same weights, and the line above shows how well the
-# flow explains either. And `auxiliary=True` gives moved features a BatchNorm with statistics of its
-# own. Without it, the running averages would mix moved and clean features, and fit neither. What
-# that costs was measured in [study 4](../reproduce/STUDY.md):
+# Two details deserve attention. First, the flow learns the *teacher's* embeddings and is
+# evaluated on the *student's*. Both networks have nearly the same weights, and the line above
+# shows how well the flow explains each. Second, `auxiliary=True` gives moved features their own
+# BatchNorm statistics. Without it, the running averages would mix moved and clean features, and
+# fit neither. [Study 4](../reproduce/STUDY.md) measured what that costs:
 
 # %%
 ablations = find_study("ablations")
@@ -367,17 +368,18 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** It was: the weights of student, teacher and flow are equal, bit for bit. Nothing else
-# is in a training step.
+# **Finding.** Yes: the weights of student, teacher and flow are equal, bit for bit. A training
+# step does nothing else.
 
 # %% [markdown]
 # ## How does a whole training go?
 #
-# The same call again finds the checkpoint and continues. *Coverage* is the fraction of pixels with
-# a pseudo-label; *precision* is the fraction of those that are right. *mIoU*, the mean intersection
-# over union, scores a segmentation: for each class the pixels that prediction and mask share,
-# divided by the pixels that either has; then the mean over classes. The flow's loss is given in
-# *bits per dimension*: its negative log-likelihood, divided by the number of features.
+# The same call finds the checkpoint and continues. *Coverage* is the fraction of pixels with a
+# pseudo-label; *precision* is the fraction of those that are right. *mIoU*, the mean intersection
+# over union, scores a segmentation: for each class, the pixels that have it in both prediction
+# and mask are divided by the pixels that have it in at least one of them. mIoU is the mean over
+# classes. The flow's loss is given in *bits per dimension*: its negative log-likelihood, divided
+# by the number of features.
 
 # %%
 halfway = load_learner(run, device).teacher
@@ -507,9 +509,9 @@ assert all(theirs is ours for theirs, ours in pairs)
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
 #
-# The released teacher stays in train mode: its BatchNorm uses the statistics of the current batch.
-# So the pseudo-label of a scene depends on the other scenes in the batch. We segment the same six
-# scenes twice, beside four labeled scenes and beside four others.
+# The released teacher stays in train mode: its BatchNorm uses the statistics of the current
+# batch. So the pseudo-label of a scene depends on the other scenes in the batch. We segment the
+# same six scenes twice, in one batch with four labeled scenes and in one batch with four others.
 
 
 # %%
@@ -555,8 +557,9 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode some pixels change their class with the rest of the batch, along
-# outlines and in whole blobs: noise in the pseudo-labels. In eval mode none does.
+# **Finding.** In train mode the class of some pixels depends on the rest of the batch, along
+# outlines and in whole blobs. This is noise in the pseudo-labels. In eval mode no pixel changes
+# its class.
 
 # %% [markdown]
 # ## Exercises
@@ -603,8 +606,8 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before that step the teacher is the plain mean of all students so far, the random start included.
-# With 0.999 that holds for the whole of a run of 240 steps.
+# Before that step the teacher is the plain mean of all students so far, including the random
+# start. With 0.999 that is true during all 240 steps.
 
 # %%
 temporary.cleanup()
@@ -612,7 +615,8 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - A training step has six parts. By hand it gives the library's weights, bit for bit.
+# - A training step has six parts. Taken by hand, it gives the same weights as the library, bit
+#   for bit.
 # - The loss is supervised + ½ clean + ½ perturbed; before perturbation starts, supervised + clean.
 # - Only confident pixels move, by exactly $\varepsilon$, and more than 95 % of them go down.
 # - A teacher that shares the student's memory is the student. A teacher in train mode makes

@@ -67,8 +67,8 @@ seed = 0
 # %% [markdown]
 # ## Where are we?
 #
-# At the data: pictures, and masks where there are some. The pseudo-labels are made from them in
-# training.
+# At the data: pictures, and masks for some of them. In training, the teacher makes pseudo-labels
+# for the others.
 
 # %%
 diagram("data")
@@ -78,7 +78,7 @@ diagram("data")
 #
 # Like that of PASCAL VOC. Here it is filled with digit scenes, so that the lesson runs anywhere;
 # your pictures come from a camera, and your masks from an annotation tool. Most masks are deleted
-# here, to have what you would have.
+# here, so that the folder looks like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
@@ -110,7 +110,7 @@ for path in sorted(p.relative_to(root) for p in root.rglob("*") if p.is_dir()):
 print("classes.txt:", (root / "classes.txt").read_text().split())
 
 # %% [markdown]
-# ## Does the library read it as we mean it?
+# ## Does the library read the folder as intended?
 #
 # Before anything trains, open the list and read every mask once. The mask of an unlabeled picture
 # is never read, and need not exist.
@@ -166,14 +166,14 @@ assert (counted["masks"] >= 5).all()
 assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").exists()
 
 # %% [markdown]
-# **Finding.** Every class occurs in enough masks. Each mask has the values of the list of classes,
-# or the library would have said so.
+# **Finding.** Every class occurs in enough masks. Each mask has only values of listed classes;
+# otherwise the library would have reported an error.
 #
 # ## Which settings are needed?
 #
-# One file. The defaults of the library have the paper's size (ResNet-101, crops for large
-# photographs). The file below suits pictures of 40 pixels and a CPU. For photographs, start from
-# `reproduce/configs/camvid.yaml`.
+# One file has all settings. The defaults of the library are those for the paper's setting
+# (ResNet-101, crops of large photographs). The file below suits pictures of 40 pixels and a CPU.
+# For photographs, start from `reproduce/configs/camvid.yaml`.
 
 # %%
 settings = f"""\
@@ -267,16 +267,17 @@ assert last["pseudo_coverage"] > 0.7
 assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
-# **Finding.** It learned: mIoU is up by more than ten points, more than seven pixels in ten have a
-# pseudo-label, and more than 85 % of these are right. It is not good yet: 72 masks and 216 steps
-# are few. Three things would be alarming: an mIoU below 100 / (number of classes), which "all
-# background" comes close to; a coverage that stays near 0; and a precision that keeps falling.
+# **Finding.** It learned: mIoU is up by more than ten points, more than seven pixels in ten have
+# a pseudo-label, and more than 85 % of these are right. It is not good yet: 72 masks and 216
+# steps are few. Three things would be alarming: an mIoU below 100 / (number of classes), which is
+# nearly what "all background" reaches; a coverage that stays near 0; and a precision that keeps
+# falling.
 #
 # ## Predict
 #
-# For each picture, `ddfp predict` writes two files: class indices, and an overlay to look at; and
-# one legend for all. (The overlay has VOC's colours. Below we draw one in the colours of these
-# lessons.)
+# For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at.
+# It also writes one legend for all pictures. (The overlay has VOC's colours. Below we draw one in
+# the colours of these lessons.)
 
 # %%
 names = validation.names[:7]
@@ -312,8 +313,8 @@ with Image.open(f"predictions/{names[0]}.png") as written:
     assert written.mode == "P" and written.size == (40, 40)
 
 # %% [markdown]
-# Which classes? `ddfp evaluate` prints the IoU of each: of all pixels that prediction or mask give
-# to the class, the percentage that both give to it.
+# Which classes? `ddfp evaluate` prints the IoU of each: of all pixels that belong to the class in
+# the prediction or in the mask, the percentage that belong to it in both.
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -383,8 +384,8 @@ assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
-# **Finding.** Each error names the file, the value and what to do, before any training starts.
-# Where nothing is printed and the result is poor:
+# **Finding.** Each error names the file, the value and what to do, before any training starts. If
+# no error is printed and the result is poor:
 #
 # | symptom | what to try |
 # |---|---|
@@ -412,9 +413,9 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown]
-# **2. A new camera** has five times the pixels a side. Enlarge the validation pictures fivefold.
-# Predict them as they are, and with `--long-side 40`. Which percentage of the digits' pixels is
-# right?
+# **2. A new camera** has five times as many pixels per side. Enlarge the validation pictures
+# fivefold. Predict them as they are, and with `--long-side 40`. Which percentage of the digits'
+# pixels is right?
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -477,7 +478,8 @@ temporary.cleanup()
 # - Pictures, a few masks, three lists and one configuration file are enough.
 # - Reading every mask once, before training, finds most errors.
 # - Errors in data and settings are one line that names the file and the fix.
-# - A network knows its objects at the size that it was trained on: `--long-side`.
+# - A network knows its objects at the size that it was trained on; `--long-side` brings new
+#   pictures to that size.
 #
 # ## In the real method
 #

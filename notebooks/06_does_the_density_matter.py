@@ -23,7 +23,7 @@
 # experiment that runs here. You can use the same plan for any other paper.
 #
 # **You will**
-# - split a claim into parts that can be false one at a time;
+# - split a claim into parts, each of which can be false on its own;
 # - choose controls, and say what makes a control fair;
 # - compute paired differences and their intervals, and say what "significant" means here, and what
 #   it does not;
@@ -80,7 +80,7 @@ diagram("flow", "step")
 # | 1. DDFP is better than training without it | test mIoU | `consistency`: features stay |
 # | 2. ... because features move | test mIoU | `second pass alone`: δ = 0 |
 # | 3. ... because they move *down the density* | test mIoU | `noise`, `dropout`, `vat` |
-# | 4. ... and the density is good and learns along | test mIoU | frozen; no flow |
+# | 4. ... and the density is good and keeps learning | test mIoU | frozen; no flow |
 # | 5. The boundary moves because of it | density at the boundary | all of the above |
 #
 # The controls of part 3 take steps of another direction: random (`noise`), dropped channels
@@ -95,9 +95,9 @@ diagram("flow", "step")
 # %% [markdown]
 # ## The smallest experiment
 #
-# Two moons, three labels a class, the training of lesson 1. All arms add the same loss: predict the
-# pseudo-label at $x$ and at $x + \delta$. They differ in $\delta$ alone, and all steps have length
-# $\varepsilon$. Two controls are new and need no other method:
+# Two moons, three labels a class, the training of lesson 1. All arms add the same loss: predict
+# the pseudo-label at $x$ and at $x + \delta$. They differ in $\delta$ alone, and all steps have
+# length $\varepsilon$. Two controls are new:
 #
 # - **up the density**: the opposite of descent, $-\delta$;
 # - **random, drawn once**: each point has one random direction, which it keeps through the
@@ -198,7 +198,7 @@ assert gains["up the density"].mean() < -1
 # repetition. Against the control that differs in the direction alone, about half of descent's lead
 # is left.
 #
-# A control must differ in one respect. It is easy to overlook a second one.
+# A control must differ in one respect. It is easy to overlook a second difference.
 
 # %% [markdown]
 # ## What makes a control fair?
@@ -350,12 +350,12 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** Part 1 holds: DDFP gains over `consistency`. For part 2 the answer is open for DDFP:
-# a second pass without any step already has a good piece of the gain, and what DDFP adds to it is
-# not significant. A random step adds a significant amount. Part 3 has no support here: random and
-# adversarial steps, each at its own best length, have a *higher* mean than descent. Perturbing
-# features helps on this benchmark; that the direction comes from a density does not make it help
-# more.
+# **Finding.** Part 1 holds: DDFP gains over `consistency`. For part 2 the answer is open for
+# DDFP: a second pass without any step already has more than half of the gain, and what DDFP adds
+# to it is not significant. A random step adds a significant amount. Part 3 has no support here:
+# random and adversarial steps, each at its own best length, have a *higher* mean than descent.
+# Perturbing features helps on this benchmark; that the direction comes from a density does not
+# make it help more.
 
 # %% [markdown]
 # ## What does "significant" say?
@@ -396,9 +396,9 @@ assert corrected < single
 
 
 # %% [markdown]
-# **Finding.** Fewer differences stay significant after the correction. A reader who picks the best
-# line of a long table picks luck too. So decide *before* the experiment which comparison answers
-# the question. Here it is the third block: DDFP against a random step.
+# **Finding.** Fewer differences stay significant after the correction. The best line of a long
+# table is the best partly by luck. So decide *before* the experiment which comparison answers the
+# question. Here it is the third block: DDFP against a random step.
 #
 # How many seeds would a difference of 0.5 points need? That depends on the paired standard
 # deviation. The *power* of a test is the probability that it finds a difference that exists; 80 %
@@ -428,11 +428,11 @@ assert seeds_needed(0.5, deviation) > len(wide)
 assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %% [markdown]
-# **Finding.** A difference of half a point needs several times the seeds that we have. One run, as
-# many tables have it, cannot show such a difference at all.
+# **Finding.** A difference of half a point needs several times the seeds that we have. A single
+# run per method, as in many tables, cannot show such a difference at all.
 
 # %% [markdown]
-# ## Part 4: must the density be good, and learn along?
+# ## Part 4: must the density be good, and keep learning?
 #
 # Study 4 changes one thing at a time. Score differences to DDFP, three seeds:
 
@@ -454,15 +454,15 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # look at the intervals before you say more. What the flow knows of classes makes little difference
 # here.
 #
-# Is the density any good? Lesson 2 answers for the plane: a flow on a stream of points comes close
-# to the exact density. In a network nobody knows the exact density, but we can ask whether low
-# density goes with errors: below.
+# Is the density good? Lesson 2 answers for the plane: a flow on a stream of points comes close to
+# the exact density. In a network nobody knows the exact density. But part 5 measures whether
+# errors lie at low density.
 
 # %% [markdown]
 # ## Part 5: the mechanism itself
 #
-# Does the boundary move to lower density *because of* descent? A method's own flow must not be the
-# judge of that: it was trained along with the network and may flatter it. So a third density, a
+# Does the boundary move to lower density *because of* descent? A method's own flow must not
+# measure that: it was trained together with the network, and may favour it. So a third density, a
 # mixture of 16 Gaussians that no method trained with, is fitted to the features of each finished
 # network. It gives each feature a *percentile*: 50 is the median feature, 0 the sparsest one.
 
@@ -526,14 +526,14 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** With random steps in place of the density, the release has no lower mean. And beside
-# its teacher, random and adversarial steps gain over consistency as well. So its lead does not seem
-# to come from the density either. Three seeds; read the intervals.
+# **Finding.** With random steps in place of the density, the mean of the release is not lower.
+# And with its teacher, random and adversarial steps gain over consistency as well. So its lead
+# does not seem to come from the density either. These are three seeds only: read the intervals.
 
 # %% [markdown]
 # ## Real photographs
 #
-# Digit scenes are 40 pixels wide. Two studies go to photographs, as far as they were run:
+# Digit scenes are 40 pixels wide. Some studies use photographs. These are their results so far:
 
 # %%
 photographs = [s for s in studies() if s.benchmark != "digits"]
@@ -551,15 +551,15 @@ for other in photographs:
 # %% [markdown]
 # Look at `supervised` in the street scenes (CamVid): training on labels alone is *better* than
 # consistency training there. Those runs are short and start from random weights. A gain over
-# consistency then only means losing less to the simplest baseline. Always print that baseline.
+# consistency then only means losing less to the simplest baseline. Always report that baseline.
 #
 # ## What may we conclude?
 #
-# On small scenes, with a small network, five seeds and the step lengths that validation chose:
+# On small scenes, with a small network, five seeds, and step lengths chosen on validation images:
 #
 # 1. DDFP is better than consistency training without perturbed features. (Look above whether that
 #    stays significant after the correction for all comparisons.)
-# 2. A good piece of that gain needs no step at all.
+# 2. More than half of that gain needs no step at all.
 # 3. Going down the density is not better than a random step, and not better than an adversarial
 #    one.
 # 4. A density that fits the features may matter for DDFP; three seeds are too few to be sure.
@@ -589,9 +589,9 @@ print(f"each at its best of four: {signed(fair)} points")
 assert fair["difference"] < faulty["difference"]
 
 # %% [markdown] tags=["solution"]
-# The steps differ ten times in length, and only DDFP's length was tuned. At each method's best of
-# four lengths little is left. In any case, two seeds carry no conclusion: their interval excludes 0
-# as soon as both differences happen to be alike.
+# The steps differ ten times in length, and only DDFP's length was tuned. With each method's best
+# of four lengths, the difference is small. In any case, two seeds allow no conclusion: if both
+# differences are nearly equal by chance, their interval excludes 0.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper has 81.2 mIoU on VOC with 732 labels. Our reproduction has 80.9
@@ -624,10 +624,10 @@ assert values.max() > values[-1] and best > late.mean()
 
 # %% [markdown]
 # **3. Plan a test.** UniMatch (CVPR 2023) perturbs features by *dropping channels* at random and
-# reports that this helps semi-supervised segmentation. State the claim in parts. Name a control for
-# each part, say what you would hold equal, which single comparison answers the question, and how
-# many seeds you need to find half a point, with the paired standard deviation of `dropout` against
-# the second pass.
+# reports that this helps semi-supervised segmentation. State the claim in parts. Name a control
+# for each part. Say what you would hold equal, and which single comparison answers the question.
+# How many seeds do you need to find half a point, with the paired standard deviation of `dropout`
+# against the second pass?
 
 # %% tags=["solution"]
 spread = (wide["dropout, eps 10"] - wide["second pass alone"]).std()
@@ -652,7 +652,7 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #   measurement.
 # - Pair by seed. Report intervals. Decide beforehand which comparison counts.
 # - "Not significant" is not "no effect"; "significant" is not "important", nor "true elsewhere".
-# - Measure the mechanism too, with an instrument that no method had a hand in.
+# - Measure the mechanism too, with a density that no method trained with.
 #
 # ## In the real method
 #
@@ -660,7 +660,7 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # |---|---|
 # | the presets of all methods | [`ddfp_lib/presets`](../ddfp_lib/presets) |
 # | intervals and differences | `experiments/statistics.py` `paired_difference` |
-# | the density that judges | `evaluation/mechanism.py` `IndependentDensity` |
+# | the independent density | `evaluation/mechanism.py` `IndependentDensity` |
 # | studies and their results | [STUDY.md](../reproduce/STUDY.md) |
 # | a study of your own | [reproduce/README.md](../reproduce/README.md) |
 #

@@ -128,9 +128,9 @@ display(
 # %% [markdown]
 # ## Which method segments best?
 #
-# mIoU in percent, of the teacher after the last step, on test images, segmented as `data.protocol`
-# says, at one scale.
-# No test image was used to choose anything, and no step was chosen by validation.
+# mIoU in percent on test images, of the teacher after the last step. Images are segmented at one
+# scale, as `data.protocol` says. Nothing was chosen on test images, and no step was chosen on
+# validation images.
 
 # %% tags=["scores"]
 for _, rows in each_split():
@@ -155,11 +155,12 @@ if not settings and not quick:
 against = [baseline] + [m for m in ("noise", "supervised") if m in methods and m != baseline]
 for _, rows in each_split():
     lines = comparisons(rows, methods, against)
-    display(Markdown("\n".join(lines) or "No other method was run beside this one."))
+    display(Markdown("\n".join(lines) or "No other method was run."))
 
 # %% [markdown]
-# The same runs on validation images. `best` values were chosen by validation, among all evaluations
-# of the run, and so are optimistic; `last` values chose nothing. Student and teacher apart.
+# The same runs on validation images. A `best` value is the highest of all evaluations of the run,
+# so it is optimistic; a `last` value is that of the last step. Student and teacher have columns
+# of their own.
 
 # %% tags=["validation"]
 validation = ["miou_last", "miou_best", "teacher_miou_last", "teacher_miou_best"]
@@ -212,8 +213,9 @@ for _, rows in each_split():
 # ## Does the step go down the density?
 #
 # Features of validation images where the teacher is confident, moved by steps of one length: down
-# the density that the flow learned in training, at random, and to where the prediction changes
-# fastest. This is the first `ddfp` run; the flow never saw these images.
+# the density that the flow learned in training, in a random direction, and in the direction in
+# which the prediction changes fastest. This is the first `ddfp` run; the flow never saw these
+# images.
 
 # %% tags=["density"]
 for runs, _ in each_split():
@@ -224,7 +226,7 @@ for runs, _ in each_split():
     learner = load_learner(Run.open(described.folder), where)
     measured = measure_descent(learner, data_of(config, "val"), eps=config.eps)
     if len(measured.before) == 0:
-        display(Markdown("The teacher is confident nowhere: there is no feature to move."))
+        display(Markdown("The teacher is confident at no pixel, so there is no feature to move."))
         continue
     display(figures.descent(measured))
     rows = {

@@ -121,7 +121,7 @@ def test_iou_is_intersection_over_union(counted):
         union = labeled + guessed - confusion[k][k]
         expected.append(100 * confusion[k][k] / union if union else math.nan)
     assert scores.iou.tolist() == pytest.approx(expected, nan_ok=True)
-    assert math.isnan(expected[4])  # absent from labels and predictions: counts nowhere
+    assert math.isnan(expected[4])  # absent from labels and predictions: not counted
     assert expected[0] == expected[3] == 0  # absent from one of them: an error, counts as zero
     assert scores.miou == pytest.approx(sum(expected[:4]) / 4)
 

@@ -72,7 +72,7 @@ def test_the_verdict_says_the_paired_difference(ours, baseline, said):
 def test_one_method_alone_has_a_verdict():
     ledger = runs_of({"ddfp": [60.0, 61.0]})
     said = conclusion(ledger, "ddfp", "ddfp")
-    assert said == "`ddfp` reaches 60.5 % mIoU; no other method was run beside it."
+    assert said == "`ddfp` reaches 60.5 % mIoU; no other method was run."
 
 
 def test_every_pair_is_compared_once_and_the_count_is_given():
@@ -107,7 +107,7 @@ def test_what_is_expected_comes_from_stored_runs_of_the_same_kind():
     assert found.index.tolist() == ["ddfp"]
     assert found.loc["ddfp"].tolist() == [61.0, 62.0, 59.0, 64.0, 3]
     assert expectation(stored, here).startswith(
-        "Expected, in 3 stored seeds of this benchmark: `ddfp` 59.0 to 64.0. "
+        "Expected, from 3 stored seeds of this benchmark: `ddfp` 59.0 to 64.0. "
     )
     assert expectation(others[0], here) == ""
 

@@ -4,7 +4,7 @@
 
     root/JPEGImages/NAME.jpg                    images (or .png)
     root/SegmentationClass/NAME.png             masks, palette or 8-bit gray, of labeled images
-    root/SegmentationClassAug/NAME.png          read instead of these, where there are such
+    root/SegmentationClassAug/NAME.png          read instead of these, where they exist
     root/ImageSets/Segmentation/SUBSET.txt      one name a line
     root/ImageSets/Segmentation/train_aug.txt   read for ``train``, where there is one
     root/classes.txt                            one class a line; without it, the 21 of PASCAL VOC

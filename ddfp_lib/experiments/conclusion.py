@@ -19,7 +19,7 @@ def conclusion(ledger: pd.DataFrame, method: str, baseline: str, score: str = "t
     """
     mean = ledger.loc[ledger["method"] == method, score].mean()
     if method == baseline:
-        return f"`{method}` reaches {mean:.1f} % mIoU; no other method was run beside it."
+        return f"`{method}` reaches {mean:.1f} % mIoU; no other method was run."
     gap = paired_difference(ledger, method, baseline, score)
     if np.isnan(gap["difference"]):
         return f"`{method}` and `{baseline}` have no seed in common, so they cannot be compared."
@@ -81,8 +81,9 @@ def expectation(stored: pd.DataFrame, ledger: pd.DataFrame) -> str:
         for method, row in known.iterrows()
     )
     return (
-        f"Expected, in {int(known['stored runs'].max())} stored seeds of this benchmark: {spread}. "
-        "Another machine rounds in another way, so single seeds differ by a point or two."
+        f"Expected, from {int(known['stored runs'].max())} stored seeds of this benchmark: "
+        f"{spread}. "
+        "Another machine rounds differently, so single seeds can differ by a point or two."
     )
 
 

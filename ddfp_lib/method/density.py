@@ -1,7 +1,7 @@
 """The online density estimator: where features of the network are dense, and where sparse.
 
 A flow carries features v to latents z, where each class is one Gaussian. The estimator learns
-beside the network, from detached features, with its own optimizer, and is thrown away at test
+beside the network, from detached features, with its own optimizer, and is discarded at test
 time.
 """
 

@@ -88,7 +88,7 @@ def expectation(ledger: pd.DataFrame) -> str:
         return "What it finds: not stored yet."
     return (
         f"What to expect: here, `ddfp` minus `consistency` was {signed(gap)} points with "
-        f"{gap['seeds']} seeds. So few seeds can give another sign; {study_seeds()} are in "
+        f"{gap['seeds']} seeds. With so few seeds even the sign can change; {study_seeds()} are in "
         "[STUDY.md](reproduce/STUDY.md)."
     )
 

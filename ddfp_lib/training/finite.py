@@ -27,7 +27,7 @@ class FiniteCheck:
     On a CPU :meth:`note` raises at once, before the optimizer's step. On a GPU reading the numbers
     would make the host wait at every step. There they stay on the device until :meth:`check` reads
     them, which must happen before anything is logged, measured or saved: steps that were taken
-    with damaged weights in between are thrown away.
+    with damaged weights in between are discarded.
 
     Args:
         device: of the numbers.
