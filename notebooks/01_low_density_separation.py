@@ -118,11 +118,11 @@ for name, cloud in clouds.items():
 # The classifier has three linear layers. All seeds train at the same time, side by side, so tensors
 # have the shape (seeds, features, points).
 #
-# On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds
-# a loss on all points. The rules use the predictions of a second network, the *teacher*, and not
-# those of the classifier, the *student*. The teacher's weights are an exponential moving average
-# (EMA) of the student's weights $\theta$. This is the *Mean Teacher* (Tarvainen and Valpola
-# 2017):
+# On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds a
+# loss on all points. Pseudo-labels, explained below, do not come from the classifier that is
+# trained, the *student*, but from a second network, the *teacher*. The teacher's weights are an
+# exponential moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher*
+# (Tarvainen and Valpola 2017):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ 0.98\right) \text{ at step } n $$
@@ -240,10 +240,10 @@ alone = {name: accuracy(name, frames[steps]).mean() for name, frames in supervis
 assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] > 95
 
 # %% [markdown]
-# **Finding.** The classifier fits the labeled points; nothing in the loss depends on the
-# unlabeled ones. So the boundary crosses the moons and the rings: a fifth of the points of the
-# moons and more than a quarter of those of the rings get the wrong class. On the blobs there is
-# little left to improve.
+# **Finding.** The classifier fits the labeled points; nothing in the loss depends on the unlabeled
+# ones. So the boundary crosses the moons and the rings: about a fifth of the points of the moons
+# and more than a quarter of those of the rings get the wrong class. On the blobs there is little
+# left to improve.
 
 # %% [markdown]
 # ## Which way is down?
@@ -328,9 +328,9 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 # %% [markdown]
 # **Finding.** Nearly all steps go down in the learned density, and more than 85 % of them in the
 # exact one. But their direction is not that of the exact density: the mean cosine is about 0.5 on
-# the moons and 0.2 on the rings, because this small flow trains for 400 steps only and fits both
-# coarsely. (Lesson 2 shows what longer training achieves.) So the rest of this lesson tests
-# descent down a *learned* density.
+# the moons and 0.2 on the rings, because this small flow fits both coarsely. One reason is its
+# short training of 400 steps. (Lesson 2 shows what longer training achieves: a good fit of the
+# moons, not of the rings.) So the rest of this lesson tests descent down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
@@ -339,8 +339,8 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 # **pseudo-label**: a label that a model has made. The student learns to predict it. *Consistency
 # training* asks for more: the student must predict the same class after a perturbation.
 #
-# - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy
-#   of the prediction.
+# - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy of
+#   the prediction, $-\sum_k p_k \log p_k$. It is 0 where one class has all the probability.
 # - **Random step**: predict the pseudo-label at the point, and at the point moved by $\varepsilon$
 #   in a random direction.
 # - **Density descent**: the same, with a step *down the density*.
@@ -415,9 +415,11 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 )
 
 # %% [markdown]
-# Seeds differ more than rules do: it matters most which points have a label. So we compare *within
-# a seed*: with the same labels and the same starting weights, what did the rule change? This is a
-# *paired* comparison. The table has the mean ± standard deviation of eight such differences.
+# Seeds differ as much as rules do, or more: it matters a lot which points have a label. So we
+# compare *within a seed*: with the same labels and the same starting weights, what did the rule
+# change? This is a *paired* comparison. The table has the mean ± standard deviation of eight such
+# differences. Differences of accuracy are in *percentage points*; tables and pictures call them
+# "points".
 
 
 # %% tags=["nbval-ignore-output"]
@@ -460,21 +462,22 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # %% [markdown]
 # **Finding.** Three clouds give three answers.
 #
-# - *Moons:* descent gains most, about five points more than a random step, and no seed loses. Yet
-#   the density at the boundary falls by the same amount under all three rules. The gain in accuracy
-#   does not come from a boundary in a sparser place.
-# - *Rings:* descent loses about five points, and its seeds vary a lot. A random step changes the
-#   accuracy little and moves the boundary *further* down than descent does.
+# - *Moons:* descent gains most, about five percentage points more than a random step, and no seed
+#   loses. Yet the density at the boundary falls by the same amount under all three rules. The gain
+#   in accuracy does not come from a boundary in a sparser place.
+# - *Rings:* descent loses about five percentage points, and its seeds vary a lot. A random step
+#   changes the accuracy little and moves the boundary *further* down than descent does.
 # - *Blobs:* all rules are near 98 %, and differ little.
 #
-# On the moons and the rings all rules move the boundary to lower density. A step down the density
-# does not move it furthest.
+# On the moons and on the rings all rules move the boundary to lower density on average. Descent
+# does not move it furthest on either of these two.
 
 # %% [markdown]
 # ## Frame by frame, for a typical seed
 #
 # A single seed can mislead. We choose a typical one. It is the seed that is closest to the mean
-# over all seeds, in the change of the density at the boundary under both rules.
+# over all seeds, in the change of the density at the boundary under both the random step and
+# descent. The dashed line is the boundary at step 60, before the rules begin.
 
 
 # %%
@@ -515,7 +518,8 @@ maps(
 )
 
 # %% [markdown]
-# And the end of training for other seeds. The dashed line is the boundary of labels alone.
+# And the end of training for other seeds. Here the dashed line is the boundary of labels alone at
+# the end of *its* training.
 
 # %%
 maps(
@@ -569,10 +573,10 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
 # **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
-# 0.4 as at 0.2. Steps of length 0.8 land on the other moon and teach its points the wrong class.
-# The right length depends on the width of the gap, and nobody knows that beforehand. So the
-# length is a hyperparameter, to be chosen on validation data, *for every method alike* (lesson
-# 6).
+# 0.4 as at 0.2. Steps of length 0.8 lose on average. They are longer than the gap, so many of them
+# probably land on the other moon and teach the wrong class there. The right length depends on the
+# width of the gap, and nobody knows that beforehand. So the length is a hyperparameter, to be
+# chosen on validation data, *for every method alike* (lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
@@ -627,17 +631,19 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 
 # %% [markdown]
 # **Finding.** This is the one cloud of four on which descent moves the boundary to the lowest
-# density. It loses accuracy there, on most seeds. The cluster assumption is an assumption about
-# *classes*. Points without labels can neither confirm nor refute it.
+# density. It loses accuracy there, on most seeds, by amounts that differ a lot. The cluster
+# assumption is an assumption about *classes*. Points without labels can neither confirm nor refute
+# it.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
 # direction in which the *prediction* changes fastest.
-# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step; `moved` is
-# a (seeds, points) tensor of True. Write the rule and train with it on moons and gap. Is its gain
-# nearer to that of the random step or to that of descent?
+# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step. `moved` is a
+# (seeds, points) tensor of True. Write the rule and train with it on moons and gap. (Make the step
+# inside the rule, where the student is known.) Is its gain nearer to that of the random step or to
+# that of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -666,9 +672,9 @@ for name in ("moons", "gap"):
     print(f"{name}: VAT {gained(name, vat(eps))}; {known}")
 
 # %% [markdown] tags=["solution"]
-# It is nearer to the random step. Where the classifier is certain, its prediction hardly changes,
-# so the direction says little. And VAT does not use the density, so its steps do not lead into a
-# gap.
+# On average it is nearer to the random step. We did not measure why. One probable reason: where the
+# classifier is certain, its prediction hardly changes, so the direction says little. Another: VAT
+# does not use the density, so its steps need not lead into a gap.
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact one. `descent` takes
@@ -680,12 +686,13 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# One expects the exact density to gain more. It gains less on the moons, and on gap it does no
-# harm. A moon is 0.2 thick. The steps of the exact density lead straight across it, to an edge
-# where the class was already clear. The learned density is coarse and points to the edge of the
-# whole cluster. So a part of what descent gains here, and of what it loses, comes from the
-# *errors* of the flow. This should make you suspicious: does the method work for the reason that
-# the paper gives? Lesson 6 asks.
+# One expects the exact density to gain more. It gains less on the moons, and on gap it does no harm
+# on average, though seeds vary a lot. The probable cause, which we did not measure: a moon is thin,
+# with a standard deviation of 0.1 across. The steps of the exact density lead straight across it,
+# to an edge where the class was already clear. The learned density is coarse and points to the edge
+# of the whole cluster. Whatever the cause, a part of what descent gains here, and of what it loses,
+# comes from the *errors* of the flow. This should make you suspicious: does the method work for the
+# reason that the paper gives? Lesson 6 asks.
 
 # %% [markdown]
 # ## What we saw
@@ -693,10 +700,11 @@ for name in ("moons", "gap"):
 # - A few labels leave the boundary anywhere, often in the middle of the data.
 # - Rules for unlabeled points mostly move it to lower density. They spread the predictions of
 #   which the classifier is already certain, right or wrong.
-# - Steps down a learned density gain most where classes are clusters (moons). They lose most where
-#   classes are not clusters (gap) or pseudo-labels are wrong (rings).
+# - Steps down a learned density gain most where classes are clusters (moons). They lose about five
+#   percentage points on average where classes are not clusters (gap), and also on the rings, where
+#   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
 # - They move the boundary to the lowest density on one of four clouds, and lose accuracy there.
-# - Seeds differ more than rules: compare within a seed, over several seeds.
+# - Seeds differ as much as rules, or more: compare within a seed, over several seeds.
 #
 # ## In the real method
 #

@@ -23,7 +23,8 @@
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
-# - count how often each step leaves the true class, per length and per nat;
+# - count how often each step leaves the true class, at equal length and at equal fall of the
+#   density;
 # - work out why a random step falls so little in many dimensions;
 # - follow the step into a trained segmentation network.
 #
@@ -184,9 +185,10 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # %% [markdown]
 # ## How far down, and at what price?
 #
-# We compare four steps of equal length: density descent; a random direction; the adversarial
-# direction of VAT, in which the prediction changes fastest; and descent in eight small steps, with
-# a new gradient before each. We measure two quantities on fresh points, for three seeds:
+# We compare three steps of equal length: density descent; a random direction; and the adversarial
+# direction of VAT, in which the prediction changes fastest. The fourth is descent in eight small
+# steps with a new gradient before each: a path of the same length that may bend, so it can end
+# nearer. We measure two quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - how many points end where *another class* is the most probable one. Training gives these points
@@ -258,9 +260,9 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # than the adversarial one. Keeping the class is an assumption of the method, and here it fails more
 # often for descent.
 #
-# The right panel compares at equal *fall* instead. Per nat, descent changes fewer classes than a
-# random step, because a much shorter step is enough. Which of the two comparisons is fair? It
-# depends on what a method is free to choose; lesson 6 returns to this question.
+# The right panel compares at equal *fall* instead. For the same fall, descent changes fewer classes
+# than a random step, because a much shorter step is enough. Which of the two comparisons is fair?
+# It depends on what a method is free to choose; lesson 6 returns to this question.
 
 # %% [markdown]
 # ## Why does a random step fall so little?
@@ -308,9 +310,10 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # %% [markdown]
 # ## Does it hold in a trained network?
 #
-# We train DDFP for a few seconds on small scenes: one large handwritten digit, a 0, 1 or 2,
-# pasted into a photograph. Lesson 4 explains this training. All confident features of the
-# validation scenes then take steps of length 1. The flow has not seen these scenes.
+# We train DDFP for a few seconds on small scenes: one large handwritten digit, a 0, 1 or 2, pasted
+# into a photograph. Lesson 4 explains this training. A feature is *confident* if the network's
+# highest class probability there exceeds a threshold. All confident features of the validation
+# scenes then take steps of length 1. The flow has not seen these scenes.
 #
 # **Predict first.** Which percentage of the features falls under each of the three steps?
 
@@ -353,19 +356,22 @@ assert descent["median fall (nats)"] > 3 * max(
 assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
-# **Finding.** More than nine of ten features fall under descent. Under a random step more than
-# half fall, as the formula predicts, though fewer than for a normal density. The median fall of
-# descent is more than three times that of the adversarial step. After descent, the network
-# predicts the same class as before for more than 95 % of the features. But that is the
-# *network's* class. The last column says how often it is the true one.
+# **Finding.** Nearly all features fall under descent. Under a random step 54 % fall: more than
+# half, but fewer than the 69 % of a normal density. The median fall of descent is about 12 nats,
+# that of the adversarial step about 1 nat. After descent, the network predicts the same class as
+# before for more than 95 % of the features. But that is the *network's* class. The last column says
+# how often it is the true one. To see what a step costs, one must compare with no step; lesson 6
+# has that row, for networks that trained longer.
 
 # %% [markdown]
 # ## Where do the moved features lie?
 #
 # We project the embeddings on their two *principal components*, the directions in which they vary
-# most. A line joins a feature with itself after the step. A projection hides the other
-# dimensions. So we also compute a number in all dimensions: the median distance to the nearest
-# unperturbed embedding of another feature, divided by the same median before the step.
+# most. A line joins a feature with itself after the step. A projection hides the other dimensions.
+# So we also compute a number in all dimensions: the median distance to the nearest unperturbed
+# embedding of another feature, divided by the same median before the step. Note that the steps are
+# equally long in $F$ and not in $v$. So this number measures two things together: how far a step
+# moves $v$, and in which direction.
 
 # %%
 steps = steps_of(learner, validation)
@@ -398,8 +404,8 @@ assert abs(nearest["random step"] - 1) < 0.15
 # %% [markdown]
 # A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbours
 # stay neighbours. It takes a minute, so the map is stored; `weights/03_map.py` made it. UMAP was
-# fitted to all three groups together. Distances between clusters mean nothing on such a map, so
-# the numbers above count, not the picture.
+# fitted to all three groups together: unperturbed, after random steps, after descent. Distances
+# between clusters mean nothing on such a map, so the numbers above count, not the picture.
 
 # %%
 stored = np.load("weights/03_map.npz")
@@ -413,13 +419,15 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 
 # %% [markdown]
 # **Finding.** After descent the nearest neighbour is more than 1.2 times as far away as before;
-# after a random step the distance hardly changes. Descent leads out of the clusters.
+# after a random step the distance hardly changes. Descent leads away from other features. A part of
+# this may be distance alone: as the picture shows, descent moves far in $v$ and a random step
+# hardly at all.
 
 # %% [markdown]
 # ## Which pixels fell most?
 #
 # Back to the images. Each feature stands for 4 x 4 pixels. White pixels did not move: they are not
-# confident, or ignored.
+# confident, or *ignored* (their mask gives no class).
 
 # %%
 nothing = torch.tensor(float("nan"))
@@ -451,8 +459,9 @@ print(f"rank correlation of log p and fall: {rank_correlation:.2f}")
 assert rank_correlation < -0.2
 
 # %% [markdown]
-# **Finding.** The rarer a feature already is, the further it falls. Steps of equal length do not
-# fall equally far.
+# **Finding.** The rarer a feature already is, the further it tends to fall. (A *rank correlation*
+# compares two orders: 1 if they are the same, -1 if one is the reverse of the other, near 0 if they
+# are unrelated.) Steps of equal length do not fall equally far.
 #
 # **Play with it.** The [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the same for each feature of an
@@ -476,8 +485,10 @@ for group, words in ((changed, "class changed"), (~changed, "class kept")):
 assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
-# In the group whose class changed. A long straight step crosses the valley, goes up the other
-# side and ends in the dense region of another class. Eight small steps turn around at the bottom.
+# In the group whose class changed: log p rises again for nearly half of it, and for almost none of
+# the others. These steps crossed a valley and climbed the other side. Eight small steps take a new
+# gradient at the bottom, and can turn around. The other half changed its class without climbing
+# again.
 
 # %% [markdown]
 # **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of
@@ -499,8 +510,8 @@ assert abs(fall - wanted) < 0.5
 # - The step has length $\varepsilon$ and points outwards, away from the dense middle of a class.
 # - At equal length it falls further than a random or an adversarial step, and changes the true
 #   class more often. At equal fall it changes the class less often than a random step.
-# - Many class changes come from straight steps across a valley; eight small steps halve the
-#   number of class changes.
+# - Of the straight steps of length 0.8 that change the class, about half climb again behind a
+#   valley. Eight small steps change the class about half as often.
 # - In one trained network, more than 90 % of the confident features fall under descent, and more
 #   than half under a random step.
 #

@@ -78,17 +78,18 @@ steps = 240
 # %% [markdown]
 # ## Where are we?
 #
-# This lesson uses the whole picture. The loss is a sum of three terms. Let $x$ be a labeled image
-# and $m$ its mask, $u$ a *strongly augmented* unlabeled image, $y$ the *pseudo-labels* that the
-# teacher makes, and CE the cross-entropy, averaged over pixels. Then
+# This lesson uses the whole picture. The loss is a sum of three terms, one for labeled and two for
+# unlabeled images. Let $x$ be a labeled image and $m$ its mask, $u$ a *strongly augmented*
+# unlabeled image, $y$ the *pseudo-labels* that the teacher makes, and CE the cross-entropy,
+# averaged over pixels. Then
 #
 # $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# Without the perturbed term the weight of the clean term is 1. That is the baseline
-# `consistency`: the student must agree with the teacher although its image is strongly augmented.
-# `consistency` perturbs images and not features. DDFP perturbs the features too.
+# The baseline `consistency` has no perturbed term, and its clean term has weight 1: the student
+# must agree with the teacher although its image is strongly augmented. Its images are augmented,
+# its features stay as they are. DDFP moves the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -140,8 +141,8 @@ assert not (folder / "result.json").exists()
 # ## One step by hand
 #
 # We load the checkpoint and take the next step with *CutMix*, an augmentation that half of all
-# steps have. All randomness of a step is a function of the seed and of the step's number, so the
-# step can be repeated exactly.
+# steps have (part 2 explains it). All randomness of a step is a function of the seed and of the
+# step's number, so the step can be repeated exactly.
 
 # %%
 run = Run.open(folder)
@@ -167,8 +168,9 @@ for name, tensor in vars(batch).items():
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
-# This is the rule of *FixMatch*. We keep the teacher's embeddings $v$: the flow will learn their
-# density.
+# This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
+# paper. A higher one gives fewer pseudo-labels; exercise 1 shows how many. We keep the teacher's
+# embeddings $v$: the flow will learn their density.
 
 # %%
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
@@ -233,8 +235,9 @@ panels(
 # %% [markdown]
 # ### Part 3. The supervised and the clean loss
 #
-# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all valid
-# pixels, confident or not. So it is small while few pixels have a pseudo-label.
+# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all *valid*
+# pixels: all but the padding. Pixels without a pseudo-label count as 0 in this mean. So the loss is
+# small while few pixels have a pseudo-label.
 
 # %%
 features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
@@ -299,11 +302,12 @@ assert falls > 0.95
 # **Finding.** Only confident pixels move, all by the same length, and more than 95 % of them go
 # down.
 #
-# Two details deserve attention. First, the flow learns the *teacher's* embeddings and is
-# evaluated on the *student's*. Both networks have nearly the same weights, and the line above
-# shows how well the flow explains each. Second, `auxiliary=True` gives moved features their own
-# BatchNorm statistics. Without it, the running averages would mix moved and clean features, and
-# fit neither. [Study 4](../reproduce/STUDY.md) measured what that costs:
+# Two details deserve attention. First, the flow learns the *teacher's* embeddings and is evaluated
+# on the *student's*. The line above shows that it explains both about equally well: the two medians
+# of log p differ by less than one nat. Second, `auxiliary=True` gives moved features their own
+# BatchNorm statistics. Without it, the running averages would mix moved and clean features, and fit
+# neither. [Study 4](../reproduce/STUDY.md) measured what that costs on the full benchmark, with
+# steps of length 3 (here: 1):
 
 # %%
 ablations = find_study("ablations")
@@ -376,10 +380,10 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 #
 # The same call finds the checkpoint and continues. *Coverage* is the fraction of pixels with a
 # pseudo-label; *precision* is the fraction of those that are right. *mIoU*, the mean intersection
-# over union, scores a segmentation: for each class, the pixels that have it in both prediction
-# and mask are divided by the pixels that have it in at least one of them. mIoU is the mean over
-# classes. The flow's loss is given in *bits per dimension*: its negative log-likelihood, divided
-# by the number of features.
+# over union, scores a segmentation: for each class, the pixels that have it in both prediction and
+# mask are divided by the pixels that have it in at least one of them. mIoU is the mean over
+# classes. The flow's loss is given in *bits per dimension*: its negative log-likelihood in bits
+# (with logarithms to the base 2), divided by the number of channels of $v$.
 
 # %%
 halfway = load_learner(run, device).teacher
@@ -411,8 +415,8 @@ assert bits[-1] < bits[0] - 0.3
 # %% [markdown]
 # **Finding.** At the end at least four pixels in five have a pseudo-label. While coverage rises,
 # the precision falls, mostly in the first half: the teacher becomes confident faster than it
-# becomes right. These are 240 steps of a small training. On the full benchmark precision falls at
-# first and rises later ([study 2](../reproduce/STUDY.md)).
+# becomes right. These are 240 steps of a small training. On the full benchmark precision falls a
+# little at first and rises later ([study 2](../reproduce/STUDY.md)).
 
 # %% [markdown]
 # ## What does it segment?
@@ -442,7 +446,8 @@ segmentations(
 # ## What does the released code do instead?
 #
 # The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behaviour
-# is the preset `ddfp_released`; these are all settings in which it differs from `ddfp`:
+# is the *preset* `ddfp_released`, a set of settings with a name; these are all settings in which it
+# differs from `ddfp`:
 
 # %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -452,7 +457,24 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# None of them raises an error, and each changes the method. We look at two.
+# None of them raises an error, and each changes the method. In words:
+#
+# | setting | what the release does |
+# |---|---|
+# | `consistency_mean` | averages the loss over confident pixels only |
+# | `moved` | also moves neighbours of confident pixels |
+# | `density_void` | the flow does not learn from void (ignored) pixels |
+# | `density_query` | the step's forward pass changes the auxiliary BatchNorm statistics |
+# | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
+# | `teacher` | the teacher shares the student's weights (*tied*) |
+# | `teacher_mode` | the teacher normalizes by the statistics of its batch |
+# | `shares` | means and CutMix within each of four GPUs |
+# | `cutmix_box` | each image has a CutMix box of its own |
+# | `strong_norm` | strong images use the auxiliary BatchNorm until features move |
+# | `density_schedule` | the flow's learning rate falls once an epoch, not at every step |
+#
+# More on each, with lines of the released code, is in [parity.md](../docs/parity.md). We look at two
+# of them, `teacher` and `teacher_mode`.
 #
 # ### A teacher that is its own student
 #
@@ -538,8 +560,9 @@ panels(
     PALETTE,
 ).described(
     "Six scenes that the teacher in train mode segments twice, beside four scenes and beside four "
-    "others, and where the two answers differ. Most differences are thin lines along the "
-    "outlines; on some digits whole pieces change their class."
+    "others, and where the two answers differ. On four of six digits the differences are thin "
+    "lines along the outlines. On the other two, whole pieces change their class, and these are "
+    "most of the pixels that differ."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -557,16 +580,17 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode the class of some pixels depends on the rest of the batch, along
-# outlines and in whole blobs. This is noise in the pseudo-labels. In eval mode no pixel changes
-# its class.
+# **Finding.** In train mode the class of some pixels depends on the rest of the batch: along the
+# outlines of all six digits, and in whole blobs on two of them. This is noise in the pseudo-labels.
+# In eval mode no pixel changes its class.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. The threshold.** These runs have a threshold of 0.6. What are coverage and precision of the
-# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(..., confidence=...)` on
-# the validation scenes.
+# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use
+# `evaluate(final, scenes["val"], device=device, confidence=...)`; its result has `.coverage` and
+# `.precision`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 thresholds = (0.5, 0.8, 0.95, 0.99)
@@ -606,8 +630,9 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before that step the teacher is the plain mean of all students so far, including the random
-# start. With 0.999 that is true during all 240 steps.
+# Before that step the teacher is the plain mean of the students after every step so far, including
+# the first, almost random ones. (At step 0, $a = 0$: only the starting weights themselves drop
+# out.) With 0.999 that is true during all 240 steps.
 
 # %%
 temporary.cleanup()
