@@ -473,8 +473,8 @@ print(differences.drop("name").to_string())
 # | `strong_norm` | strong images use the auxiliary BatchNorm until features move |
 # | `density_schedule` | the flow's learning rate falls once an epoch, not at every step |
 #
-# More on each, with lines of the released code, is in [parity.md](../docs/parity.md). We look at two
-# of them, `teacher` and `teacher_mode`.
+# More on each, with lines of the released code, is in [parity.md](../docs/parity.md). We look at
+# two of them, `teacher` and `teacher_mode`.
 #
 # ### A teacher that is its own student
 #

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ddfp_lib.config import Config
+from ddfp_lib.config.expected import expected_validation_images
 from ddfp_lib.experiments.matrix import Cell
-from ddfp_lib.experiments.operations import ASSUMPTIONS, CARDS, operations, validation_images
+from ddfp_lib.experiments.operations import ASSUMPTIONS, CARDS, operations
 from ddfp_lib.training.memory import GIB, fitting_parts, training_memory
 
 
@@ -85,7 +86,7 @@ def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
     ends = [begins[stage] for stage in stages[1:]] + [1.0]
     validations = -(-training.steps // training.evaluate_every)
     # student and teacher on every validation, and the teacher on the test images
-    images = validation_images(config) * (validations + 0.5)
+    images = expected_validation_images(config) * (validations + 0.5)
     hours = {}
     for card in CARDS:
         seconds = images * counted.validation_seconds(card)

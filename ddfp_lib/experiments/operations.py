@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ddfp_lib.config import Config
-from ddfp_lib.data import camvid, cityscapes, voc
+from ddfp_lib.config.expected import expected_classes, expected_image_size
 from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.models.maps import resize, to_rows
@@ -184,7 +184,7 @@ _COUNTED: dict[str, Operations] = {}
 def _operations(config: Config) -> Operations:
     dtype = getattr(torch, config.training.precision)
     with torch.device("meta"):
-        network = SegmentationNetwork(config.bare().network, classes_of(config)).to(dtype)
+        network = SegmentationNetwork(config.bare().network, expected_classes(config)).to(dtype)
     method = config.method
 
     def count(run: Callable[[], object]) -> list[Kernel]:
@@ -276,12 +276,14 @@ def _direction(config: Config, network: SegmentationNetwork, start: Tensor) -> T
 
 
 def _estimator(config: Config, width: int) -> DensityEstimator:
-    return DensityEstimator(width, classes_of(config), config.density, total_steps=1).to("meta")
+    return DensityEstimator(width, expected_classes(config), config.density, total_steps=1).to(
+        "meta"
+    )
 
 
 @torch.no_grad()
 def _validation(config: Config, network: SegmentationNetwork) -> None:
-    protocol, side = Protocol.parse(config.data.protocol), image_size(config)
+    protocol, side = Protocol.parse(config.data.protocol), expected_image_size(config)
     side = (protocol.size, protocol.size) if protocol.kind == "crop" else side
     image = torch.empty(1, 3, *side, dtype=next(network.parameters()).dtype, device="meta")
 
@@ -291,39 +293,3 @@ def _validation(config: Config, network: SegmentationNetwork) -> None:
 
     for _ in ("student", "teacher"):
         protocol.probabilities(logits, image)
-
-
-DATASETS = {
-    "camvid": (len(camvid.COLOURS), 101, (360, 480)),
-    "cityscapes": (len(cityscapes.CLASSES), 500, (1024, 2048)),
-    "voc": (len(voc.CLASSES), 1449, (375, 500)),
-}
-"""Of published data sets: classes, validation images, usual height and width of an image. Data of
-your own are estimated by VOC's."""
-
-
-def classes_of(config: Config) -> int:
-    """Return the number of classes; of a folder in the VOC layout, that of VOC."""
-    if config.data.dataset == "digits":
-        return config.data.digits.classes + 1
-    if config.data.classes is not None:
-        return len(config.data.classes)
-    return DATASETS.get(config.data.dataset, DATASETS["voc"])[0]
-
-
-def validation_images(config: Config) -> int:
-    """Return the number of validation images; of a folder in the VOC layout, that of VOC."""
-    return (
-        config.data.digits.val
-        if config.data.dataset == "digits"
-        else DATASETS.get(config.data.dataset, DATASETS["voc"])[1]
-    )
-
-
-def image_size(config: Config) -> tuple[int, int]:
-    """Return height and width of a whole image."""
-    if config.data.size is not None:
-        return config.data.size
-    if config.data.dataset == "digits":
-        return config.data.digits.size, config.data.digits.size
-    return DATASETS.get(config.data.dataset, DATASETS["voc"])[2]

@@ -100,7 +100,8 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
     header = ["variant", SCORES[study.score], *seeds, f"minus `{study.baseline}`", "seconds"]
     lines = [_row(header), "|---" * len(header) + "|"]
     for name, row in scores.iterrows():
-        cells = [f"`{name}`", f"**{row['mean']:.1f}** ± {row['std']:.1f}"]
+        spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
+        cells = [f"`{name}`", f"**{row['mean']:.1f}**{spread}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
         cells += ["" if name == study.baseline else _difference(gaps.loc[name].to_dict())]
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddfp_lib.config import Config, NetworkConfig
+from ddfp_lib.config.expected import expected_classes
 from ddfp_lib.data.loaders import default_workers
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.maps import resize
@@ -42,7 +43,8 @@ def training_memory(config: Config, parts: int = 1) -> int:
     shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
     labeled, unlabeled = shares if method.consistency else (shares[0], 0)
     perturbed_at = method.perturb_at if method.perturbation != "none" else None
-    network, classes, size = config.bare().network, _classes(config), config.data.augment.size
+    network, size = config.bare().network, config.data.augment.size
+    classes = expected_classes(config)
     copies = 4 if training.optimizer == "sgd" else 5
     dtype = getattr(torch, training.precision)
     learns = method.has_density
@@ -150,18 +152,6 @@ def fitting_parts(config: Config, processes: int, memory: int) -> int:
     choices = [n for n in range(1, min(shares) + 1) if all(share % n == 0 for share in shares)]
     fitting = (n for n in choices if training_memory(config, processes * n) <= 0.8 * memory)
     return next(fitting, choices[-1])
-
-
-def _classes(config: Config) -> int:
-    from ddfp_lib.data import camvid, cityscapes, voc
-
-    names = {"camvid": camvid.COLOURS, "cityscapes": cityscapes.CLASSES, "voc": voc.CLASSES}
-    dataset = config.data.dataset
-    if config.data.classes is not None:
-        return len(config.data.classes)
-    if dataset == "digits":
-        return config.data.digits.classes + 1
-    return len(names.get(dataset, voc.CLASSES))  # of data of your own, an estimate
 
 
 def micro_batches_for(config: Config, device: torch.device) -> int:
