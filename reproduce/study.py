@@ -34,7 +34,7 @@ from IPython.display import Markdown, display
 from ddfp_lib.experiments.ledger import ledger, write_ledger
 from ddfp_lib.experiments.matrix import run_matrix
 from ddfp_lib.experiments.mechanism import measure_run
-from ddfp_lib.experiments.study import SCORES, find_study
+from ddfp_lib.experiments.study import SCORES, class_table, find_study
 from ddfp_lib.files import write_text
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.plots.study import boundary
@@ -53,11 +53,17 @@ results = run_matrix(
     jobs=jobs,
     say=lambda line: print(line, flush=True),
 )
+opened = [Run.open(cell.folder) for cell in cells]
+classes = class_table(opened)
 write_ledger(results, Path(out) / f"{asked.name}.csv")
+write_text(
+    Path(out) / f"{asked.name}-classes.csv",
+    classes.round(2).to_csv(index=False, lineterminator="\n"),
+)
 table = ledger(results)
 
 # %% tags=["answer"]
-display(Markdown(study_report.section(asked, table)))
+display(Markdown(study_report.section(asked, table, classes=classes)))
 
 # %% tags=["scores"]
 for _, runs in table.groupby("split", sort=False):
@@ -67,7 +73,6 @@ for _, runs in table.groupby("split", sort=False):
 # ## How did they get there?
 
 # %% tags=["curves"]
-opened = [Run.open(cell.folder) for cell in cells]
 by_variant = {
     name: [run.metrics() for run in opened if run.config.method.name == name]
     for name in asked.variants

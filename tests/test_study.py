@@ -179,6 +179,41 @@ def test_a_reading_takes_its_numbers_from_the_table(minimal):
         filled(minimal, runs, "{{vat | consistency}}")
 
 
+GROUPS = "groups: {alike: [cow, horse], others: [cat]}\n"
+
+
+def ious(gain):
+    """IoUs of two methods, three seeds; the second gains ``gain`` where classes are alike."""
+    rows = [
+        ("85", method, seed, name, 40 + seed + added * (name != "cat"))
+        for method, added in (("consistency", 0), ("noise, eps 3", gain))
+        for seed in (0, 1, 2)
+        for name in ("cow", "horse", "cat")
+    ]
+    return pd.DataFrame(rows, columns=["split", "method", "seed", "class", "iou"])
+
+
+def test_groups_of_classes_are_compared(minimal, tmp_path):
+    path = tmp_path / "grouped.yaml"
+    path.write_text(MINIMAL + GROUPS)
+    text = section(read_study(path), runs_of(minimal.variants, [0, 1, 2]), classes=ious(6.0))
+    assert "alike (cow, horse) | others (cat) | alike minus others |" in text
+    gains = "+6.0 (+6.0 to +6.0) | 41.0, +0.0 (+0.0 to +0.0) | 6.0, +6.0 (+6.0 to +6.0) |"
+    assert f"| `noise, eps 3` | 47.0, {gains}" in text
+    assert "alike" not in section(read_study(path), runs_of(minimal.variants, [0, 1, 2]))
+
+
+def test_a_group_of_an_unknown_class_is_refused(minimal, tmp_path):
+    path = tmp_path / "grouped.yaml"
+    path.write_text(MINIMAL + GROUPS.replace("horse", "zebra"))
+    with pytest.raises(UserError, match=r"groups.alike names 'zebra', .* choose from cat, cow, ho"):
+        module.group_scores(read_study(path), ious(0.0))
+
+
+def test_one_seed_has_no_spread(minimal):
+    assert "| **50.0** | 50.0 |  | 60 |" in section(minimal, runs_of(minimal.variants, [0]))
+
+
 def test_a_choice_is_made_on_validation_images(minimal):
     variants = {
         **minimal.variants,
@@ -197,7 +232,7 @@ def test_the_notebook_answers_a_study(tmp_path):
     study = tmp_path / "two.yaml"
     study.write_text(
         MINIMAL.replace("benchmark: digits", f"benchmark: {benchmark}").replace("[0, 1]", "[0]")
-        + "mechanism: [consistency]\n"
+        + "mechanism: [consistency]\ngroups: {digits: ['0', '1']}\n"
     )
     # one is left to the notebook: a run takes a second, a process for it many
     _, second = read_study(study).cells(tmp_path / "out")
@@ -205,6 +240,10 @@ def test_the_notebook_answers_a_study(tmp_path):
     run_study(str(study), tmp_path / "out", root=None, jobs=2, device="cpu")
     runs = pd.read_csv(tmp_path / "out" / "two.csv")
     assert list(runs["method"]) == ["consistency", "noise, eps 3"]
+    classes = pd.read_csv(tmp_path / "out" / "two-classes.csv")
+    assert list(classes.groupby("method")["iou"].mean().round(1)) == list(
+        runs["test_miou"].round(1)
+    )
     inside = pd.read_csv(tmp_path / "out" / "two-mechanism.csv")
     assert set(inside["method"]) == {"consistency"}
     assert set(inside["step"]) == {2, 4, 6}  # every checkpoint was kept

@@ -7,7 +7,7 @@ A study asks one question. Its file, ``reproduce/studies/<name>.yaml``, names a 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from ddfp_lib.experiments.ledger import read_ledger
 from ddfp_lib.experiments.matrix import Cell
 from ddfp_lib.files import repository, write_text
 from ddfp_lib.runs.checkpoints import Checkpoints
+from ddfp_lib.runs.folder import Run
 
 SCORES = {
     "test_miou": "test mIoU (%)",
@@ -65,6 +66,8 @@ class Study:
         splits: names of the benchmark's splits; none for what it names itself.
         mechanism: variants in whose networks densities are measured through training; their
             checkpoints are kept.
+        groups: names for groups of classes. The mean test IoU of each group is compared like a
+            score, and so is the first group minus the second.
         answer: to the question, in one line, for the table at the top of ``STUDY.md``.
         reading: what we conclude from the numbers. In both, ``{{A | B}}`` stands for the paired
             difference of two variants with its interval, ``{{A | B | split}}`` for that of a split.
@@ -81,6 +84,7 @@ class Study:
     settings: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     mechanism: list[str] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
     answer: str = ""
     reading: str = ""
 
@@ -155,6 +159,11 @@ class Study:
         path = self.folder / f"{self.name}.csv"
         return read_ledger(path) if path.is_file() else None
 
+    def stored_classes(self) -> pd.DataFrame | None:
+        """Return the IoU of each class (:func:`class_table`); ``None`` where it was not kept."""
+        path = self.folder / f"{self.name}-classes.csv"
+        return pd.read_csv(path, dtype={"split": str}) if path.is_file() else None
+
     def stored_mechanism(self) -> pd.DataFrame | None:
         """Return what :mod:`ddfp_lib.evaluation.mechanism` measured; ``None`` where nothing was."""
         path = self.folder / f"{self.name}-mechanism.csv"
@@ -198,17 +207,61 @@ def read_study(path: Path) -> Study:
         raise UserError(f"{path}: {error}") from error
 
 
+def class_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """Tabulate the test IoU of each class, of finished runs.
+
+    Returns:
+        Columns ``split``, ``method``, ``seed``, ``class`` (its name) and ``iou`` (percent; NaN for
+        a class that is in no test mask and no prediction).
+    """
+    rows = [
+        (result.split, result.method, result.seed, name, iou)
+        for run in runs
+        if (result := run.result()) is not None
+        for name, iou in zip(run.classes, result.test_iou, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["split", "method", "seed", "class", "iou"])
+
+
+def group_scores(study: Study, classes: pd.DataFrame) -> pd.DataFrame:
+    """Average the IoU of each class over the classes of each group.
+
+    Args:
+        study: with groups.
+        classes: see :func:`class_table`.
+
+    Returns:
+        A row for each run: ``split``, ``method``, ``seed``, and each group's mean IoU in percent.
+
+    Raises:
+        UserError: a group names a class that the runs do not have.
+    """
+    wide = classes.pivot(index=["split", "method", "seed"], columns="class", values="iou")
+    for group, members in study.groups.items():
+        if absent := sorted({*members} - {*wide.columns}):
+            raise UserError(
+                f"{study.name}: groups.{group} names {absent[0]!r}, which the runs do not have; "
+                f"choose from {', '.join(wide.columns)}"
+            )
+    means = {group: wide[members].mean(axis=1) for group, members in study.groups.items()}
+    scores = pd.DataFrame(means).reset_index()
+    return scores.sort_values("method", key=lambda names: names.map(list(study.variants).index))
+
+
 def record(study: Study, results: Path) -> list[Path]:
     """Keep a study's tables in the repository, beside its file.
 
     Args:
         study: that was run.
-        results: folder that holds its ``<name>.csv`` and, with a mechanism, that table too.
+        results: folder that holds its ``<name>.csv`` and, with a mechanism or groups of classes,
+            these tables too.
 
     Returns:
         The files written.
     """
-    names = [f"{study.name}.csv"] + [f"{study.name}-mechanism.csv"] * bool(study.mechanism)
+    names = [f"{study.name}.csv"]
+    names += [f"{study.name}-mechanism.csv"] * bool(study.mechanism)
+    names += [f"{study.name}-classes.csv"] * bool(study.groups)
     written = []
     for name in names:
         source = Path(results) / name

@@ -25,7 +25,7 @@ from ddfp_lib.experiments.statistics import (
     score_table,
     signed,
 )
-from ddfp_lib.experiments.study import SCORES, Study, studies
+from ddfp_lib.experiments.study import SCORES, Study, group_scores, studies
 
 EFFECTS = {
     CHANGE: f"median {CHANGE} (nats)",
@@ -38,19 +38,27 @@ EFFECTS = {
 """Columns of the table of steps."""
 
 
-def section(study: Study, runs: pd.DataFrame, mechanism: pd.DataFrame | None = None) -> str:
+def section(
+    study: Study,
+    runs: pd.DataFrame,
+    mechanism: pd.DataFrame | None = None,
+    classes: pd.DataFrame | None = None,
+) -> str:
     """Return what a study found, in Markdown: a table a split, and what may be said of it.
 
     Args:
         study: the question.
         runs: its ledger, the variants' names as methods.
         mechanism: what :func:`ddfp_lib.experiments.mechanism.measure_run` found, of all its runs.
+        classes: what :func:`ddfp_lib.experiments.study.class_table` returns of its runs.
     """
     parts = []
     for split, some in runs.groupby("split", sort=False):
         if runs["split"].nunique() > 1:
             parts.append(f"### {split} labeled")
         parts += [_table(study, some), _answer(study, some)]
+        if study.groups and classes is not None:
+            parts.append(_groups(study, group_scores(study, classes[classes["split"] == split])))
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
@@ -105,6 +113,27 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
         cells += ["" if name == study.baseline else _difference(gaps.loc[name].to_dict())]
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
+    return "\n".join(lines)
+
+
+def _groups(study: Study, scores: pd.DataFrame) -> str:
+    """Tabulate the mean IoU of groups of classes, and of the first group minus the second."""
+    names = list(study.groups)
+    header = [f"test IoU (%), minus `{study.baseline}`"]
+    header += [f"{name} ({', '.join(study.groups[name])})" for name in names]
+    if len(names) > 1:
+        between = f"{names[0]} minus {names[1]}"
+        scores = scores.assign(**{between: scores[names[0]] - scores[names[1]]})
+        header.append(between)
+        names = [*names, between]
+    lines = [_row(header), "|---" * len(header) + "|"]
+    for method in scores["method"].unique():
+        cells = [f"`{method}`"]
+        for name in names:
+            mean = scores.loc[scores["method"] == method, name].mean()
+            gap = paired_difference(scores, method, study.baseline, name)
+            cells.append(f"{mean:.1f}" + f", {_difference(gap)}" * (method != study.baseline))
+        lines.append(_row(cells))
     return "\n".join(lines)
 
 
@@ -229,7 +258,7 @@ def page() -> str:
                 parts.append(f"![{study.question}](studies/{name}.png)")
             if study.mechanism:
                 parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
-            parts.append(section(study, runs, study.stored_mechanism()))
+            parts.append(section(study, runs, study.stored_mechanism(), study.stored_classes()))
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
                 parts.append(
