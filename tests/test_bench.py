@@ -1,13 +1,16 @@
 """What the benches claim exactly: memory that grows linearly, goals, and that all of them run."""
 
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from bench import density, gpu, gpu_check, growth, photo_steps, photos
+from bench import density, equal_effect, gpu, gpu_check, growth, photo_steps, photos
 from bench.__main__ import goals, plot
 from bench.alone import alone
+from bench.equal_effect import length_of
 from bench.growth import count, fit, gradient, step
 
 
@@ -174,3 +177,26 @@ def test_the_bench_on_photographs_runs_against_a_checkout(capsys):
     printed = capsys.readouterr().out
     assert "| gradient: difference at most 1e-5 | 0.0e+00" in printed
     assert "| supervised |" in printed
+
+
+def test_the_length_of_equal_effect():
+    lengths = [0.1, 1.0, 10.0, 100.0]
+    values = [0.0, *(3 * eps**2 for eps in lengths[1:])]
+    for eps in (1.0, 1.7, 10.0, 42.0, 100.0):
+        assert length_of(3 * eps**2, lengths, values) == pytest.approx(eps)
+    assert math.isnan(length_of(1.0, lengths, values))  # below what was measured
+    assert math.isnan(length_of(4e4, lengths, values))
+
+
+def test_descent_has_the_effect_of_its_own_length():
+    kinds = {"density descent": 2.0, "random": 0.5}
+    table = pd.DataFrame(
+        [
+            {"eps": eps, "step": kind, "KL (nats)": slope * eps, "flips (%)": slope * eps**3}
+            for eps in (2.0, *equal_effect.GRID)
+            for kind, slope in kinds.items()
+        ]
+    )
+    lengths = equal_effect.equal_lengths([table, table])
+    assert lengths.loc["density descent"].tolist() == pytest.approx([2.0, 2.0])
+    assert lengths.loc["random"].tolist() == pytest.approx([8.0, 2 * 4 ** (1 / 3)])
