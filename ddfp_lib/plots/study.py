@@ -70,7 +70,7 @@ def _spread(axes: Axes, row: int, values: np.ndarray, colour: str, marker: str) 
     axes.annotate(f"{mean:.1f}", (mean, row - 0.2), ha="center", va="bottom", fontsize=8)
 
 
-SWEEP = re.compile(r"^(.+), eps ([\d.]+)$")
+SWEEP = re.compile(r"^(.+), eps ([\d.]+)(?:, .+)?$")
 
 
 def is_sweep(runs: pd.DataFrame) -> bool:
@@ -88,23 +88,18 @@ def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Pictur
         score: column of the ledger, mIoU in percent.
         label: what the score is, with its unit.
     """
-    named = runs["method"].str.extract(SWEEP)
-    runs = runs.assign(preset=named[0], eps=named[1].astype(float))
-    reference = runs[runs["method"] == baseline]
-    presets = list(runs["preset"].dropna().unique())
-    tables = {
-        preset: runs[runs["preset"] == preset].pivot(index="eps", columns="seed", values=score)
-        for preset in presets
-    }
+    reference = runs.loc[runs["method"] == baseline, score].mean()
+    tables = _by_length(runs, score)
     with figure_style():
-        picture, grid = new_picture(1, len(presets), 2.9, sharey=True)
+        picture, grid = new_picture(1, len(tables), 2.9, sharey=True)
         for axes, (preset, table) in zip(grid.flat, tables.items(), strict=True):
             colour = method_colour(preset)
+            of = "mean" if table.shape[1] > 1 else f"seed {table.columns[0]}"
             for seed in table:
                 axes.plot(table.index, table[seed], "o-", color=colour, lw=0.9, ms=4, alpha=0.6)
-            axes.plot(table.index, table.mean(axis=1), color=colour, lw=2.4, label="mean")
-            line = {"color": "0.3", "ls": "--", "lw": 1.2, "label": f"{baseline}, mean"}
-            axes.axhline(reference[score].mean(), **line)
+            axes.plot(table.index, table.mean(axis=1), color=colour, lw=2.4, label=of)
+            line = {"color": "0.3", "ls": "--", "lw": 1.2, "label": f"{baseline}, {of}"}
+            axes.axhline(reference, **line)
             axes.set_xscale("log")
             axes.set_xticks(table.index, [f"{eps:g}" for eps in table.index])
             axes.minorticks_off()
@@ -112,5 +107,29 @@ def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Pictur
             axes.set_title(preset)
         grid[0, 0].set_ylabel(label)
         grid[0, 0].legend(fontsize=8)
-    mean = reference[score].mean()
-    return picture.described(words.lengths(tables, mean, baseline, label))
+    return picture.described(words.lengths(tables, reference, baseline, label))
+
+
+def _by_length(runs: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
+    """Return the scores of each method: a row for each length, a column for each seed."""
+    named = runs["method"].str.extract(SWEEP)
+    runs = runs.assign(preset=named[0], eps=named[1].astype(float)).dropna(subset="preset")
+    return {
+        preset: some.pivot(index="eps", columns="seed", values=score)
+        for preset, some in runs.groupby("preset", sort=False)
+    }
+
+
+def in_words(runs: pd.DataFrame, baseline: str, score: str, label: str) -> str:
+    """Describe the picture of a study's scores without drawing it: its alternative text.
+
+    Args:
+        runs: ledger of its variants.
+        baseline: the variant that the others are compared with.
+        score: column of the ledger, mIoU in percent.
+        label: what the score is, with its unit.
+    """
+    if not is_sweep(runs):
+        return words.scores(runs, baseline, score, label)
+    reference = runs.loc[runs["method"] == baseline, score].mean()
+    return words.lengths(_by_length(runs, score), reference, baseline, label)

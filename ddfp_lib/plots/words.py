@@ -213,10 +213,12 @@ def lengths(table: Mapping[str, pd.DataFrame], reference: float, baseline: str, 
     """
     best = {name: scores.mean(axis=1) for name, scores in table.items()}
     found = {name: f"{mean.max():.1f} at eps {mean.idxmax():g}" for name, mean in best.items()}
+    many = max(scores.shape[1] for scores in table.values()) > 1
+    lines = ", a thin line for each seed and a thick one for the mean" if many else ", one seed"
     return (
-        f"A panel for each method: {label} against the length of the step, eps, a thin line for "
-        f"each seed and a thick one for the mean. The dashed line is {baseline}, "
-        f"{reference:.1f}. The highest means are {named(found)}."
+        f"A panel for each method: {label} against the length of the step, eps{lines}. The dashed "
+        f"line is {baseline}, {reference:.1f}. The highest {'means' if many else 'scores'} are "
+        f"{named(found)}."
     )
 
 

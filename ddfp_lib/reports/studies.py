@@ -26,6 +26,8 @@ from ddfp_lib.experiments.statistics import (
     signed,
 )
 from ddfp_lib.experiments.study import SCORES, Study, group_scores, studies
+from ddfp_lib.plots.study import PANELS, in_words
+from ddfp_lib.plots.words import boundary as boundary_in_words
 
 EFFECTS = {
     CHANGE: f"median {CHANGE} (nats)",
@@ -254,11 +256,14 @@ def page() -> str:
         if runs is None:
             parts.append("Not run yet.")
         else:
-            for name in by_figure(study, runs):
-                parts.append(f"![{study.question}](studies/{name}.png)")
-            if study.mechanism:
-                parts.append(f"![Density at the boundary](studies/{study.name}-mechanism.png)")
-            parts.append(section(study, runs, study.stored_mechanism(), study.stored_classes()))
+            mechanism = study.stored_mechanism()
+            for name, some in by_figure(study, runs).items():
+                alt = in_words(some, study.baseline, study.score, SCORES[study.score])
+                parts.append(f"![{alt}](studies/{name}.png)")
+            if mechanism is not None:
+                alt = boundary_in_words(mechanism, PANELS)
+                parts.append(f"![{alt}](studies/{study.name}-mechanism.png)")
+            parts.append(section(study, runs, mechanism, study.stored_classes()))
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
                 parts.append(
