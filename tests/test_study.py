@@ -173,6 +173,8 @@ def test_a_reading_takes_its_numbers_from_the_table(minimal):
         filled(minimal, runs, text)
         == "noise gains +3.1 (+2.9 to +3.3), the other way -3.1 (-3.3 to -2.9)"
     )
+    wide = filled(minimal, runs, "{{noise, eps 3 | consistency | 99.9 %}}")
+    assert wide == "+3.1 (+1.3 to +4.9)"  # 0.1 / sqrt(3) times 31.6, Student's t of 2
     two = runs[runs["seed"] < 2]
     assert filled(minimal, two, "{{noise, eps 3 | consistency}}") == "+3.1"  # no interval of two
     with pytest.raises(UserError, match=r"{{vat \| consistency}} has no runs"):

@@ -70,7 +70,8 @@ class Study:
             score, and so is the first group minus the second.
         answer: to the question, in one line, for the table at the top of ``STUDY.md``.
         reading: what we conclude from the numbers. In both, ``{{A | B}}`` stands for the paired
-            difference of two variants with its interval, ``{{A | B | split}}`` for that of a split.
+            difference of two variants with its interval, ``{{A | B | split}}`` for that of a split,
+            ``{{A | B | 98.3 %}}`` for one with another interval.
     """
 
     name: str

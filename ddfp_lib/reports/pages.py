@@ -16,19 +16,32 @@ from ddfp_lib.reports.blocks import replace_block
 from ddfp_lib.reports.results import paper_table, results_page
 from ddfp_lib.reports.studies import by_figure, measured, page
 
-HEADLINE = "rivals"
-"""The study that the README reports."""
+SECOND_PASS = "a second pass, nothing moved"
 
 
-FOUND = (
-    ("training with pseudo-labels (`consistency`)", "labels alone", "consistency", "supervised"),
-    ("a second pass, nothing moved", "`consistency`", "second pass alone", "consistency"),
-    ("`ddfp`: steps down the density", "`consistency`", "ddfp, eps 3", "consistency"),
-    ("`ddfp`", "a second pass, nothing moved", "ddfp, eps 3", "second pass alone"),
-    ("`ddfp`", "random steps (`noise`)", "ddfp, eps 3", "noise, eps 10"),
-    ("`ddfp`", "adversarial steps (`vat`)", "ddfp, eps 3", "vat, eps 3"),
-)
-"""The comparisons of the README: both sides in words, and both variants of :data:`HEADLINE`."""
+def _compared(noise: str, vat: str, ddfp: str) -> tuple[tuple[str, str, str, str], ...]:
+    """Return the comparisons of the README, by the names of a study's variants."""
+    return (
+        (
+            "training with pseudo-labels (`consistency`)",
+            "labels alone",
+            "consistency",
+            "supervised",
+        ),
+        (SECOND_PASS, "`consistency`", "second pass alone", "consistency"),
+        ("`ddfp`: steps down the density", "`consistency`", ddfp, "consistency"),
+        ("`ddfp`", SECOND_PASS, ddfp, "second pass alone"),
+        ("`ddfp`", "random steps (`noise`)", ddfp, noise),
+        ("`ddfp`", "adversarial steps (`vat`)", ddfp, vat),
+    )
+
+
+FOUND = {
+    "rivals": _compared("noise, eps 10", "vat, eps 3", "ddfp, eps 3"),
+    "photographs": _compared("noise, eps 3", "vat, eps 1", "ddfp, eps 1"),
+}
+"""What the README reports: studies, and of each the comparisons: both sides in words, and the two
+variants."""
 
 
 def write_pages() -> list[Path]:
@@ -60,7 +73,8 @@ def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         ledger: the kept results, see :func:`ddfp_lib.experiments.ledger.read_ledger`.
         scores: see :func:`ddfp_lib.experiments.published.published_scores`.
     """
-    text = replace_block(text, HEADLINE, headline(find_study(HEADLINE)))
+    for study in FOUND:
+        text = replace_block(text, study, headline(find_study(study)))
     text = replace_block(text, "expect", expectation(ledger))
     return replace_block(text, "voc", paper_cells(ledger, scores[scores["benchmark"] == "voc"]))
 
@@ -72,11 +86,13 @@ def headline(study: Study) -> str:
     if runs is None:
         return f"Not run yet. {command}"
     lines = ["| what | compared with | mIoU (points), 95 % CI |", "|---|---|---|"]
-    for what, other, variant, baseline in FOUND:
+    for what, other, variant, baseline in FOUND[study.name]:
         gap = paired_difference(runs, variant, baseline, study.score)
         lines.append(f"| {what} | {other} | **{gap['difference']:+z.1f}**, {verdict(gap)} |")
     seeds = runs["seed"].nunique()
-    note = f"{seeds} seeds, test images, {len(FOUND)} comparisons, not corrected for their number."
+    note = (
+        f"{seeds} seeds, test images, {len(lines) - 2} comparisons, not corrected for their number."
+    )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command}"
 
 
@@ -94,8 +110,8 @@ def expectation(ledger: pd.DataFrame) -> str:
 
 
 def study_seeds() -> str:
-    """Return the number of seeds of the study that the README reports, as a word or a number."""
-    count = len(find_study(HEADLINE).seeds)
+    """Return the number of seeds of the README's study of digits, as a word or a number."""
+    count = len(find_study("rivals").seeds)
     return {3: "three", 4: "four", 5: "five", 10: "ten"}.get(count, str(count))
 
 

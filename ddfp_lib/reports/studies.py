@@ -75,7 +75,8 @@ def filled(study: Study, runs: pd.DataFrame, text: str) -> str:
     """Return a text with the numbers that its ``{{A | B}}`` stand for.
 
     Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
-    of fewer than three seeds the difference alone.
+    of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
+    ``{{A | B | 98.3 %}}`` has another interval.
 
     Args:
         study: whose variants A and B are.
@@ -87,9 +88,11 @@ def filled(study: Study, runs: pd.DataFrame, text: str) -> str:
     """
 
     def number(found: re.Match[str]) -> str:
-        method, baseline, *split = (part.strip() for part in found[1].split("|"))
+        method, baseline, *options = (part.strip() for part in found[1].split("|"))
+        split = [part for part in options if not part.endswith("%")]
+        levels = [float(part.rstrip("% ")) / 100 for part in options if part.endswith("%")]
         some = runs[runs["split"] == split[0]] if split else runs
-        gap = paired_difference(some, method, baseline, study.score)
+        gap = paired_difference(some, method, baseline, study.score, *levels)
         if gap["seeds"] == 0:
             raise UserError(f"{study.name}: {found[0]} has no runs; name two variants of the study")
         return _difference(gap)
