@@ -121,7 +121,7 @@ def against_steps(
             axes.set_xlabel("steps of training")
             axes.set_title(title)
         grid[0, 0].set_ylabel(quantity)
-        grid[0, 0].legend(fontsize=8.5)
+        grid[0, 0].legend(fontsize=8.5, loc="lower left")  # what falls leaves this corner free
     return picture
 
 
