@@ -144,7 +144,7 @@ def contributed_table(rows: pd.DataFrame) -> str:
 def results_page(
     ledger: pd.DataFrame, scores: pd.DataFrame, contributed: pd.DataFrame | None = None
 ) -> str:
-    """Return ``reproduce/RESULTS.md``: the paper's cells, then every benchmark that has runs.
+    """Return ``reproduce/RESULTS.md``: every benchmark that has runs, then the paper's cells.
 
     Args:
         ledger: the kept results.
@@ -158,19 +158,9 @@ def results_page(
         "[`paper.csv`](paper.csv), not by hand. mIoU in %, single scale. *Test*: the teacher after "
         "the last step; nothing was chosen on test images. *Val, best*: the best of all "
         "validations of a run, which is optimistic. Differences are paired by seed; intervals are "
-        "Student's t.",
-        "## The paper's tables, cell by cell",
-        "*Paper*: DDFP's number, of the epoch with the best score on validation images. "
-        "*Unknown*: the paper has this cell, but we could not read it. *Unproved*: we found the "
-        "number in no table that we could read. *Here*: mean and standard deviation over seeds, of "
-        "the teacher after the last step. *Difference*: our mean minus the paper's number.",
-        paper_table(ledger, scores),
+        "Student's t. Tables may come from different machines and dates: compare within a table. "
+        "[STUDY.md](STUDY.md) has runs of its own.",
     ]
-    for benchmark in scores["benchmark"].unique():
-        parts += [f"### Published for {benchmark}", published_table(scores, benchmark)]
-    parts += ["## Contributed runs", CONTRIBUTED]
-    if contributed is not None and len(contributed):
-        parts.append(contributed_table(contributed))
     for (benchmark, split), runs in ledger.groupby(["benchmark", "split"], sort=False):
         option = "--splits" if split in _splits(benchmark) else "--labeled"
         command = f"ddfp reproduce {benchmark} {option} {split}"
@@ -183,6 +173,19 @@ def results_page(
             markdown_table(runs, baseline),
             f"Command: `{command}`. {_measured(runs)}",
         ]
+    parts += [
+        "## The paper's tables, cell by cell",
+        "*Paper*: DDFP's number, of the epoch with the best score on validation images. "
+        "*Unknown*: the paper has this cell, but we could not read it. *Unproved*: we found the "
+        "number in no table that we could read. *Here*: mean and standard deviation over seeds, of "
+        "the teacher after the last step. *Difference*: our mean minus the paper's number.",
+        paper_table(ledger, scores),
+    ]
+    for benchmark in scores["benchmark"].unique():
+        parts += [f"### Published for {benchmark}", published_table(scores, benchmark)]
+    parts += ["## Contributed runs", CONTRIBUTED]
+    if contributed is not None and len(contributed):
+        parts.append(contributed_table(contributed))
     return "\n\n".join(parts) + "\n"
 
 

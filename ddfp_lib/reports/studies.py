@@ -270,7 +270,7 @@ def page() -> str:
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
                 parts.append(
-                    f"Settings of all variants that set no other value themselves: {words}."
+                    f"Settings of all variants: {words}. A variant's own setting replaces it."
                 )
             parts.append(measured(runs))
         parts.append(f"Command: `ddfp study {study.name} --record`")
