@@ -29,7 +29,7 @@ from bench import density
 from bench.goals import Goal, goal_table
 from ddfp_lib.config import Config, from_dict, load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
+from ddfp_lib.data.augment import cutmix_box, mix, strong_view
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.files import write_text
 from ddfp_lib.kernels import compiling, training_kernels
@@ -128,7 +128,7 @@ def released(config: Config, batch: Batch, device: torch.device) -> Callable[[in
                 belief = resize(teacher.classify(seen[count:]), size).float().softmax(1)
                 probability, pseudo = belief.max(1)
                 pseudo = pseudo.where(probability > config.training.confidence, IGNORE_INDEX)
-            box = cutmix_boxes(*size, config.data.augment, host).to(device)
+            box = cutmix_box(*size, config.data.augment, host).to(device)
             strong = mix(strong_view(weak, config.data.augment, host), box)
             pseudo = mix(pseudo, box)
 

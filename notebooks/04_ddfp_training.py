@@ -57,7 +57,7 @@ from ddfp_lib import (
 )
 from ddfp_lib.config import load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
+from ddfp_lib.data.augment import cutmix_box, mix, strong_view
 from ddfp_lib.experiments.statistics import paired_difference, signed
 from ddfp_lib.experiments.study import find_study
 from ddfp_lib.lessons.digits import PALETTE, batch_of_step, small_config
@@ -151,7 +151,7 @@ student, teacher, augment = learner.student, learner.teacher, config.data.augmen
 step = next(
     s
     for s in range(half, steps)
-    if cutmix_boxes(*augment.size, augment, learner.generators(s)[0]).any()
+    if cutmix_box(*augment.size, augment, learner.generators(s)[0]).any()
 )
 batch = batch_of_step(config, step)
 for_views, for_features = learner.generators(step)
@@ -215,7 +215,7 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # image by the same box of the next one. Pseudo-labels move with their pixels.
 
 # %%
-box = cutmix_boxes(*size, augment, for_views)
+box = cutmix_box(*size, augment, for_views)
 stronger = strong_view(weak, augment, for_views)
 strong, y = mix(stronger, box), y_weak.mixed(box)
 panels(

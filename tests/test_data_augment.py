@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ddfp_lib.data.augment import AugmentConfig, cutmix_boxes, mix, strong_view, weak_view
+from ddfp_lib.data.augment import AugmentConfig, cutmix_box, mix, strong_view, weak_view
 from ddfp_lib.errors import UserError
 from ddfp_lib.seeds import generator
 from tests.fixtures.trees import InMemory, block_masks
@@ -192,7 +192,7 @@ def test_strong_view_is_the_same_on_a_gpu():
 
 @given(seeds, st.integers(1, 70), st.integers(1, 70))
 def test_cutmix_box_is_a_rectangle_of_half_the_area(seed, height, width):
-    box = cutmix_boxes(height, width, AugmentConfig(cutmix_p=1.0), generator(seed))
+    box = cutmix_box(height, width, AugmentConfig(cutmix_p=1.0), generator(seed))
     assert box.shape == (height, width)
     assert box.dtype == torch.bool
     rows, columns = box.any(1), box.any(0)
@@ -202,7 +202,7 @@ def test_cutmix_box_is_a_rectangle_of_half_the_area(seed, height, width):
 
 def test_cutmix_comes_as_often_as_asked():
     rng = generator(0)
-    boxes = [cutmix_boxes(8, 8, AugmentConfig(cutmix_p=0.3), rng).any() for _ in range(500)]
+    boxes = [cutmix_box(8, 8, AugmentConfig(cutmix_p=0.3), rng).any() for _ in range(500)]
     assert 0.23 < torch.stack(boxes).float().mean() < 0.37
 
 

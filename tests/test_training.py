@@ -527,6 +527,19 @@ def test_perturbation_waits_for_consistency(tiny_config):
     assert ["perturbed" in values for values in losses] == [False, False, True, True]
 
 
+def test_a_box_of_any_shape_reaches_the_device_whole():
+    """The short way, rows and columns, is for rectangles alone; two boxes are none."""
+    one = torch.zeros(9, 9, dtype=torch.bool)
+    one[1:4, 2:8] = True
+    two = one.clone()
+    two[6:8, :1] = True
+    assert torch.equal(views._rectangles(one.any(-1), one.any(-2)), one)
+    assert not torch.equal(views._rectangles(two.any(-1), two.any(-2)), two)
+    for box in (one, two, torch.stack([one, two])):
+        assert torch.equal(views._on_device(box, torch.device("cpu")), box)
+        assert views._on_device(box, torch.device("meta")).shape == box.shape
+
+
 def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatch):
     config = tiny_config("ddfp", training=WHOLE)
     learner = make_learner(config)
@@ -534,7 +547,7 @@ def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatc
     batch.valid[1, :7] = False
     box = torch.zeros(32, 32).bool()
     box[4:20, 8:30] = True
-    monkeypatch.setattr(views, "cutmix_boxes", lambda *args: box)
+    monkeypatch.setattr(views, "cutmix_box", lambda *args: box)
     monkeypatch.setattr(views, "strong_view", lambda images, *args: images)
     encode, encoded = learner.student.encode, []
     monkeypatch.setattr(

@@ -159,7 +159,7 @@ def strong_view(images: Tensor, config: AugmentConfig, generator: torch.Generato
     return torch.stack(views).clamp(0, 1)  # blur's weights sum to 1 but for rounding
 
 
-def cutmix_boxes(
+def cutmix_box(
     height: int, width: int, config: AugmentConfig, generator: torch.Generator
 ) -> Tensor:
     """Draw the CutMix box of one batch: half of the area, any shape, with ``cutmix_p``.
@@ -190,7 +190,7 @@ def mix(batch: Tensor, box: Tensor) -> Tensor:
 
     Args:
         batch: (B, ..., H, W), images, labels or masks alike.
-        box: bool (H, W), of :func:`cutmix_boxes`.
+        box: bool (H, W), of :func:`cutmix_box`.
 
     Returns:
         As ``batch``.

@@ -1,4 +1,4 @@
-"""One run in a process of its own, here or as a job of a cluster.
+"""One run in a process of its own, here or as a job of a cluster, which may requeue it.
 
 This module is imported on every compute node before a run starts, so it imports nothing heavy.
 """

@@ -8,7 +8,7 @@ presets set the weights; both give the same bits (``tests/test_reference_step.py
 import torch
 from torch import Tensor
 
-from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
+from ddfp_lib.data.augment import cutmix_box, mix, strong_view
 from ddfp_lib.data.loaders import Batch
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
@@ -56,7 +56,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
         y = PseudoLabels.of(scores, batch.valid, training.confidence)
 
     # Strong augmentation: colours, blur, and CutMix of images and pseudo-labels alike.
-    box = cutmix_boxes(*size, augment, for_views).to(weak.device)
+    box = cutmix_box(*size, augment, for_views).to(weak.device)
     strong, y = mix(strong_view(weak, augment, for_views), box), y.mixed(box)
 
     # The first two terms: image -> F -> v -> logits.

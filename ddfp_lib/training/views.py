@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddfp_lib.config import Config
-from ddfp_lib.data.augment import cutmix_boxes, mix, strong_view
+from ddfp_lib.data.augment import cutmix_box, mix, strong_view
 from ddfp_lib.ranks import first_of_next, rank, world_size
 
 
@@ -64,14 +64,14 @@ def draw_cutmix(config: Config, images: Tensor, generator: torch.Generator) -> C
     method, augment = config.method, config.data.augment
     size, count = images.shape[-2:], len(images)
     if method.shares == 1 and method.cutmix_box == "batch":
-        return CutMix(_on_device(cutmix_boxes(*size, augment, generator), images.device))
+        return CutMix(_on_device(cutmix_box(*size, augment, generator), images.device))
     always = dataclasses.replace(augment, cutmix_p=1.0)
     per_share = count * world_size() // method.shares
     boxes = []
     for _ in range(method.shares):
         coin = torch.rand((), generator=generator) < augment.cutmix_p
         drawn = per_share if method.cutmix_box == "image" else 1
-        share = torch.stack([cutmix_boxes(*size, always, generator) for _ in range(drawn)])
+        share = torch.stack([cutmix_box(*size, always, generator) for _ in range(drawn)])
         boxes.append((share & coin).expand(per_share, -1, -1))
     ours = torch.cat(boxes)[rank() * count :][:count]
     local = method.shares // world_size() if method.shares > 1 else 0
@@ -100,9 +100,16 @@ def _on_device(boxes: Tensor, device: torch.device) -> Tensor:
     """Move boxes, bool (..., H, W), to a device without a wait for it.
 
     A box is a product of rows and columns. Those take a kilobyte, and a GPU's driver takes up to
-    64 KB of ordinary memory without waiting; all pixels of a 513 crop would be 257 KB.
+    64 KB of ordinary memory without waiting; all pixels of a 513 crop would be 257 KB. Any other
+    shape is moved as it is.
     """
-    rows, columns = (boxes.any(dim).to(device, non_blocking=True) for dim in (-1, -2))
+    sides = boxes.any(-1), boxes.any(-2)
+    if device.type == "cpu" or not torch.equal(_rectangles(*sides), boxes):
+        return boxes.to(device)
+    return _rectangles(*(side.to(device, non_blocking=True) for side in sides))
+
+
+def _rectangles(rows: Tensor, columns: Tensor) -> Tensor:
     return rows[..., :, None] & columns[..., None, :]
 
 
