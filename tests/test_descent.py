@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from ddfp_lib.data import open_dataset
-from ddfp_lib.evaluation import descent
+from ddfp_lib.evaluation import features
 from ddfp_lib.evaluation.descent import UNPERTURBED, measure_descent
+from ddfp_lib.evaluation.features import labeled_features
 from ddfp_lib.evaluation.prediction import cut_to_memory
+from ddfp_lib.models.maps import at_centres
+from ddfp_lib.models.network import evaluating
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.learner import Learner, load_learner
 from ddfp_lib.training.loop import train
@@ -48,6 +51,53 @@ def test_an_independent_density_sees_embeddings_before_and_after_each_step(tiny_
     assert not torch.equal(measured.independent["random"], measured.independent[UNPERTURBED])
 
 
+@pytest.mark.parametrize("method", ["ddfp", "ddfp_released"])
+def test_a_step_of_no_length_changes_nothing(tiny_config, method):
+    """Also where the method asks for the density in another BatchNorm than the prediction's."""
+    config = tiny_config(method, training={"confidence": 0.0})
+    learner = Learner(config, 4, torch.device("cpu"))
+    for name, buffer in learner.teacher.named_buffers():
+        if "auxiliary" in name and buffer.is_floating_point():
+            buffer.add_(torch.rand_like(buffer))  # the two statistics differ
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+    measured = measure_descent(learner, dataset, eps=1e-6)
+    assert set(measured.kept.values()) == {1.0}
+    assert max(measured.divergence.values()) < 1e-6
+
+
+def test_the_first_images_are_measured_whatever_their_sizes(tiny_config):
+    """Batches end where the size changes: counted batches would leave images out."""
+    config = tiny_config("ddfp", training={"confidence": 0.0})
+    learner = Learner(config, 4, torch.device("cpu"))
+    dataset = open_dataset("digits", "val", digits=config.data.digits)
+
+    class Cut:
+        """Every second image is narrower."""
+
+        classes = dataset.classes
+
+        def __len__(self):
+            return len(dataset)
+
+        def image(self, index):
+            return dataset.image(index)[..., : 32 - 8 * (index % 2)]
+
+        def mask(self, index):
+            return dataset.mask(index)[..., : 32 - 8 * (index % 2)]
+
+    network = learner.teacher
+    for images in (1, 3, 4, 99):
+        with torch.no_grad(), evaluating(network):
+            found = list(labeled_features(network, Cut(), images, batch_size=2))
+        assert sum(len(features) for features, _ in found) == min(images, len(dataset))
+        assert all(f.shape[2:] == truth.shape[1:] for f, truth in found)
+
+
+def test_a_feature_has_the_class_at_its_centre():
+    columns = torch.arange(12).expand(1, 4, 12)  # one feature covers 4 x 4 pixels
+    assert at_centres(columns, (1, 3))[0, 0].tolist() == [2, 6, 10]
+
+
 def test_descent_of_no_confident_feature_is_empty(tiny_config):
     config = tiny_config("ddfp", training={"confidence": 1.0})
     learner = Learner(config, 4, torch.device("cpu"))
@@ -72,7 +122,7 @@ def test_parts_do_not_change_what_is_measured(tiny_config, monkeypatch):
     dataset = open_dataset("digits", "val", digits=config.data.digits)
     whole = measure_descent(learner, dataset, eps=1.0, images=3)
     monkeypatch.setattr(
-        descent,
+        features,
         "cut_to_memory",
         lambda *batch: zip(*(each.split(1) for each in batch[:2]), strict=True),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddfp_lib.evaluation.mechanism import Embeddings, IndependentDensity
-from ddfp_lib.evaluation.quality import density_quality, predict_errors
+from ddfp_lib.evaluation.quality import density_quality, log_odds, predict_errors
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.density import DensityEstimator
 
@@ -31,7 +31,7 @@ def test_a_density_that_shows_errors_helps_the_confidence(rng):
     """Errors depend on two independent causes; the network's confidence shows one of them."""
     seen, unseen = torch.randn(2, N, generator=rng)
     wrong = torch.rand(N, generator=rng) < torch.sigmoid(seen + unseen - 1)
-    found = predict_errors(-unseen, torch.sigmoid(-seen), wrong)
+    found = predict_errors(-unseen, -seen, wrong)
     assert found.density > 0.65
     assert found.confidence == pytest.approx(found.confidence_fitted)
     assert found.both > found.confidence + 0.05
@@ -40,7 +40,7 @@ def test_a_density_that_shows_errors_helps_the_confidence(rng):
 def test_a_density_that_repeats_the_confidence_adds_nothing(rng):
     seen = torch.randn(N, generator=rng)
     wrong = torch.rand(N, generator=rng) < torch.sigmoid(seen - 1)
-    found = predict_errors(-2 * seen, torch.sigmoid(-seen), wrong)
+    found = predict_errors(-2 * seen, -seen, wrong)
     assert found.density == pytest.approx(found.confidence)
     assert found.both == pytest.approx(found.confidence, abs=0.01)
 
@@ -52,6 +52,15 @@ def test_a_density_that_is_noise_is_chance(rng):
     assert found.confidence == 0.5
 
 
+def test_log_odds_of_confident_pixels_differ():
+    """Their probabilities are all 1 in float32."""
+    logits = torch.tensor([[17.0, 0.0], [0.0, 25.0], [40.0, 0.0]])
+    assert (logits.softmax(dim=1).amax(dim=1) == 1).all()
+    assert log_odds(logits).tolist() == pytest.approx([17, 25, 40])
+    p = torch.tensor([[0.2, 0.7, 0.1]])
+    assert log_odds(p.log()).item() == pytest.approx(math.log(0.7 / 0.3), abs=1e-6)
+
+
 def test_without_errors_there_is_nothing_to_predict():
     found = predict_errors(torch.randn(10), torch.rand(10), torch.zeros(10, dtype=torch.bool))
     assert math.isnan(found.density) and math.isnan(found.both)
@@ -61,15 +70,15 @@ def test_the_quality_of_a_flow_beside_simpler_densities(rng):
     """Two far clusters: no Gaussian fits them, a mixture does, a trained flow nears it."""
     labels = torch.randint(2, (N,), generator=rng)
     rows = torch.randn(N, 2, generator=rng) * 0.3 + 4 * labels[:, None]
-    probability = torch.eye(2)[labels] * 0.8 + 0.1
-    there = Embeddings(rows, probability, labels.where(torch.arange(N) % 5 != 0, 1 - labels))
+    logits = 4 * torch.eye(2)[labels]
+    there = Embeddings(rows, logits, labels.where(torch.arange(N) % 5 != 0, 1 - labels))
     means = []
     for steps in (1, 150):
         config = DensityConfig(blocks=2, hidden=16, lr=0.01)
         estimator = DensityEstimator(2, 2, config, total_steps=steps)
         for _ in range(steps):
             estimator.fit_step(rows, labels, generator=rng)
-        found = density_quality(estimator, there, there)
+        found = density_quality(estimator, IndependentDensity(rows), there, there)
         means.append(found["log-likelihood, flow"])
         assert found["log-likelihood, mixture"] > found["log-likelihood, Gaussian"] + 0.5
         assert found["AUROC (%), confidence"] == 50  # all pixels are equally sure

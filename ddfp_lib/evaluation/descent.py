@@ -10,8 +10,7 @@ from torch import Tensor
 from ddfp_lib.config import Config
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import evaluation_batches
-from ddfp_lib.evaluation.prediction import cut_to_memory
+from ddfp_lib.evaluation.features import labeled_features
 from ddfp_lib.method.perturb import (
     AdversarialVAT,
     DensityDescent,
@@ -19,7 +18,7 @@ from ddfp_lib.method.perturb import (
     FeaturePerturbation,
     UniformNoise,
 )
-from ddfp_lib.models.maps import resize_nearest, to_rows
+from ddfp_lib.models.maps import to_rows
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.seeds import generator
 
@@ -115,33 +114,28 @@ def measure_descent(
         return features if at_embedding else network.embed(features, eval_mode=True)
 
     with evaluating(network):
-        for number, batch in enumerate(evaluation_batches(dataset, batch_size)):
-            if number * batch_size >= images:
-                break
-            for pictures, masks in cut_to_memory(*batch, learner.device):
-                features = network.encode(pictures.to(learner.device) / 255)
-                if learner.config.method.perturb_at == "embedding":
-                    features = network.embed(features)
-                truth = resize_nearest(masks.to(learner.device), features.shape[2:])
-                logits = models.logits(features).float()
-                before = logits.log_softmax(dim=1)
-                probability, labels = logits.softmax(dim=1).max(dim=1)
-                confident = probability > learner.config.training.confidence
-                moved = confident & (truth != IGNORE_INDEX)
-                relative.append((eps / features.norm(dim=1))[moved])
-                places = {UNPERTURBED: features}
-                for name, step in steps.items():
-                    places[name] = features + step(features, moved, models, rng)
-                for name, place in places.items():
-                    v = embed(place)
-                    found = network.classify(v).float().log_softmax(dim=1)
-                    predicted = found.argmax(dim=1)
-                    divergence[name].append((before.exp() * (before - found)).sum(dim=1)[moved])
-                    log_p[name].append(models.log_density(place)[moved])
-                    kept[name].append((predicted == labels)[moved])
-                    right[name].append((predicted == truth)[moved])
-                    if independent is not None:
-                        at_density[name].append(independent(to_rows(v)[moved.flatten()]))
+        for features, truth in labeled_features(network, dataset, images, batch_size):
+            if learner.config.method.perturb_at == "embedding":
+                features = network.embed(features)
+            logits = network.classify(embed(features)).float()
+            before = logits.log_softmax(dim=1)
+            probability, labels = logits.softmax(dim=1).max(dim=1)
+            confident = probability > learner.config.training.confidence
+            moved = confident & (truth != IGNORE_INDEX)
+            relative.append((eps / features.norm(dim=1))[moved])
+            places = {UNPERTURBED: features}
+            for name, step in steps.items():
+                places[name] = features + step(features, moved, models, rng)
+            for name, place in places.items():
+                v = embed(place)
+                found = network.classify(v).float().log_softmax(dim=1)
+                predicted = found.argmax(dim=1)
+                divergence[name].append((before.exp() * (before - found)).sum(dim=1)[moved])
+                log_p[name].append(models.log_density(place)[moved])
+                kept[name].append((predicted == labels)[moved])
+                right[name].append((predicted == truth)[moved])
+                if independent is not None:
+                    at_density[name].append(independent(to_rows(v)[moved.flatten()]))
     after = {name: torch.cat(values).cpu() for name, values in log_p.items()}
     return Descent(
         after.pop(UNPERTURBED),

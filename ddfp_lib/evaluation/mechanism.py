@@ -17,10 +17,9 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import evaluation_batches
 from ddfp_lib.evaluation.descent import Descent
-from ddfp_lib.evaluation.prediction import cut_to_memory
-from ddfp_lib.models.maps import resize_nearest, to_rows
+from ddfp_lib.evaluation.features import labeled_features
+from ddfp_lib.models.maps import to_rows
 from ddfp_lib.models.network import SegmentationNetwork, evaluating
 from ddfp_lib.seeds import generator
 
@@ -54,13 +53,18 @@ class Embeddings:
 
     Attributes:
         rows: (N, D) float32, v.
-        probability: (N, K) float32, of the classes, by the classifier.
+        logits: (N, K) float32, by the classifier.
         labels: (N,) int64, the true classes.
     """
 
     rows: Tensor
-    probability: Tensor
+    logits: Tensor
     labels: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """(N, K) float32, of the classes."""
+        return self.logits.softmax(dim=1)
 
 
 @torch.no_grad()
@@ -68,18 +72,13 @@ def embeddings(
     network: SegmentationNetwork, dataset: SegmentationDataset, images: int, batch_size: int = 16
 ) -> Embeddings:
     """Return the embeddings of the first ``images`` images of a data set, without augmentation."""
-    device = next(network.parameters()).device
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(network):
-        for number, batch in enumerate(evaluation_batches(dataset, batch_size)):
-            if number * batch_size >= images:
-                break
-            for pictures, masks in cut_to_memory(*batch, device):
-                v = network.embed(network.encode(pictures.to(device) / 255))
-                labels = resize_nearest(masks.to(device), v.shape[2:]).flatten()
-                known = labels != IGNORE_INDEX
-                probability = to_rows(network.classify(v).float().softmax(dim=1))
-                parts.append((to_rows(v.float())[known], probability[known], labels[known]))
+        for features, truth in labeled_features(network, dataset, images, batch_size):
+            v, labels = network.embed(features), truth.flatten()
+            known = labels != IGNORE_INDEX
+            logits = to_rows(network.classify(v).float())
+            parts.append((to_rows(v.float())[known], logits[known], labels[known]))
     return Embeddings(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ddfp_lib.evaluation.mechanism import COMPONENTS, Embeddings, IndependentDensity
+from ddfp_lib.evaluation.mechanism import Embeddings, IndependentDensity
 from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.seeds import generator
 
@@ -45,6 +45,17 @@ class ErrorPrediction:
     both: float
 
 
+def log_odds(logits: Tensor) -> Tensor:
+    """Return ``log(p / (1 - p))`` of the most probable class, (N,) float64, from logits (N, K).
+
+    Confident pixels all have p = 1 in float32; their log-odds still differ.
+    """
+    log_p = logits.double().log_softmax(dim=1)
+    first, best = log_p.max(dim=1)
+    others = log_p.scatter(1, best[:, None], -torch.inf)
+    return first - others.logsumexp(dim=1)
+
+
 def predict_errors(log_density: Tensor, confidence: Tensor, wrong: Tensor) -> ErrorPrediction:
     """Measure how well density and confidence predict a network's errors.
 
@@ -54,14 +65,13 @@ def predict_errors(log_density: Tensor, confidence: Tensor, wrong: Tensor) -> Er
 
     Args:
         log_density: (N,) float, log p of each feature in nats.
-        confidence: (N,) float in (0, 1], the highest class probability of each.
+        confidence: (N,) float, the log-odds of the predicted class of each: :func:`log_odds`.
         wrong: (N,) bool, whether the predicted class is not the true one.
 
     Returns:
         The areas; NaN where one of the halves has no errors or nothing but errors.
     """
-    c = confidence.double().clamp(1e-7, 1 - 1e-7)
-    columns = torch.stack([torch.logit(c), log_density.double()], dim=1).numpy()
+    columns = torch.stack([confidence.double(), log_density.double()], dim=1).numpy()
     half, truth = len(columns) // 2, wrong.numpy()
     if min(len(np.unique(truth[:half])), len(np.unique(truth[half:]))) < 2:
         return ErrorPrediction(*[float("nan")] * 4)
@@ -83,13 +93,18 @@ def predict_errors(log_density: Tensor, confidence: Tensor, wrong: Tensor) -> Er
 
 @torch.no_grad()
 def density_quality(
-    estimator: DensityEstimator, seen: Embeddings, unseen: Embeddings, seed: int = 0
+    estimator: DensityEstimator,
+    mixture: IndependentDensity,
+    seen: Embeddings,
+    unseen: Embeddings,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Compare a learned density with simpler ones, and with the network's confidence.
 
     Args:
         estimator: the flow and its mixture.
-        seen: features of training images, to which the simpler densities are fitted.
+        mixture: of 16 Gaussians, fitted to ``seen``.
+        seen: features of training images, to which one Gaussian is fitted as well.
         unseen: features of validation images, image after image.
         seed: of all draws.
 
@@ -101,18 +116,17 @@ def density_quality(
     """
     rng = generator(seed, "quality")
     chosen = torch.randperm(len(unseen.rows), generator=rng)[:ROWS].sort().values
-    rows, probability = unseen.rows.cpu()[chosen], unseen.probability.cpu()[chosen]
+    rows, logits = unseen.rows.cpu()[chosen], unseen.logits.cpu()[chosen]
     device = next(estimator.parameters()).device
     learned = torch.cat([estimator.log_prob(some.to(device)).cpu() for some in rows.split(4096)])
     densities = {
         "flow": learned.double(),
-        "mixture": IndependentDensity(seen.rows, seed, COMPONENTS).log_prob(rows),
+        "mixture": mixture.log_prob(rows),
         "Gaussian": IndependentDensity(seen.rows, seed, 1).log_prob(rows),
     }
     found = {f"log-likelihood, {name}": float(p.mean()) for name, p in densities.items()}
-    confidence, predicted = probability.max(dim=1)
-    wrong = predicted != unseen.labels.cpu()[chosen]
-    areas = predict_errors(learned, confidence, wrong)
+    wrong = logits.argmax(dim=1) != unseen.labels.cpu()[chosen]
+    areas = predict_errors(learned, log_odds(logits), wrong)
     return found | {
         "AUROC (%), density": 100 * areas.density,
         "AUROC (%), confidence": 100 * areas.confidence,

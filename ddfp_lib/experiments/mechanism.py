@@ -16,6 +16,7 @@ from ddfp_lib.evaluation.mechanism import (
     step_effects,
 )
 from ddfp_lib.evaluation.quality import density_quality
+from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.runs.checkpoints import read_checkpoint
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.data import data_of
@@ -39,12 +40,13 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
     Returns:
         A table with the columns :data:`~ddfp_lib.evaluation.mechanism.COLUMNS`. The rows of ``all``
         features hold the quantities of :func:`~ddfp_lib.evaluation.mechanism.boundary_density`, and
-        precision and coverage of pseudo-labels in percent. If a density was learned, the rows of
+        precision and coverage of pseudo-labels in percent. If a flow was learned at v, the rows of
         ``density`` hold those of :func:`~ddfp_lib.evaluation.quality.density_quality`, and other
         rows those of :func:`~ddfp_lib.evaluation.mechanism.step_effects`.
     """
     seen, unseen = data_of(run.config, "train"), data_of(run.config, "val")
     logged = {line["step"]: line for line in run.metrics() if "pseudo_precision" in line}
+    of_embeddings = run.config.method.density_of == "embedding"
     rows = []
     for step, learner in _learners(run, device):
         learned = embeddings(learner.teacher, seen, images)
@@ -60,7 +62,8 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
                 learner, unseen, eps=run.config.eps, images=images, independent=mixture.log_prob
             )
             found |= step_effects(moved, density)
-            found[DENSITY] = density_quality(learner.density, learned, there)
+            if isinstance(learner.density, DensityEstimator) and of_embeddings:
+                found[DENSITY] = density_quality(learner.density, mixture, learned, there)
         rows += [
             (run.config.method.name, run.config.seed, step, features, quantity, value)
             for features, quantities in found.items()
@@ -72,6 +75,6 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
 def _learners(run: Run, device: torch.device) -> Iterator[tuple[int, Learner]]:
     for path in sorted((run.folder / "checkpoints").glob("step-*.pt")):
         state = read_checkpoint(path, device)
-        learner = Learner(run.config, len(run.classes), device)
+        learner = Learner(run.config.bare(), len(run.classes), device)
         learner.load_state_dict(state["learner"])
         yield state["step"], learner

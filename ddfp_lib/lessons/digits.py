@@ -13,7 +13,7 @@ from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import Batch, evaluation_batches, training_batches
 from ddfp_lib.evaluation.prediction import overlay
 from ddfp_lib.method.perturb import DensityDescent, FeatureModels, UniformNoise
-from ddfp_lib.models.maps import resize_nearest, to_rows
+from ddfp_lib.models.maps import at_centres, to_rows
 from ddfp_lib.models.network import evaluating
 from ddfp_lib.plots.style import CLASS_COLOURS
 from ddfp_lib.seeds import generator
@@ -105,7 +105,7 @@ def steps_of(learner: Learner, dataset: SegmentationDataset) -> Steps:
     with evaluating(network):
         models: FeatureModels = learner.feature_models(rng, network)
         features = network.encode(images / 255)
-        truth = resize_nearest(masks, features.shape[2:])
+        truth = at_centres(masks, features.shape[2:])
         confidence = models.logits(features).softmax(1).amax(1)
         moved = (confidence > config.training.confidence) & (truth != IGNORE_INDEX)
         random, descent = UniformNoise(config.eps), DensityDescent(config.eps)

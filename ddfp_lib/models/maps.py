@@ -2,16 +2,30 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
-def resize_nearest(labels: Tensor, size: torch.Size) -> Tensor:
-    """Resize labels (B, H, W) to (B, *size) without inventing values."""
+def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize labels (B, H, W) to (B, *size): each takes the upper left pixel of what it covers.
+
+    That is how the release makes labels for features, in training: up to half a feature away from
+    the feature's centre. :func:`at_centres` is exact.
+    """
+    return _resized(labels, size, "nearest")
+
+
+def at_centres(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize labels (B, H, W) to (B, *size): each takes the pixel at the centre of what it covers.
+
+    Measurements compare a feature's class with this one.
+    """
+    return _resized(labels, size, "nearest-exact")
+
+
+def _resized(labels: Tensor, size: Sequence[int], mode: str) -> Tensor:
     # float32 holds every label value exactly
-    return nn.functional.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest")[
-        :, 0
-    ].long()
+    maps = nn.functional.interpolate(labels[:, None].float(), size=tuple(size), mode=mode)
+    return maps[:, 0].long()
 
 
 def to_rows(features: Tensor) -> Tensor:
