@@ -595,3 +595,21 @@ def test_a_missing_file_is_named(tmp_path):
         read_yaml(tmp_path / "nowhere.yaml")
     with pytest.raises(UserError, match=str(tmp_path)):
         read_yaml(tmp_path)
+
+
+def test_numbers_without_a_point_or_a_sign_are_numbers_everywhere():
+    """YAML 1.1 reads 1e-1 and 1.5e3 as text, also among the options of somebody's class."""
+    config = load_config(
+        find_benchmark("digits"),
+        "ddfp",
+        overrides=[
+            "network.encoder_options={drop_path_rate: 1e-1, act_layer: silu, depths: [1e0, 2]}",
+            "training.lr_head=1.5e3",
+        ],
+    )
+    assert config.network.encoder_options == {
+        "drop_path_rate": 0.1,
+        "act_layer": "silu",
+        "depths": [1.0, 2],
+    }
+    assert config.training.lr_head == 1500.0

@@ -5,9 +5,11 @@ import torch
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from ddfp_lib.method.frozen import MEMORY, SHARES, FrozenDensity
+from ddfp_lib.method.frozen import MEMORY, STEPS_REMEMBERED, FrozenDensity
+from ddfp_lib.training.finite import FiniteCheck
 from ddfp_lib.training.loop import train
-from tests.test_training import make_learner
+from ddfp_lib.training.step import training_step
+from tests.test_training import make_batches, make_learner
 
 CPU = torch.device("cpu")
 
@@ -22,7 +24,7 @@ def two_clusters(count=4000, seed=0):
     return rows
 
 
-def frozen(kind, rows, steps=SHARES):
+def frozen(kind, rows, steps=STEPS_REMEMBERED):
     density = FrozenDensity(kind, rows.shape[1], 2, freeze_after=steps)
     for step in range(steps):
         density.fit_step(rows, generator=seeded(step))
@@ -61,12 +63,12 @@ def test_density_falls_along_its_gradient_and_stands_still(kind):
 
 
 def test_memory_holds_the_last_steps_and_no_empty_row():
-    density = FrozenDensity("kde", 3, 1, freeze_after=SHARES + 2)
-    for step in range(SHARES + 1):
+    density = FrozenDensity("kde", 3, 1, freeze_after=STEPS_REMEMBERED + 2)
+    for step in range(STEPS_REMEMBERED + 1):
         density.fit_step(torch.full((500, 3), float(step + 1)), generator=seeded())
         assert (density.memory > 0).all()
     kept = density.memory[:, 0].unique()
-    assert kept.tolist() == [float(step + 1) for step in range(1, SHARES + 1)]
+    assert kept.tolist() == [float(step + 1) for step in range(1, STEPS_REMEMBERED + 1)]
     assert len(density.memory) == MEMORY
 
 
@@ -87,3 +89,23 @@ def test_training_with_a_frozen_density_resumes_to_the_same_bits(kind, tiny_conf
     assert train(config, tmp_path / "halves", device=CPU, stop_at=4) is None
     halves = train(config, tmp_path / "halves", device=CPU)
     assert whole.test_iou == halves.test_iou
+
+
+@pytest.mark.parametrize("kind", ["gmm", "kde"])
+def test_a_gpu_s_finite_check_accepts_a_density_that_has_no_loss_yet(kind, tiny_config):
+    config = tiny_config("ddfp", density={"kind": kind})
+    learner = make_learner(config)
+    learner.finite_check = FiniteCheck(torch.device("cuda"))  # reads its numbers later, as there
+    for step, batch in enumerate(make_batches(config, 6)):
+        training_step(learner, batch, step)
+    learner.finite_check.check()
+
+
+@pytest.mark.parametrize("kind", ["gmm", "kde"])
+def test_the_gradient_is_that_of_the_formula(kind):
+    density = frozen(kind, torch.randn(400, 3, generator=torch.Generator().manual_seed(0)))
+    v = torch.randn(20, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    weights = torch.arange(20.0)
+    (found,) = torch.autograd.grad((weights * density.log_prob(v)).sum(), v)
+    (expected,) = torch.autograd.grad((weights * density._log_prob(v)).sum(), v)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

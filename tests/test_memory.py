@@ -64,3 +64,13 @@ def test_numbers_are_those_of_the_machine(tiny_config, shared):
     shared(64 * MIB)  # Docker's default
     with pytest.raises(UserError, match=r"8 need 1,028 MiB in .*, which has 64 MiB left.*=2g"):
         loading_workers(config, GPU)
+
+
+def test_every_view_is_counted(tiny_config):
+    """The images that the student's pass holds, from the step's own description."""
+    counted = {}
+    for method in ("consistency", "unimatch_v2", "dropout", "unimatch"):
+        config = tiny_config(method)
+        counted[method] = memory.training_memory(config)
+    assert counted["unimatch_v2"] > 1.15 * counted["consistency"]  # two strong views, not one
+    assert counted["unimatch"] > 1.25 * counted["dropout"]  # and weak views in a pass of their own

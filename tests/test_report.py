@@ -58,6 +58,13 @@ def runs_of(scores: dict[str, list[float]], **columns) -> pd.DataFrame:
             "significance cannot be tested.",
         ),
         (
+            # the seed that only one has changes neither the mean nor the difference
+            [60.0, 61.0, 90.0],
+            [60.1, 60.9, np.nan],
+            "`ddfp` reaches 60.5 % mIoU, as much as `consistency`: not significant "
+            "(95 % CI -1.3 to +1.3), 2 seeds.",
+        ),
+        (
             [60.0, np.nan],
             [np.nan, 58.0],
             "`ddfp` and `consistency` have no seed in common, so they cannot be compared.",

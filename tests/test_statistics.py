@@ -69,3 +69,10 @@ def test_one_seed_has_no_interval_and_no_verdict(frame):
 )
 def test_verdict_follows_the_interval(low, high, words):
     assert statistics.verdict({"low": low, "high": high}) == words
+
+
+def test_methods_without_a_common_seed_are_not_compared():
+    ledger = pd.DataFrame({"method": ["a", "b"], "seed": [0, 1], "test_miou": [60.0, 50.0]})
+    gap = statistics.paired_difference(ledger, "a", "b")
+    assert statistics.verdict(gap) == "no seed in common"
+    assert statistics.signed(gap) == "-"

@@ -17,9 +17,10 @@ from ddfp_lib.data.loaders import Batch, training_batches
 from ddfp_lib.data.splits import make_split
 from ddfp_lib.method.config import PERTURBATIONS
 from ddfp_lib.models.maps import resize_nearest, to_rows
-from ddfp_lib.training.learner import Learner
+from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.training.learner import Learner, first_step
 from ddfp_lib.training.losses import PseudoLabels, cross_entropy, density_training_data
-from ddfp_lib.training.step import training_step
+from ddfp_lib.training.step import _labeled_first, teacher_pass, training_step
 from ddfp_lib.training.teacher import ema_decay_at, make_teacher, update_ema
 
 CPU = torch.device("cpu")
@@ -781,3 +782,61 @@ def test_steps_leave_global_randomness_alone(tiny_config):
     take_steps(tiny_config("ddfp", training=SHORT))
     take_steps(tiny_config("ddfp_released", training=SHORT))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("steps", [7, 40, 60, 1000, 36900])
+def test_a_stage_begins_at_the_first_step_that_reaches_its_fraction(steps):
+    for fraction in (0.0, 0.1, 1 / 3, 0.3, 0.7, 1.0, 2 / 7, 1 / 60):
+        expected = next(s for s in range(steps + 1) if s / steps >= fraction)
+        assert first_step(fraction, steps) == expected
+
+
+def test_the_density_begins_with_the_stage(tiny_config):
+    """1.8 of 6 steps: consistency starts in step 2, and the density has the 4 steps from there."""
+    learner = make_learner(tiny_config("ddfp", training={"consistency_from": 0.3}))
+    begins = next(step for step in range(6) if learner.stage(step).consistency)
+    assert (begins, learner.density.total_steps) == (2, 4)
+
+
+def test_a_teacher_in_train_mode_sees_labeled_and_weak_images_in_each_part(
+    tiny_config, monkeypatch
+):
+    config = tiny_config("ddfp_released", training=WHOLE, method={"shares": 1})
+    learner = Learner(config, config.data.digits.classes + 1, CPU, accumulate=2)
+    batch = make_batches(config, 1)[0]
+    labeled, weak = batch.labeled_images / 255, batch.weak_images / 255
+    encode, seen = learner.teacher.encode, []
+    monkeypatch.setattr(
+        learner.teacher, "encode", lambda x, **kw: seen.append(x) or encode(x, **kw)
+    )
+    described, _ = teacher_pass(learner, labeled, weak, batch.valid, torch.Generator())
+    for part, ours, theirs in zip(seen, labeled.chunk(2), weak.chunk(2), strict=True):
+        assert torch.equal(part, torch.cat([ours, theirs]))
+    assert len(described) == len(labeled) + len(weak)
+
+
+def test_the_parts_of_the_teacher_are_put_back_in_order():
+    images = torch.arange(6.0)[:, None]
+    labeled, weak = images[:2], images[2:]
+    parts = list(zip(labeled.chunk(2), weak.chunk(2), strict=True))
+    maps = [torch.cat(part) for part in parts]
+    assert torch.equal(_labeled_first(maps, parts), images)
+
+
+def test_what_a_backbone_draws_is_a_function_of_the_generator(tiny_config):
+    """timm's DropPath draws from the global generator, which nobody seeds in training."""
+    config = tiny_config("consistency")
+    settings = {"encoder": "test_convnext", "encoder_options": {"drop_path_rate": 0.5}}
+    network = SegmentationNetwork(
+        dataclasses.replace(config.network, output_stride=32, **settings), 4
+    )
+    assert network.encoder.draws
+    assert not SegmentationNetwork(config.network, 4).encoder.draws
+    images = torch.rand(4, 3, 32, 32)
+    before = torch.get_rng_state()
+    first, again, other = (
+        network.encode(images, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)

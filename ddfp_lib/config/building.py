@@ -49,7 +49,12 @@ def build(
         for part in (type_, *get_args(type_))
         if get_origin(part) is tuple
     }
-    hooks = {float: _to_float, int: _to_int, **dict.fromkeys(tuples, _to_tuple)}
+    hooks = {
+        float: _to_float,
+        int: _to_int,
+        dict[str, Any]: _numbers_in,
+        **dict.fromkeys(tuples, _to_tuple),
+    }
     settings = dacite.Config(strict=True, type_hooks=hooks)
     try:
         return dacite.from_dict(kind, dict(values), settings)
@@ -94,11 +99,24 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
 
 def _to_float(value: Any) -> Any:
-    value = _to_int(value)
-    # YAML 1.1 reads 1e-3, which has no point, as a string
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-        return float(value)
+    value = _number(_to_int(value))
     return float(value) if isinstance(value, int) else value
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3, which has no point, and 1.5e3, which has no sign, as text
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _numbers_in(options: Any) -> Any:
+    """Read the numbers among options for classes of others, such as ``encoder_options``."""
+    if isinstance(options, Mapping):
+        return {name: _numbers_in(value) for name, value in options.items()}
+    if isinstance(options, list):
+        return [_numbers_in(value) for value in options]
+    return _number(options)
 
 
 def _to_int(value: Any) -> Any:

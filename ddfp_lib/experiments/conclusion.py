@@ -23,6 +23,10 @@ def conclusion(ledger: pd.DataFrame, method: str, baseline: str, score: str = "t
     gap = paired_difference(ledger, method, baseline, score)
     if np.isnan(gap["difference"]):
         return f"`{method}` and `{baseline}` have no seed in common, so they cannot be compared."
+    common = set.intersection(
+        *({*ledger.loc[ledger["method"] == name, "seed"]} for name in (method, baseline))
+    )
+    mean = ledger.loc[(ledger["method"] == method) & ledger["seed"].isin(common), score].mean()
     points = f"{abs(gap['difference']):.1f}"
     more = f"{points} points {'more' if gap['difference'] > 0 else 'less'} than"
     sentence = (

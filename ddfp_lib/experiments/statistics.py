@@ -63,7 +63,12 @@ def difference_table(ledger: pd.DataFrame, baseline: str, score: str = "test_mio
 
 
 def signed(difference: Mapping[str, float]) -> str:
-    """Write a :func:`paired_difference` in points, as ``+1.7 (+0.7 to +2.8)``; never as -0.0."""
+    """Write a :func:`paired_difference` in points, as ``+1.7 (+0.7 to +2.8)``; never as -0.0.
+
+    Without a seed in common it is ``-``.
+    """
+    if np.isnan(difference["difference"]):
+        return "-"
     gap, low, high = (f"{difference[name]:+z.1f}" for name in ("difference", "low", "high"))
     return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
 
@@ -75,6 +80,8 @@ def verdict(difference: Mapping[str, float]) -> str:
     significant (...)``: these seeds do not show a difference. Intervals are not corrected for the
     number of comparisons; a text that has several of them says how many.
     """
+    if difference.get("seeds") == 0:
+        return "no seed in common"
     if np.isnan(difference["low"]):
         return "one seed: significance cannot be tested"
     low, high = difference["low"], difference["high"]

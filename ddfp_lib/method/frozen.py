@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from ddfp_lib.kernels import tf32
 from ddfp_lib.method.density import FitResult
 
 MEMORY = 2048
 """Features that are remembered."""
 
 
-SHARES = 16
-"""Steps over which the memory fills: it holds features of the last so many."""
+STEPS_REMEMBERED = 16
+"""The memory holds features of so many steps, the last ones."""
 
 
 class FrozenDensity(nn.Module):
@@ -86,7 +88,7 @@ class FrozenDensity(nn.Module):
         if self.frozen and len(rows):
             nll = -self.log_prob(rows).mean()
         elif len(rows):
-            share = MEMORY // SHARES
+            share = MEMORY // STEPS_REMEMBERED
             filled = self.memory.roll(share, dims=0)
             # the first features fill it whole: no row is ever empty
             count = MEMORY if self.steps == 0 else share
@@ -98,7 +100,9 @@ class FrozenDensity(nn.Module):
         return FitResult(nll, nll / (self.memory.shape[1] * math.log(2)), torch.zeros_like(nll))
 
     def log_prob(self, v: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return log p(v), up to rounding; 0 everywhere, without direction, before it is frozen.
+        """Return log p(v) in float32; before the fit it is 0 everywhere and has no gradient.
+
+        Like the flow it is differentiable once, and computes without TF32.
 
         Args:
             v: (N, D), any float dtype.
@@ -110,6 +114,12 @@ class FrozenDensity(nn.Module):
         v = v.to(self.memory.dtype)
         if not self.frozen:
             return (0 * v).sum(dim=1)
+        if torch.is_grad_enabled() and v.requires_grad:
+            return _LogProb.apply(v, self)
+        with torch.no_grad(), torch.autocast(v.device.type, enabled=False), tf32(False):
+            return self._log_prob(v)
+
+    def _log_prob(self, v: Tensor) -> Tensor:
         if self.kind == "kde":
             distance = torch.cdist(v / self.scale, self.memory / self.scale).square()
             constant = math.log(MEMORY) + self.scale.log().sum() + self._half_log_tau()
@@ -150,3 +160,26 @@ class FrozenDensity(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take the step count back."""
         self.steps = state["steps"]
+
+
+class _LogProb(torch.autograd.Function):
+    """log p as a function of v; the gradient is made along with the value, in full precision."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, density: FrozenDensity) -> Tensor:
+        with (
+            torch.enable_grad(),
+            torch.autocast(v.device.type, enabled=False),
+            tf32(False),
+        ):
+            rows = v.detach().requires_grad_()
+            log_prob = density._log_prob(rows)
+            (gradient,) = torch.autograd.grad(log_prob.sum(), rows)
+        ctx.save_for_backward(gradient)
+        return log_prob.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output[:, None] * gradient, None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddfp_lib.errors import UserError, one_line
+from ddfp_lib.models.stochastic import draws
 from ddfp_lib.models.weights import load_weights
 
 PLAIN = ("vision_transformer", "eva", "deit")
@@ -70,9 +71,9 @@ class Encoder(nn.Module):
 
     Images whose sides do not suit the backbone are enlarged bilinearly to the next multiple of
     ``multiple``. The logits are resized to the image in the end, so predictions fall on the right
-    pixels. The multiple is measured once, on small empty images: 1 if an image of 75 x 101 pixels
-    gives maps of ceil(75 / stride) x ceil(101 / stride) cells, else the first multiple of the
-    output stride (times 1, 2, 3, ...) at which the maps have the right size.
+    pixels. The multiple is measured once, on small images of zeros: 1 if an image of 75 x 101
+    pixels gives maps of ceil(75 / stride) x ceil(101 / stride) cells, else the first multiple of
+    the output stride (times 1, 2, 3, ...) at which the maps have the right size.
 
     Args:
         name: timm's name of the backbone. The paper's is ``resnet101`` with
@@ -91,6 +92,7 @@ class Encoder(nn.Module):
         strides: image pixels per low-level and per high-level feature.
         multiple: (height, width); the sides of an image are enlarged to multiples of these.
         enlarge: how many times the decoder enlarges the low-level features.
+        draws: whether it draws random numbers in training, as stochastic depth does.
 
     Raises:
         StrideError: the backbone cannot have this output stride.
@@ -131,6 +133,7 @@ class Encoder(nn.Module):
                 "or another backbone"
             ) from error
         self.multiple = self._measured_multiple(name)
+        self.draws = draws(self.backbone)
         if weights is not None:
             load_weights(self.backbone, weights, weights_sha256, name, options)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ddfp_lib.models.decoder import Embedding, Fusion
 from ddfp_lib.models.encoder import Encoder
 from ddfp_lib.models.fast import use_fast_layers
 from ddfp_lib.models.maps import resize
+from ddfp_lib.models.stochastic import global_draws
 from ddfp_lib.seeds import derive_seed
 
 
@@ -125,9 +126,13 @@ class SegmentationNetwork(nn.Module):
         Args:
             images: (B, 3, H, W), float in [0, 1].
             generator: draws the dropout masks of a training pass, where ``dropout_of: channels``
-                drops channels of F; ``None``: no dropout.
+                drops channels of F, and what the backbone draws; ``None``: no dropout of ours, and
+                the backbone draws from PyTorch's global generator.
         """
-        return self.fusion(*self.encoder((images - self.mean) / self.std), generator)
+        drawing = self.training and self.encoder.draws and generator is not None
+        with global_draws(generator) if drawing else nullcontext():
+            low, high = self.encoder((images - self.mean) / self.std)
+        return self.fusion(low, high, generator)
 
     @_in_precision
     def embed(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,14 @@ def _epochs_over(training: TrainingConfig, begin: int, steps: int) -> float:
     return (begin + steps) * training.epochs // training.steps / training.epochs
 
 
+def first_step(fraction: float, steps: int) -> int:
+    """Return the first of ``steps`` steps that has at least this fraction of them before it."""
+    step = math.ceil(fraction * steps)  # rounding can miss the number by one, either way
+    while step > 0 and (step - 1) / steps >= fraction:
+        step -= 1
+    return step + (step / steps < fraction)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Which parts of the method are active at a step."""
@@ -133,7 +142,7 @@ class Learner:
             return None
         of_features = method.density_of == "features"
         width = self.student.fusion.channels if of_features else config.network.embedding
-        begin = round(training.consistency_from * training.steps)
+        begin = first_step(training.consistency_from, training.steps)
         if config.density.kind != "flow":
             if world_size() > 1:  # each rank would remember features of its own
                 raise UserError(
@@ -143,7 +152,7 @@ class Learner:
                 config.density.kind,
                 width,
                 classes,
-                freeze_after=round(training.perturb_from * training.steps) - begin,
+                freeze_after=first_step(training.perturb_from, training.steps) - begin,
                 seed=config.seed,
             ).to(self.device)
         samples = method.shares * config.density.samples
@@ -198,11 +207,12 @@ class Learner:
     def stage(self, step: int) -> Stage:
         """Return which parts of the method are active at this step."""
         method, training = self.config.method, self.config.training
-        done = step / training.steps
+        perturb_from = max(training.perturb_from, training.consistency_from)
         return Stage(
-            consistency=method.consistency and done >= training.consistency_from,
+            consistency=method.consistency
+            and step >= first_step(training.consistency_from, training.steps),
             perturb=method.perturbation != "none"
-            and done >= max(training.perturb_from, training.consistency_from),
+            and step >= first_step(perturb_from, training.steps),
         )
 
     def generators(self, step: int) -> tuple[torch.Generator, torch.Generator]:

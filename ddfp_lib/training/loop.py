@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import ReduceOp
 from tqdm import tqdm
 
 from ddfp_lib.config import Config, tied_to_weights
@@ -17,7 +18,7 @@ from ddfp_lib.data.loaders import batch_names, lost_worker_named, training_batch
 from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
 from ddfp_lib.kernels import compiling, cudnn_benchmark, training_kernels
-from ddfp_lib.ranks import rank, together, world_size
+from ddfp_lib.ranks import rank, together, total, world_size
 from ddfp_lib.runs.checkpoints import Checkpoints
 from ddfp_lib.runs.commit import commit
 from ddfp_lib.runs.environment import gpu_name, peak_memory
@@ -104,7 +105,9 @@ def train(
         )
         held.enter_context(compiling(training.compile, strict=world_size() == 1))
         with together():
-            accumulate = accumulate or micro_batches_for(config, device)
+            # of cards with less memory than others, the smallest decides for all
+            fitting = torch.tensor(micro_batches_for(config, device), device=device)
+            accumulate = accumulate or int(total(fitting, ReduceOp.MAX))
             shares = shares_of(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))

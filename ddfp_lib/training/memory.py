@@ -43,23 +43,22 @@ def training_memory(config: Config, parts: int = 1) -> int:
     shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
     labeled, unlabeled = shares if method.consistency else (shares[0], 0)
     perturbed_at = method.perturb_at if method.perturbation != "none" else None
+    strong = method.strong_views * unlabeled
+    extra = unlabeled if perturbed_at and method.perturbed_view == "weak" else 0
     network, size = config.bare().network, config.data.augment.size
     classes = expected_classes(config)
     copies = 4 if training.optimizer == "sgd" else 5
     dtype = getattr(torch, training.precision)
     learns = method.has_density
-    case = repr(
-        (network, classes, labeled, unlabeled, size, perturbed_at, copies, dtype.itemsize, learns)
-    )
+    counted = network, classes, labeled, strong, extra, size, perturbed_at, copies, dtype
+    case = repr((*counted, unlabeled, learns))
     if case not in _COUNTED:
-        kept, of_v, of_moved = _count(
-            network, classes, labeled, unlabeled, size, perturbed_at, copies, dtype
-        )
-        seen, pixels = labeled + unlabeled, size[0] * size[1]
-        images = 3 * pixels * (2 * seen + unlabeled)  # as they come, strong, and as one batch
+        kept, of_v, of_moved = _count(*counted)
+        seen, pixels = labeled + strong + extra, size[0] * size[1]
+        images = 3 * pixels * (labeled + unlabeled + strong + seen)  # as they come, as one batch
         logits = 2 * classes * pixels * seen  # gradients before and after the softmax
         maps = images + logits + of_moved + (of_v if learns else 0)
-        labels = pixels * (labeled + 2 * unlabeled)
+        labels = pixels * (labeled + unlabeled + strong)
         _COUNTED[case] = kept + 4 * maps + 8 * labels
     return _COUNTED[case]
 
@@ -73,19 +72,21 @@ def _count(
     config: NetworkConfig,
     classes: int,
     labeled: int,
-    unlabeled: int,
+    strong: int,
+    extra: int,
     size: tuple[int, int],
     perturbed_at: str | None,
     copies: int,
     dtype: torch.dtype,
 ) -> tuple[int, int, int]:
-    """Count what autograd and weights keep for this many labeled and unlabeled images of ``size``.
+    """Count what autograd and weights keep for this many images of ``size``.
 
     Args:
         config: of the network.
         classes: K.
         labeled: number of labeled images.
-        unlabeled: number of unlabeled images.
+        strong: number of strong views.
+        extra: number of weak views whose features are perturbed, instead of the strong ones'.
         size: (height, width) of them.
         perturbed_at: where features are perturbed, ``None`` for nowhere.
         copies: how often the weights are held, with gradients and moments.
@@ -97,7 +98,7 @@ def _count(
     with torch.device("meta"):  # shapes alone: no memory, no arithmetic
         # there is no autocast without memory: the network itself is in half precision
         network = SegmentationNetwork(config, classes).to(dtype)
-        images = torch.empty(labeled + unlabeled, 3, *size, dtype=dtype)
+        images = torch.empty(labeled + strong + extra, 3, *size, dtype=dtype)
         labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64)
     kept: dict[int, Tensor] = {}
 
@@ -111,14 +112,15 @@ def _count(
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = network.encode(images)
-        clean = network.embed(features)
-        losses = [classified(clean, labels)]  # alive, and with them what they need
+        clean = network.embed(features[: labeled + strong])
+        losses = [classified(clean, labels[: len(clean)])]  # alive, and with them what they need
         of_moved = 0
         if perturbed_at is not None:
             at_features = perturbed_at == "features"
-            of_moved = (features if at_features else clean)[labeled:].numel()
-            moved = network.embed(features[labeled:]) if at_features else clean[labeled:]
-            losses.append(classified(moved, labels[labeled:]))
+            first = labeled + strong if extra else labeled
+            of_moved = (features if at_features else clean)[first:].numel()
+            moved = network.embed(features[first:]) if at_features else clean[first:]
+            losses.append(classified(moved, labels[first:]))
     weights = {p.untyped_storage()._cdata: p for p in network.parameters()}
     activations = sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights

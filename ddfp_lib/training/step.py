@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddfp_lib.data.loaders import Batch
+from ddfp_lib.method.frozen import FrozenDensity
 from ddfp_lib.method.perturb import complementary_masks
 from ddfp_lib.ranks import world_size
 from ddfp_lib.training.learner import Learner, Stage
@@ -146,8 +147,9 @@ def fit_density(
     if counted is None:
         return learner.density.fit_step(rows, known, generator=device).bits_per_dim
     found = learner.density.fit_step(rows, known, generator=device, counted=counted)
-    values = {"density_loss": found.nll, "density_grad_norm": found.grad_norm}
-    learner.finite_check.note(step, values)
+    if not isinstance(learner.density, FrozenDensity):  # which has no loss until it is fitted
+        values = {"density_loss": found.nll, "density_grad_norm": found.grad_norm}
+        learner.finite_check.note(step, values)
     return found.bits_per_dim
 
 
@@ -169,16 +171,30 @@ def teacher_pass(
         pseudo-labels of the weak images.
     """
     teacher, config = learner.teacher, learner.config
-    images = weak if learner.density is None else torch.cat([labeled, weak])
-    encoded = torch.cat(
-        [teacher.encode(x, generator=device) for (x,) in learner.micro_batches(images)]
-    )
-    embedded = torch.cat(
-        [teacher.embed(x, generator=device) for (x,) in learner.micro_batches(encoded)]
-    )
+    # Each part has labeled and weak images, as the student's has: a teacher in train mode
+    # normalises by its part.
+    seen = [weak] if learner.density is None else [labeled, weak]
+    parts = list(learner.micro_batches(*seen))
+    features = [teacher.encode(torch.cat(part), generator=device) for part in parts]
+    vectors = [teacher.embed(of_part, generator=device) for of_part in features]
+    encoded, embedded = (_labeled_first(maps, parts) for maps in (features, vectors))
     scores = teacher.classify(embedded[-len(weak) :], weak.shape[2:])
     pseudo = PseudoLabels.of(scores, valid, config.training.confidence)
     return encoded if config.method.density_of == "features" else embedded, pseudo
+
+
+def _labeled_first(maps: list[Tensor], parts: list[tuple[Tensor, ...]]) -> Tensor:
+    """Put the maps of micro-batches together: those of all labeled images, then of all others.
+
+    Args:
+        maps: (n, C, h, w) of each part.
+        parts: the images of each, (labeled, weak) or (weak,).
+    """
+    split = [
+        of_part.split([len(images) for images in part])
+        for of_part, part in zip(maps, parts, strict=True)
+    ]
+    return torch.cat([piece for kind in zip(*split, strict=True) for piece in kind])
 
 
 def perturbation_of(
