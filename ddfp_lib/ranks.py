@@ -54,7 +54,7 @@ def total(value: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Ten
     """Return the sum of a tensor over all ranks, without a graph; the same bits on each.
 
     Args:
-        value: any shape and dtype, the same on every rank.
+        value: any shape and dtype, equal on every rank.
         op: another reduction, as ``MAX``.
     """
     if world_size() == 1:

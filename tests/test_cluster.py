@@ -228,7 +228,7 @@ def test_a_refused_job_is_one_line_and_no_run_has_a_record(fake, tiny, tmp_path)
         (["--partition", "gpu"], "--partition: belongs to --launcher slurm"),
         (["--slurm", "qos=high"], "--slurm: belongs to --launcher slurm"),
         (["--launcher", "pbs"], "choose one of local, slurm"),
-        (["--launcher", "slurm", "--slurm", "qos"], "--slurm qos: is no NAME=VALUE"),
+        (["--launcher", "slurm", "--slurm", "qos"], "--slurm qos: is not NAME=VALUE"),
         (["--launcher", "slurm", "--hours", "0"], "--hours 0: give more than 0"),
         (["--launcher", "slurm", "--device", "cuda:1"], "on a cluster use cuda or cpu"),
         (["--launcher", "slurm", "--device", "cpu", "--gpus", "2"], "--gpus 2: leave it out"),

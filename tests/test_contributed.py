@@ -162,7 +162,7 @@ def test_changed_settings_are_named():
 
 @pytest.mark.parametrize("name", ["Ada L.", "../ours", "", ".hidden"])
 def test_a_contributor_is_a_plain_name(name, trained, kept):
-    with pytest.raises(UserError, match="is no plain name"):
+    with pytest.raises(UserError, match="is not a plain name"):
         contribute(trained, name)
     assert not kept.exists()
 

@@ -105,10 +105,10 @@ def test_values_with_holes_and_a_void_of_any_number(tmp_path, dtype):
     [
         ("0,cell\n0,rim\n", "0 stands for two classes"),
         ("0,cell\n1,cell\n", "class 'cell' stands in two lines"),
-        ("0,cell\none,rim\n", "line 2: 'one,rim' is no value,name"),
+        ("0,cell\none,rim\n", "line 2: 'one,rim' is not value,name"),
         ("cell\n", "'cell' has no colour"),
         ("cell:::\nrim:::\n", "'cell:::' has no colour"),
-        ("cell,1,2,3\nrim,1,2,300\n", "line 2: 'rim,1,2,300' is no name:r,g,b"),
+        ("cell,1,2,3\nrim,1,2,300\n", "line 2: 'rim,1,2,300' is not name:r,g,b"),
         ("cell,1,2,3\nrim,1,2,3\n", "stands for two classes"),
     ],
 )

@@ -172,7 +172,7 @@ def test_classes_of_labelme_are_refused(root):
 
 def test_own_data_name_their_classes(root):
     (root / "classes.txt").unlink()
-    refused(lambda: open_run_data(config(root)), "classes.txt", "no image of PASCAL VOC")
+    refused(lambda: open_run_data(config(root)), "classes.txt", "not an image of PASCAL VOC")
 
 
 def test_an_image_turned_by_exif_is_noticed(root):

@@ -376,7 +376,7 @@ def test_verify_refuses_wrong_roots_and_counts(tmp_path, tiny_counts, capsys):
         "voc": "JPEGImages: no such folder",
         "cityscapes": "leftImg8bit/train: no such folder",
         "camvid": "train: no such folder",
-        "digits": "digits: is no data set of files",
+        "digits": "digits: is not a data set of files",
     }.items():
         assert ddfp("data", "verify", name, "--root", tmp_path) == 2
         assert words in capsys.readouterr().err

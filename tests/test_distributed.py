@@ -35,7 +35,7 @@ from ddfp_lib.training.distributed import launch, process_group
 from ddfp_lib.training.learner import Learner
 from ddfp_lib.training.loop import train
 from ddfp_lib.training.losses import PixelCounts, PseudoLabels
-from ddfp_lib.training.memory import shares_of
+from ddfp_lib.training.memory import batch_division
 from ddfp_lib.training.step import training_step
 from tests.conftest import TINY
 from tests.fixtures.ranks import run_ranks
@@ -529,7 +529,7 @@ def test_what_one_rank_finds_wrong_stops_both(tiny_config, tmp_path):
 )
 def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, accumulate, sizes, named):
     with pytest.raises(UserError, match=named):
-        shares_of(tiny_config("ddfp", training=sizes), accumulate, CPU)
+        batch_division(tiny_config("ddfp", training=sizes), accumulate, CPU)
 
 
 def test_three_processes_cannot_share_four_images(tiny_config, tmp_path):
@@ -559,5 +559,5 @@ def test_memory_that_is_too_small_for_scores_is_reported_too(tiny_config, tmp_pa
 
 def test_shares_are_told(tiny_config):
     config = tiny_config("ddfp", training={"batch_labeled": 16, "batch_unlabeled": 24})
-    assert shares_of(config, 2, CPU) == "global batch 16+24 = 1 process x 2 x 8+12"
-    assert shares_of(tiny_config("supervised"), 1, CPU) == "global batch 4 = 1 process x 1 x 4"
+    assert batch_division(config, 2, CPU) == "global batch 16+24 = 1 process x 2 x 8+12"
+    assert batch_division(tiny_config("supervised"), 1, CPU) == "global batch 4 = 1 process x 1 x 4"

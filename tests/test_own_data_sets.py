@@ -83,7 +83,7 @@ def test_sizes_and_classes_work_as_with_other_data_sets(package, scenes):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("myscenes:NoDataSet", "is no data set; derive it from FilePairs"),
+        ("myscenes:NoDataSet", "is not a data set; derive it from FilePairs"),
         ("myscenes:Absent", "has no class 'Absent'"),
         ("nomodule:Scenes", "cannot be imported"),
         ("myscenes:OtherArguments", r"define __init__\(self, root, subset, size=None\)"),

@@ -115,7 +115,7 @@ def test_reading_a_run_imports_no_class_that_it_names(package, tiny_config, tmp_
         ("mysteps.steps:Missing", {}, "has no class 'Missing'"),
         ("mysteps.steps:function", {}, "has no class 'function'"),
         ("mysteps.steps:Wrong", {}, r"define __call__\(self, features, moved, models, generator\)"),
-        ("collections:OrderedDict", {}, "is no perturbation"),
+        ("collections:OrderedDict", {}, "is not a perturbation"),
         ("mysteps.steps:Uphill", {"speed": 2}, "does not take {'speed': 2}"),
     ],
 )
@@ -130,7 +130,7 @@ def test_it_is_checked_before_work_starts(package, benchmark, tmp_path, capsys):
     method.write_text("perturbation: mysteps.steps:Wrong\n")
     words = ["train", str(benchmark), "--method", str(method), "--out", str(tmp_path / "run")]
     assert run(lambda: app(words, standalone_mode=False)) == 2
-    assert "is no perturbation" in capsys.readouterr().err
+    assert "is not a perturbation" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

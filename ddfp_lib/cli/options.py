@@ -90,7 +90,7 @@ def as_pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
     for text in texts:
         name, equals, value = text.lstrip("-").partition("=")
         if not (equals and re.fullmatch(r"[a-z][a-z0-9-]*", name)):
-            raise UserError(f"{option} {text}: is no NAME=VALUE; write it as account=vision")
+            raise UserError(f"{option} {text}: is not NAME=VALUE; write it as account=vision")
         pairs.append((name, value))
     return pairs
 

@@ -74,7 +74,7 @@ class DataConfig:
         labeled: which training images are labeled: a count (``40``), a fraction (``1/8``),
             ``all``, or the path of a list file (``labeled.txt``), absolute or below ``root``.
         unlabeled: list file of the unlabeled images; ``None``: all that are not labeled.
-        split_seed: draws the labeled images where ``labeled`` is no list.
+        split_seed: draws the labeled images where ``labeled`` is not a list.
         test: subset that is scored once, at the end of a run; ``val`` where the labels of a data
             set's test images are not published.
         size: (height, width) in pixels to which images are resized when they are read; ``None``

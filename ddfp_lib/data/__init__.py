@@ -96,7 +96,7 @@ def _own(name: str, root: Path | str, subset: str, size: tuple[int, int] | None)
     found = import_class(name, "data.dataset")
     if not issubclass(found, FilePairs):
         raise UserError(
-            f"data.dataset: {name}: is no data set; derive it from FilePairs in "
+            f"data.dataset: {name}: is not a data set; derive it from FilePairs in "
             "ddfp_lib/data/pairs.py"
         )
     try:

@@ -231,8 +231,9 @@ def missing_classes_file(root: Path, datasets: Iterable[FilePairs]) -> list[str]
     if strange is None:
         return []
     return [
-        f"{root / 'classes.txt'}: no such file, and {strange!r} is no image of PASCAL VOC, whose "
-        "21 classes would be used; write one class a line, in the order of the mask values from 0"
+        f"{root / 'classes.txt'}: no such file, and {strange!r} is not an image of PASCAL VOC, "
+        "whose 21 classes would be used; write one class a line, in the order of the mask values "
+        "from 0"
     ]
 
 

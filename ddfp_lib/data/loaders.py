@@ -302,7 +302,7 @@ def batches_of_one_size(
     Args:
         shapes: (height, width) of each image.
         batch_size: greatest number of images in a batch.
-        pixels: greatest number of pixels in a batch, but for a single image that has more.
+        pixels: greatest number of pixels in a batch, except for a single image that has more.
 
     Returns:
         Positions in ``shapes``, each once; within one size in their order.

@@ -39,14 +39,14 @@ def value_table(path: Path) -> tuple[list[str], dict[int, int]]:
         names in :data:`IGNORED`.
 
     Raises:
-        UserError: a line that is no ``value,name``, or a value or name that comes twice.
+        UserError: a line that is not ``value,name``, or a value or name that comes twice.
     """
     entries: list[tuple[int, str]] = []
     for number, row in enumerate(_rows(path), start=1):
         if len(row) == 2 and row[0].isdecimal() and row[1]:
             entries.append((int(row[0]), row[1]))
         elif number > 1:  # the first may name the columns
-            raise UserError(f"{path}, line {number}: {','.join(row)!r} is no value,name; fix it")
+            raise UserError(f"{path}, line {number}: {','.join(row)!r} is not value,name; fix it")
     return _indexed(path, entries, IGNORED)
 
 
@@ -85,7 +85,7 @@ def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
             if number == 1:  # names of columns
                 continue
             raise UserError(
-                f"{path}, line {number}: {line!r} is no {FORMS}; fix the table"
+                f"{path}, line {number}: {line!r} is not {FORMS}; fix the table"
             ) from None
         entries.append(((red, green, blue), name.strip()))
     entries.sort(key=lambda entry: entry[1].lower() != "background")  # the others keep their order

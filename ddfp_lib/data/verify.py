@@ -72,7 +72,7 @@ def verify(
         UserError: the data are not there, or have another number of images than published.
     """
     if name not in COUNTS:
-        raise UserError(f"{name}: is no data set of files; use one of {', '.join(COUNTS)}")
+        raise UserError(f"{name}: is not a data set of files; use one of {', '.join(COUNTS)}")
     root = Path(root)
     own = name == "voc" and (root / "classes.txt").is_file()
     counts = counts or COUNTS[name]

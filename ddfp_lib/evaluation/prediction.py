@@ -33,7 +33,7 @@ LEGEND = "legend.png"
 
 
 def pixels_at_a_time(device: torch.device) -> int:
-    """Return how many pixels are segmented at a time, but for a single image that has more.
+    """Return how many pixels are segmented at a time, except for a single image that has more.
 
     On a CPU 4 images of 192 x 256: larger maps do not stay in its caches.
     """
@@ -124,10 +124,10 @@ class Pictures:
             long_side: shrink pictures with a longer side to it instead, pixels.
 
         Raises:
-            UserError: a folder or pattern without a picture, or ``long_side`` is no size.
+            UserError: a folder or pattern without a picture, or ``long_side`` is not a size.
         """
         if long_side is not None and long_side < 1:
-            raise UserError(f"--long-side {long_side}: is no size; give pixels, as 512")
+            raise UserError(f"--long-side {long_side}: is not a size; give pixels, as 512")
         files = list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
         data = run.config.data
         size, limit = (data.size, data.long_side) if long_side is None else (None, long_side)
@@ -261,7 +261,7 @@ def _expand(path: Path) -> list[Path]:
         try:
             found = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
         except (ValueError, NotImplementedError) as error:
-            raise UserError(f"{path}: is no file and no pattern ({error})") from error
+            raise UserError(f"{path}: is not a file and not a pattern ({error})") from error
         if not found:
             raise UserError(f"{path}: no file matches this pattern")
         return found

@@ -11,7 +11,7 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import SegmentationDataset
 from ddfp_lib.data.loaders import batches_of_one_size, read_ahead
 from ddfp_lib.data.protocol import Protocol
-from ddfp_lib.evaluation.prediction import pixels_at_a_time
+from ddfp_lib.evaluation.prediction import BATCH, pixels_at_a_time
 from ddfp_lib.models.inference import answering
 from ddfp_lib.models.network import SegmentationNetwork
 from ddfp_lib.ranks import rank, total, world_size
@@ -66,7 +66,7 @@ def evaluate(
     device: torch.device,
     protocol: str = "whole",
     confidence: float = 0.95,
-    batch_size: int = 16,
+    batch_size: int = BATCH,
 ) -> Evaluation:
     """Segment every image of a data set at single scale, and count; see :func:`evaluate_all`."""
     (found,) = evaluate_all(
@@ -88,7 +88,7 @@ def evaluate_all(
     device: torch.device,
     protocol: str = "whole",
     confidence: float = 0.95,
-    batch_size: int = 16,
+    batch_size: int = BATCH,
 ) -> list[Evaluation]:
     """Segment every image of a data set by several networks, and count; each file is read once.
 

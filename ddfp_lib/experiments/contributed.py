@@ -210,11 +210,11 @@ def contribute(out: Path, contributor: str) -> list[Path]:
         The folders written.
 
     Raises:
-        UserError: the name is no such name, a run is wrong, or none is finished.
+        UserError: the name is not such a name, a run is wrong, or none is finished.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", contributor):
         raise UserError(
-            f"--contributor {contributor}: is no plain name; give the name of an account, as ada"
+            f"--contributor {contributor}: is not a plain name; give the name of an account, as ada"
         )
     finished = [path for path in run_folders(out) if (path / "result.json").is_file()]
     if not finished:

@@ -96,7 +96,7 @@ class Study:
             if name not in self.variants:
                 there = ", ".join(map(repr, self.variants))
                 raise UserError(
-                    f"{key}: {name!r} is no variant of this study; choose one of {there}"
+                    f"{key}: {name!r} is not a variant of this study; choose one of {there}"
                 )
 
     def cells(self, out: Path, root: Path | str | None = None) -> list[Cell]:

@@ -23,7 +23,7 @@ from ddfp_lib.seeds import generator
 POINTS, LABELS_PER_CLASS = 240, 3
 
 CONFIDENCE = 0.95
-"""A prediction below this probability is no pseudo-label."""
+"""A prediction below this probability is not a pseudo-label."""
 
 WARMUP, STEPS = 60, 400
 """Training steps on labels alone, and in all."""

@@ -103,13 +103,13 @@ def bad_parameters(script: Path) -> Iterator[str]:
     names = []
     for statement in ast.parse(cells[0].source).body:
         if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-            yield f"parameters: line {statement.lineno} is no assignment to a name"
+            yield f"parameters: line {statement.lineno} is not an assignment to a name"
             continue
         names.append(statement.targets[0].id)
         try:
             ast.literal_eval(statement.value)
         except ValueError:
-            yield f"parameters: {names[-1]} is no literal"
+            yield f"parameters: {names[-1]} is not a literal"
     seen = inspect_notebook(str(script.with_suffix(".ipynb")))
     for name in names:
         if name not in seen:

@@ -13,15 +13,16 @@ class DensityConfig:
 
     Attributes:
         kind: ``flow``, learned online; or as controls ``gmm`` and ``kde``, fitted once when
-            perturbation starts, see :mod:`ddfp_lib.method.frozen`; all below is of the flow.
-        blocks: coupling blocks of the flow; 0 leaves the mixture alone.
+            perturbation starts, see :mod:`ddfp_lib.method.frozen`. The other settings apply to the
+            flow only.
+        blocks: coupling blocks of the flow; 0: no flow, the mixture alone.
         hidden: width of the subnets' hidden layers.
         clamp: bound of a coupling's absolute log-scale.
         lr: starting learning rate of Adam.
         betas: of Adam.
-        lr_decay: the factor that the learning rate falls by over the whole schedule.
+        lr_decay: ratio of the last learning rate to the first.
         noise: standard deviation of the Gaussian noise added to training features.
-        samples: rows that one training step uses at most.
+        samples: rows that one training step uses at most, of each share (``method.shares``).
         clip: largest gradient norm.
         labels: which features have a class in training: those of labeled ``masks`` (the method),
             in addition those that the ``teacher`` is confident of (ours), or ``none``.

@@ -129,7 +129,7 @@ class DensityEstimator(nn.Module):
             (N,), in nats.
 
         Raises:
-            UserError: v is not (N, D), or a label is no class.
+            UserError: v is not (N, D), or a label is not a class.
         """
         if torch.is_grad_enabled() and v.requires_grad:
             return _LogProb.apply(self._rows(v), labels, self)
@@ -216,10 +216,13 @@ class DensityEstimator(nn.Module):
         Returns:
             Loss and gradient norm at the parameters before the step.
 
+            Without a row that counts: NaN, and the step is not counted; with ``counted``, where
+            the host does not wait to know, 0 nats, and it is.
+
         Raises:
             FloatingPointError: loss or gradient is not finite; the parameters are as before. Not
                 with ``counted``.
-            UserError: features is not (N, D), or a label is no class.
+            UserError: features is not (N, D), or a label is not a class.
         """
         v, labels, counted = self._draw(features, labels, counted, generator)
         nll = torch.zeros((), dtype=v.dtype, device=v.device)

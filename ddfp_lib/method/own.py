@@ -44,7 +44,7 @@ def make_own(name: str, eps: float, options: Mapping[str, Any]) -> Any:
     names = list(inspect.signature(call).parameters)[1:] if inspect.isfunction(call) else []
     if tuple(names) != CALLED_WITH:
         raise UserError(
-            f"method.perturbation: {name}: is no perturbation; define "
+            f"method.perturbation: {name}: is not a perturbation; define "
             f"__call__(self, {', '.join(CALLED_WITH)}), see FeaturePerturbation in "
             "ddfp_lib/method/perturb.py"
         )

@@ -46,7 +46,8 @@ class FeaturePerturbation(Protocol):
         generator: the source of all randomness, on the device of ``features``.
 
     Returns:
-        The shift, like ``features``, without a graph: norm eps over C where ``moved``, 0 elsewhere.
+        The shift, like ``features``, without a graph. With default settings its norm over C is eps
+        where ``moved``, and 0 elsewhere; see each class for its other settings.
     """
 
     def __call__(
@@ -101,8 +102,9 @@ class DensityDescent:
         steps: the path may bend: this many steps of length eps / steps each. With one step
             (the method) the shift has norm eps exactly, with more at most eps.
         leak: move every pixel with a non-zero gradient, as released.
-        max_fall: where log p would fall by more than this many nats to first order, the step is
-            shorter; infinity (the method) leaves all of them eps long.
+        max_fall: in nats. A pixel's step is shorter where moving this pixel alone would lower the
+            sum of log p by more, to first order; neighbours that move too can add to the fall.
+            Infinity (the method) leaves all steps eps long.
 
     Raises:
         UserError: eps is negative or not finite, steps is less than 1, or max_fall is not positive.

@@ -2,8 +2,8 @@
 
 PyTorch's convolutions are fast on a CPU where oneDNN has a good kernel for them. It has none for
 some layers of a segmentation network, and :func:`use_fast_layers` makes these layers take another
-way. Parameters, their names and the results stay the same, but for rounding. On other devices, in
-other precisions, under autocast and while a network is compiled or exported, the layers are
+way. Parameters, their names and the results stay the same, except for rounding. On other devices,
+in other precisions, under autocast and while a network is compiled or exported, the layers are
 PyTorch's own.
 
 =========================  ==============================================================  ======

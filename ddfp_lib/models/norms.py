@@ -32,7 +32,7 @@ class DualBatchNorm2d(nn.Module):
             x: (B, C, H, W) float.
             auxiliary: use the second set (perturbed features).
             eval_mode: normalise by the running statistics and leave them as they are, also in
-                training: for a look at the network that must not change it.
+                training: for queries that must not change the network.
 
         Returns:
             (B, C, H, W) float.

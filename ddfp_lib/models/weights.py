@@ -151,8 +151,8 @@ def _read(path: Path, digest: str | None) -> dict[str, Tensor]:
     try:
         state = dict(load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True))
         if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError("values that are no tensors")
-    except Exception as error:  # bytes that are no weights can fail in any way
+            raise TypeError("values that are not tensors")
+    except Exception as error:  # bytes that are not weights can fail in any way
         raise UserError(
             f"network.weights: {path} holds no weights, or more than weights; fetch it again"
         ) from error

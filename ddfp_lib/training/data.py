@@ -44,7 +44,7 @@ def data_of(config: Config, subset: str) -> SegmentationDataset:
         return _open(config, str(path))
     if unknown:
         raise UserError(
-            f"{path}: {len(unknown)} of {len(held_out)} names are no training images of "
+            f"{path}: {len(unknown)} of {len(held_out)} names are not training images of "
             f"{training.name}, the first is {unknown[0]!r}; correct the list"
         )
     return training.only([places[name] for name in held_out])

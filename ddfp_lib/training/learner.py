@@ -323,7 +323,8 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.student.parameters() if p.grad is not None]
         )
-        # the scaler looks for gradients that are too large by having some that are not finite
+        # GradScaler finds its scale by letting some steps overflow: there a norm that is not finite
+        # is normal
         watched = losses if self.scaler.is_enabled() else {**losses, "grad_norm": norm}
         self.finite_check.note(step, watched)
         self.scaler.step(self.optimizer)

@@ -36,11 +36,11 @@ from ddfp_lib.training.distributed import process_group
 from ddfp_lib.training.finite import NotFiniteError
 from ddfp_lib.training.learner import Learner, perturbation_for
 from ddfp_lib.training.memory import (
+    batch_division,
     loading_workers,
     memory_advice,
     micro_batches_changed,
     micro_batches_for,
-    shares_of,
 )
 from ddfp_lib.training.step import training_step
 
@@ -78,7 +78,8 @@ def train(
             the result, so the result names it.
         keep: checkpoints that stay, the last ones.
         tensorboard: write the log for TensorBoard too.
-        stop_at: leave after the checkpoint of this step, as if interrupted.
+        stop_at: leave before this step, as if interrupted. A checkpoint of it exists if
+            ``checkpoint_every`` divides it.
         progress: called on the first rank as (steps done, steps in all, text) now and then.
 
     Returns:
@@ -108,7 +109,7 @@ def train(
             # of cards with less memory than others, the smallest decides for all
             fitting = torch.tensor(micro_batches_for(config, device), device=device)
             accumulate = accumulate or int(total(fitting, ReduceOp.MAX))
-            shares = shares_of(config, accumulate, device)
+            shares = batch_division(config, accumulate, device)
             if first:
                 held.enter_context(exclusive(out))
         with together(), memory_advice(accumulate):

@@ -28,7 +28,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, pixels: "PixelCounts | None" =
 
 
 def _mean(logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
-    """Return the summed cross-entropy, divided by ``count``: 0-d, or (B,) for each image."""
+    """Return the summed cross-entropy divided by a count, 0-d.
+
+    Args:
+        logits: (B, K, H, W) float.
+        labels: (B, H, W) int64.
+        count: pixels, 0-d; or (B,), with which the sum of each image is divided by its own.
+    """
     # on GPUs PyTorch has no deterministic kernel of the sum itself
     apart = logits.is_cuda and torch.are_deterministic_algorithms_enabled()
     if count.dim() == 0 and not apart:
@@ -92,7 +98,7 @@ class PixelCounts:
 
     Attributes:
         labeled: pixels of labeled images that have a label; int64, 0-d or (B,).
-        valid: pixels of strong views that are no padding; 0-d or (U,).
+        valid: pixels of strong views that are not padding; 0-d or (U,).
         confident: those of them that have a pseudo-label; 0-d or (U,).
         coverage: fraction of valid pixels with a pseudo-label, 0-d float.
     """
@@ -113,7 +119,7 @@ class PixelCounts:
             pseudo: of the unlabeled images, after CutMix; none in a supervised step.
             shares: of all ranks together; 1: the losses are means over the whole batch.
         """
-        areas = [labels != IGNORE_INDEX] * 3
+        areas = [labels != IGNORE_INDEX, *[torch.zeros_like(labels, dtype=torch.bool)] * 2]
         if pseudo is not None:
             areas[1:] = pseudo.valid, pseudo.confident
         counts = total(torch.stack([area.sum() for area in areas]))
@@ -150,7 +156,7 @@ class PseudoLabels:
     """The pseudo-labels of unlabeled images.
 
     Attributes:
-        labels: (B, H, W) int64, ``IGNORE_INDEX`` where the teacher is not confident or no image is.
+        labels: (B, H, W) int64, ``IGNORE_INDEX`` in padding and where the teacher is not confident.
         valid: (B, H, W) bool, False in padding.
     """
 

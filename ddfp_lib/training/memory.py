@@ -180,7 +180,7 @@ def micro_batches_changed(before: Sequence[int], now: int) -> list[str]:
     ]
 
 
-def shares_of(config: Config, accumulate: int, device: torch.device) -> str:
+def batch_division(config: Config, accumulate: int, device: torch.device) -> str:
     """Say how a step's images are divided, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
 
     The global batch is the configuration's, whatever it is trained on, and so is the learning

@@ -2,7 +2,8 @@ r"""The whole method in one function: start reading here.
 
 This is a step of preset ``ddfp`` once all of its parts are switched on, for one device and one
 batch. Training itself runs the general form, :func:`~ddfp_lib.training.step.training_step`, where
-presets set the weights; both give the same bits (``tests/test_reference_step.py``).
+presets set the weights. On a CPU in float32 both give the same bits
+(``tests/test_reference_step.py``).
 """
 
 import torch
