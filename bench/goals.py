@@ -20,6 +20,6 @@ class Goal(NamedTuple):
 
 def goal_table(goals: Iterable[Goal]) -> str:
     """Return the table, in Markdown."""
-    lines = ["| goal | measured | |", "|---|---:|---|"]
+    lines = ["| goal | measured | result |", "|---|---:|---|"]
     lines += [f"| {g.text} | {g.measured} | {'met' if g.met else 'missed'} |" for g in goals]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import density, equal_effect, gpu, gpu_check, growth, photo_steps, photos
-from bench.__main__ import goals, plot
+from bench.__main__ import ABOUT, COMMANDS, by, goals, plot
 from bench.alone import alone
 from bench.equal_effect import length_of
 from bench.growth import count, fit, gradient, step
@@ -84,6 +84,16 @@ def test_operations_are_those_of_the_matrix_products():
     forward = 4 * (2 * 3 + 3 * 3 + 3 * 4) + 4 * 2  # four subnets and the mixture
     assert density.Case(1, 4, 2, gradient=True, hidden=3).flops == 2 * 2 * forward
     assert density.Case(1, 4, 2, gradient=False, hidden=3).flops == 2 * (3 * forward - 2 * 3)
+
+
+def test_the_stored_page_explains_its_names_and_names_its_commands():
+    page = (Path(density.__file__).parent / "RESULTS.md").read_text(encoding="utf-8")
+    assert ABOUT in page
+    assert f"\n{photos.PAGE.read_text(encoding='utf-8').strip()}\n" in page
+    for title in COMMANDS:
+        assert f"\n## {title}\n\n{by(title)}" in page
+    for name in (*density.ESTIMATORS, *density.CASES):
+        assert name in ABOUT or name == "gradient, 20,480 rows"  # says it itself
 
 
 def measured(times, memory=10.0, machine=0.8):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import typer
 import yaml
 from PIL import Image
 
@@ -345,3 +347,24 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def commands(group=None, words=("ddfp",)):
+    """Yield each command with the words that call it."""
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+def test_the_page_of_commands_has_each_with_its_own_line_and_an_example():
+    text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(ddfp .+)` \| (.+) \| `(ddfp .+)` \|$", text, re.MULTILINE)
+    known = dict(commands())
+    assert sorted(name for name, _, _ in rows) == sorted(known)
+    for name, line, example in rows:
+        assert line == " ".join(known[name].help.partition("\n\n")[0].split())
+        assert example.startswith(name)
+        # parses the options, and calls nothing
+        known[name].make_context(name, example.removeprefix(name).split())

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import typer
 import yaml
 
 from ddfp_lib.cli import app, run
@@ -11,6 +12,7 @@ from ddfp_lib.data import open_dataset
 from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.data.voc import write_voc
 from ddfp_lib.errors import UserError
+from ddfp_lib.files import repository
 from ddfp_lib.runs.folder import Run
 
 PACKAGE = """
@@ -97,3 +99,18 @@ def test_what_is_no_data_set_is_refused(package, scenes, name, said):
 def test_an_unknown_name_is_refused_before_work_starts():
     with pytest.raises(UserError, match=r"data\.dataset: 'digit' is unknown; choose one of digits"):
         load_config(find_benchmark("digits"), "ddfp", 0, ["data.dataset=digit"])
+
+
+def test_the_start_of_the_page_on_data_is_a_benchmark_and_real_commands(tmp_path):
+    page = (repository() / "docs" / "data.md").read_text(encoding="utf-8")
+    start = page.split("## Start\n")[1].split("\n## ")[0]
+    (tmp_path / "mine.yaml").write_text(start.split("```yaml\n")[1].split("```")[0])
+    config = load_config(find_benchmark(str(tmp_path / "mine.yaml")), "ddfp")
+    assert (config.data.dataset, config.data.labeled) == ("voc", "labeled.txt")
+    lines = [line.partition("#")[0].split() for line in start.splitlines() if "ddfp " in line[:5]]
+    assert [line[1] for line in lines] == ["data", "train", "predict"]
+    for _, *words in lines:
+        command = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context("ddfp", words)  # parses the options, and calls nothing

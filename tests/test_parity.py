@@ -34,6 +34,14 @@ def test_every_row_has_a_verdict_with_evidence(row):
         assert "::" in here or "measured once" in here
 
 
+def test_the_counts_at_the_top_are_those_of_the_tables():
+    equal, option, differs = (
+        sum(row[1] == verdict for row in ROWS) for verdict in ("equal", "by option", "differs")
+    )
+    counts = f"{len(ROWS)} pieces: {equal} equal, {option} by option, {differs} differ."
+    assert f"The tables have {counts}" in PAGE
+
+
 def test_the_named_tests_exist():
     for file, name in re.findall(r"(test_\w+\.py)::(test_\w+)", PAGE):
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"

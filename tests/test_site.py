@@ -65,13 +65,52 @@ def test_the_navigation_has_each_page_once(staged):
     )
 
 
-def test_the_first_page_is_the_first_screen_of_the_readme(staged):
+def test_the_readme_is_divided_in_two_pages(staged):
+    """Each of its sections stands once: on the first page, or on the page that says how to run."""
     folder, _ = staged
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     index = (folder / "index.md").read_text(encoding="utf-8")
-    assert readme.count(site.FIRST_SCREEN) == 1
-    assert "make reproduce" in index and "## What we found" in index
-    assert site.FIRST_SCREEN not in index
+    other = (folder / "README.md").read_text(encoding="utf-8")
+    assert other.startswith("# Run it\n")
+    for title in re.findall(r"^## (.+)$", readme, re.MULTILINE):
+        heading = f"\n## {title}\n"
+        assert (heading in index) == (title in site.FIRST_PAGE)
+        assert (heading in other) == (title not in site.FIRST_PAGE)
+    assert "make reproduce" in index
+    for page in ("docs/parity.md", "notebooks/05_your_own_data.ipynb", "docs/data.md", "README.md"):
+        assert f"]({page})" in index
+    with pytest.raises(ValueError, match="has no section 'What we found'"):
+        site._sections("# Title\n\n## Start here\n")
+
+
+def test_no_two_pages_have_one_title(staged):
+    folder, names = staged
+    titles = []
+    for name in names:
+        path = folder / name
+        text = next(cells(path))[1] if path.suffix == ".ipynb" else path.read_text("utf-8")
+        titles.append(site.HEADING.search(text)[1])
+    plain = [re.sub(r"^\d\. |: .*$", "", title) for title in titles if "ddfp_lib" not in title]
+    assert len(plain) - plain.count("Explore") == len({*plain} - {"Explore"})
+    assert len(titles) == len(set(titles))
+
+
+def test_a_link_named_after_a_file_gets_the_title_of_its_page(tmp_path):
+    for name in ("README.md", "docs/a.md", "reproduce/STUDY.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("# About a\n")
+    names = ["README.md", "docs/a.md", "reproduce/STUDY.md"]
+
+    def linked(text):
+        return site._linked(text, "docs/a.md", names, tmp_path / "source", tmp_path)
+
+    assert linked("[a.md](a.md#x), [`docs/a.md`](a.md)") == "[About a](a.md#x), [About a](a.md)"
+    assert linked("[STUDY](../reproduce/STUDY.md)") == "[Findings](../reproduce/STUDY.md)"
+    assert linked("the [a](a.md) of it") == "the [a](a.md) of it"
+    assert (
+        linked("[README](../README.md#what-we-found)") == "[first page](../index.md#what-we-found)"
+    )
+    assert linked("[README.md](../README.md#map)") == "[Run it](../README.md#map)"
 
 
 def test_relative_links_and_pictures_lead_to_staged_files(staged):
@@ -166,6 +205,10 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
     assert {name: page.title for name, page in PAGES.items()} == site.EXPLORER
     assert "<iframe" in (folder / "explore" / "flow.md").read_text()
     assert "make explorer" in (folder / "explore" / "pictures.md").read_text()
+    for name in PAGES:
+        text = (folder / "explore" / f"{name}.md").read_text()
+        assert text.startswith("# Explore: ")
+        assert "Look for this:" in text and "![" not in text and "## " not in text
     guide = (folder / "docs" / "explorer.md").read_text()
     for name, page in PAGES.items():
         assert f"[Open this page](../explore/{name}.md)" in guide

@@ -27,6 +27,9 @@ KATEX_SHA512 = (
 )
 WORK = ROOT / "build" / "site"
 
+NOT_SHIPPED = (".buildinfo", "*webpack-macros.html")
+"""What Sphinx leaves beside the pages and no page needs; the latter are the theme's templates."""
+
 
 def main() -> int:
     """Build; return the exit status."""
@@ -41,6 +44,7 @@ def main() -> int:
     source = WORK / "source"
     pages = stage(source, explorer=out / "explorer")
     shutil.copytree(Path(__file__).parent / "static", source / "_static")
+    shutil.copytree(Path(__file__).parent / "templates", source / "_templates")
     shutil.copy(Path(__file__).parent / "conf.py", source)
     environment["DDFP_KATEX"] = str(katex(node, environment))
     warnings = [] if os.environ.get("DDFP_SITE_WARN") else ["-W", "--keep-going"]
@@ -52,7 +56,7 @@ def main() -> int:
     )
     if done.returncode:
         return done.returncode
-    shutil.copytree(html, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".buildinfo"))
+    shutil.copytree(html, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
     for script in scripts():
         student(script, out / "lessons" / "student")
         shutil.copy(script.with_suffix(".ipynb"), out / "lessons")

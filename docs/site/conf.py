@@ -31,6 +31,9 @@ extensions = [
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image", "colon_fence"]
 myst_heading_anchors = 3
+# Code is linked where it is defined. Else a constant such as tuple[str, str] would be looked for in
+# the module `builtins`, which has no source and so no page.
+viewcode_follow_imported_members = False
 html_copy_source = False
 html_show_sourcelink = False
 
@@ -53,6 +56,7 @@ napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
+templates_path = ["_templates"]
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static", os.environ.get("DDFP_KATEX", "_katex")]
 html_favicon = "_static/icon.svg"  # without one a browser asks for /favicon.ico

@@ -1,7 +1,9 @@
 """The pages of the site: what stands where, and how sources become what Sphinx reads.
 
-A page is a Markdown file or a stored lesson of this repository. They are copied, not edited:
-links that leave the site go to the repository, solutions are folded, badges are left out.
+A page is a Markdown file or a stored lesson of this repository. Sentences are copied, not edited:
+links that leave the site go to the repository, a link that is named after a file gets the title of
+its page, solutions are folded, badges are left out. The README is divided in two pages: the first
+page, and how to run it.
 """
 
 import json
@@ -25,20 +27,39 @@ CHAPTERS = {
         "explore/flow.md",
         "explore/pictures.md",
     ],
+    "Use": [
+        "README.md",
+        "docs/data.md",
+        "docs/commands.md",
+        "reproduce/README.md",
+        "docs/backbones.md",
+        "docs/*.md",
+    ],
     "Results": [
         "reproduce/STUDY.md",
         "reproduce/RESULTS.md",
         "docs/parity.md",
-        "docs/backbones.md",
+        "reproduce/released/README.md",
         "docs/gpu.md",
         "bench/RESULTS.md",
         "docs/robustness.md",
         "reproduce/LOG.md",
     ],
-    "Use": ["README.md", "reproduce/README.md", "reproduce/released/README.md", "docs/*.md"],
-    "Library": ["docs/architecture.md", "docs/contributing.md", "api/*.md"],
+    "Library": ["docs/architecture.md", "docs/contributing.md"],
+    "API": ["api/*.md"],
 }
 """Titles of the navigation and their pages; a pattern may match none, a page is taken once."""
+
+TITLES = {
+    "README.md": "Run it",
+    "notebooks/README.md": "All lessons",
+    "reproduce/STUDY.md": "Findings",
+    "reproduce/RESULTS.md": "Results beside the paper's",
+}
+"""Titles that pages have on the site alone: in the menu they stand without their folder's name."""
+
+FIRST_PAGE = ("What we found", "Start here", "Whose method is it?")
+"""Sections of the README that are on the first page; its other sections are the page README.md."""
 
 NO_PAGES = {"docs/phrases.txt"}
 
@@ -55,9 +76,8 @@ LINK = re.compile(r"(?P<head>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s]+)
 PICTURE = re.compile(r'(?P<head><img\b[^>]*\bsrc=")(?P<target>[^"]+)(?P<tail>")')
 BADGE = re.compile(r"^\[!\[[^\]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*$\n?", re.MULTILINE)
 MODULE = re.compile(r"ddfp_lib/[a-z]+/[a-z]\w*\.py")
-FIRST_SCREEN = "\n## Whose method is it?"
-"""Where the part of the README ends that is the first page."""
-
+HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
+SECTION = re.compile(r"^(?=## )", re.MULTILINE)
 MERMAID = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 FENCED = re.compile(r"^([ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[^\n]*)$", re.DOTALL | re.MULTILINE)
 
@@ -92,7 +112,7 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
     """
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    _explorer_pages(source, explorer)
+    _explorer_pages(source, root, explorer)
     _api_pages(source, root)
     names = [
         name for folder in (root, source) for pages in chapters(folder).values() for name in pages
@@ -102,13 +122,19 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
         target.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".ipynb"):
             target.write_text(lesson(root / name, names, source), encoding="utf-8")
-        elif not target.exists():
-            text = (root / name).read_text(encoding="utf-8")
-            if name == "docs/architecture.md":
-                text = MERMAID.sub(_house(root), text)
-            if name == GUIDE:
-                text = _opened(text)
-            target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
+            continue
+        text = (target if target.exists() else root / name).read_text(encoding="utf-8")
+        if name == "README.md":
+            text = "# README\n\n" + "".join(
+                part for title, part in _sections(text).items() if title not in ("", *FIRST_PAGE)
+            )
+        if name == "docs/architecture.md":
+            text = MERMAID.sub(_house(root), text)
+        if name == GUIDE:
+            text = _opened(text)
+        if name in TITLES:
+            text = HEADING.sub(f"# {TITLES[name]}", text, count=1)
+        target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
     (source / "index.md").write_text(_index(root, source, names), encoding="utf-8")
     return [*names, "index.md"]
 
@@ -180,8 +206,12 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
         if path == GUIDE and page is not None:
             place = os.path.relpath(f"explore/{page}.md", Path(name).parent)
             return f"{match['head']}{place}{match['tail']}"
+        if path == "README.md" and anchor in map(_slug, FIRST_PAGE):
+            place = os.path.relpath("index.md", Path(name).parent)
+            head = re.sub(r"\[README(\.md)?\]", "[first page]", match["head"])
+            return f"{head}{place}#{anchor}{match['tail']}"
         if path in names or (source / path).is_file():
-            return match[0]
+            return f"{_named(match['head'], path, root)}{match['target']}{match['tail']}"
         if not (root / path).exists():
             raise FileNotFoundError(f"{name}: the link {match['target']} leads to nothing")
         if re.search(r"\.(png|svg|jpg)$", path) and match["head"].startswith(("!", "<img")):
@@ -202,6 +232,40 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
     pieces = FENCED.split(text)
     pieces[::2] = [PICTURE.sub(resolved, LINK.sub(resolved, piece)) for piece in pieces[::2]]
     return "".join(pieces)
+
+
+def _named(head: str, path: str, root: Path) -> str:
+    """Return the head of a link to a page; a label that is the name of its file becomes its title.
+
+    Args:
+        head: ``[label](``, or that of a picture.
+        path: of the page, relative to ``root``.
+        root: the repository.
+    """
+    label = head.removeprefix("[").removesuffix("](").strip("`")
+    capitals = label.isupper() and label == Path(path).stem  # as STUDY
+    if not (label.endswith(".md") and path.endswith(label)) and not capitals:
+        return head
+    found = HEADING.search((root / path).read_text(encoding="utf-8"))
+    title = TITLES.get(path) or (found[1] if found else label)
+    return f"[{title}]("
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return the sections of the README by their titles; what is above the first has none.
+
+    Raises:
+        ValueError: a section of the first page is missing.
+    """
+    parts = SECTION.split(text)
+    found = {
+        part.partition("\n")[0].removeprefix("## ") if part.startswith("## ") else "": part
+        for part in parts
+    }
+    for title in FIRST_PAGE:
+        if title not in found:
+            raise ValueError(f"README.md: has no section {title!r}; see FIRST_PAGE in {__file__}")
+    return found
 
 
 def _house(root: Path) -> str:
@@ -235,11 +299,14 @@ def _opened(text: str) -> str:
     return text
 
 
-def _explorer_pages(source: Path, explorer: Path | None) -> None:
-    """Write the pages that hold the explorer's pages in a frame."""
+def _explorer_pages(source: Path, root: Path, explorer: Path | None) -> None:
+    """Write the pages that hold the explorer's pages in a frame, below what the guide says."""
     folder = source / "explore"
     folder.mkdir()
+    guide = SECTION.split((root / GUIDE).read_text(encoding="utf-8"))
     for name, title in EXPLORER.items():
+        about = next(part for part in guide if part.startswith(f"## {title}\n"))
+        words = [part for part in about.split("\n\n")[1:] if not part.startswith("![")]
         if explorer is not None and (explorer / f"{name}.html").is_file():
             frame = (
                 "```{raw} html\n"
@@ -250,7 +317,10 @@ def _explorer_pages(source: Path, explorer: Path | None) -> None:
             )
         else:
             frame = "This page is not built yet: run `make explorer`, then `make site`.\n"
-        (folder / f"{name}.md").write_text(f"# {title}\n\n{frame}", encoding="utf-8")
+        # lesson 1 has the same title, so the menu and the search need another one
+        heading = f"# Explore: {title[0].lower()}{title[1:]}"
+        text = "\n\n".join([heading, *(part.strip() for part in words), frame])
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def _api_pages(source: Path, root: Path) -> None:
@@ -259,7 +329,12 @@ def _api_pages(source: Path, root: Path) -> None:
     folder.mkdir()
     for room in sorted(path.parent for path in (root / "ddfp_lib").glob("*/__init__.py")):
         modules = sorted(path.stem for path in room.glob("[a-z]*.py"))
-        parts = [f"# {room.name}\n\n```{{eval-rst}}\n.. automodule:: ddfp_lib.{room.name}\n```\n"]
+        title = f"ddfp_lib.{room.name}"
+        parts = [f"# {title}\n\n```{{eval-rst}}\n.. automodule:: {title}\n```\n"]
+        if room.name == "cli":
+            parts.append(
+                "What each command does, with an example: [Commands](../docs/commands.md).\n"
+            )
         parts += [
             f"## {room.name}.{module}\n\n```{{eval-rst}}\n"
             f".. automodule:: ddfp_lib.{room.name}.{module}\n   :members:\n```\n"
@@ -269,23 +344,35 @@ def _api_pages(source: Path, root: Path) -> None:
 
 
 def _index(root: Path, source: Path, names: list[str]) -> str:
-    """Return the first page: the README's first screen, the ways on, and the navigation."""
-    first = (root / "README.md").read_text(encoding="utf-8").split(FIRST_SCREEN, 1)[0]
-    first = _linked(first, "index.md", names, source, root)
-    ways = """
+    """Return the first page: sections of the README, the ways on, and the navigation."""
+    sections = _sections((root / "README.md").read_text(encoding="utf-8"))
+    found, start, whose = (
+        _linked(sections[title], "index.md", names, source, root) for title in FIRST_PAGE
+    )
+    lead = _linked(sections[""], "index.md", names, source, root)
+    ways = """\
 ## Where to go
 
 | you want | go to |
 |---|---|
 | the idea, in the browser | [explorer](docs/explorer.md) |
 | the idea, step by step | [lessons](notebooks/README.md) |
-| what is claimed, what was found | above, and in detail in [STUDY](reproduce/STUDY.md) |
-| to run it | `make reproduce`, and [its page](reproduce/README.md) |
+| what was found, with figures | [Findings](reproduce/STUDY.md) |
+| our scores beside the paper's | [Results beside the paper's](reproduce/RESULTS.md) |
+| to run it | `make reproduce`: [Run it](README.md); GPUs and clusters: \
+[Reproduce](reproduce/README.md) |
+| your own images | [lesson 5](notebooks/05_your_own_data.ipynb), then \
+[Data formats](docs/data.md) |
+| a command | [Commands](docs/commands.md), each with an example |
+| where paper, released code and this project differ | \
+[Parity with the release](docs/parity.md) |
 | where the step is computed | {py:class}`ddfp_lib.method.perturb.DensityDescent`, and one whole \
 training step in {py:mod}`ddfp_lib.training.reference_step` |
+| the meaning of a term | [glossary](docs/glossary.md) |
 | to add something | [contributing](docs/contributing.md) |
+
 """
-    parts = [first, ways]
+    parts = [lead + found + start + ways + whose]
     for title, pages in chapters(source).items():
         entries = "\n".join(Path(page).with_suffix("").as_posix() for page in pages)
         parts.append(

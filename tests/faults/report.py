@@ -68,13 +68,26 @@ class FaultTable:
         write_text(self.page, replace_block(text, "faults", self.table(), by="make soak"))
 
     def table(self) -> str:
-        """Return the table, in Markdown, with all faults in its last row."""
+        """Return a sentence and the table, in Markdown, with all faults in its last row."""
         lines = ["| fault | how | tried | survived | lost | test |", "|---|---|---:|---:|---:|---|"]
         for row in sorted(self.tried):
             kind, how, place = (cell.replace("|", "\\|") for cell in row)
             lines.append(f"| {kind} | {how} | {self.numbers([row])} | `{place}` |")
         lines.append(f"| **all** | | {self.numbers(list(self.tried))} | |")
-        return "\n".join([*lines, "", f"Counted on {date.today()}, at `{commit()}`."])
+        return "\n".join(
+            [self.summary(), "", *lines, "", f"Counted on {date.today()}, at `{commit()}`."]
+        )
+
+    def summary(self) -> str:
+        """Return how many trials there were, and how many of them were survived."""
+        count, lost = (sum(of.values()) for of in (self.tried, self.lost))
+        if not count:
+            return "No fault was tried."
+        faults = f"{count:,} trials of {len(self.tried)} faults"
+        if not lost:
+            return f"{faults}, all survived."
+        broken = sum(self.lost[row] > 0 for row in self.tried)
+        return f"{faults}: {count - lost:,} survived, {lost:,} lost, by {broken} of the faults."
 
     def numbers(self, rows: list[ROW]) -> str:
         """Return the cells of some rows: tried, survived, lost."""

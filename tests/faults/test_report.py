@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ddfp_lib.reports.blocks import BEGIN, END
+from tests.faults.report import FaultTable
 
 HOOKS = """
 from tests.faults.report import pytest_addoption, pytest_configure, pytest_runtest_makereport
@@ -44,6 +45,28 @@ def test_of_something_else():
 """
 
 
+def test_the_page_begins_with_what_its_table_adds_up_to():
+    table = FaultTable(Path("page.md"))
+    assert table.summary() == "No fault was tried."
+    table.tried |= {("kill", "once", "a.py"): 1200, ("disk", "full", "b.py"): 3}
+    assert table.summary() == "1,203 trials of 2 faults, all survived."
+    table.lost["disk", "full", "b.py"] = 1
+    assert table.summary().endswith(": 1,202 survived, 1 lost, by 1 of the faults.")
+
+
+def test_the_stored_sentence_is_that_of_the_stored_table():
+    page = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
+    block = page.split(BEGIN.format(name="faults", by="make soak"))[1]
+    block = block.split(END.format(name="faults"))[0]
+    table = FaultTable(Path("page.md"))
+    for line in block.splitlines():
+        if line.startswith("| ") and not line.startswith(("| fault", "| **all**")):
+            kind, how, count, _, lost, place = (cell.strip() for cell in line.split("|")[1:-1])
+            table.tried[kind, how, place] = int(count.replace(",", ""))
+            table.lost[kind, how, place] = int(lost)
+    assert f"\n{table.summary()}\n" in block
+
+
 def test_tries_are_counted_over_processes(tmp_path):
     (tmp_path / "conftest.py").write_text(HOOKS)
     (tmp_path / "test_some.py").write_text(TESTS)
@@ -64,6 +87,7 @@ def test_tries_are_counted_over_processes(tmp_path):
         text=True,
     )
     assert ended.returncode == 1, ended.stdout
+    assert "6 trials of 3 faults: 4 survived, 2 lost, by 2 of the faults." in page.read_text()
     rows = [line for line in page.read_text().splitlines() if line.startswith("|")][2:]
     assert rows == [
         "| disk | broken beforehand | 1 | 0 | 1 | `test_some.py` |",
