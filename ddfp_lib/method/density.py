@@ -215,13 +215,11 @@ class DensityEstimator(nn.Module):
 
         Returns:
             Loss and gradient norm at the parameters before the step.
-
-            Without a row that counts: NaN, and the step is not counted; with ``counted``, where
-            the host does not wait to know, 0 nats, and it is.
+            Without a row: NaN, in a step that is not counted; with ``counted`` 0, in one that is.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the parameters are as before. Not
-                with ``counted``.
+            FloatingPointError: loss or gradient is not finite, without ``counted``; the parameters
+                are as before.
             UserError: features is not (N, D), or a label is not a class.
         """
         v, labels, counted = self._draw(features, labels, counted, generator)
