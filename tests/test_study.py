@@ -63,7 +63,8 @@ def runs_of(variants, seeds, score=lambda variant, seed: 50.0):
 def test_every_study_of_the_repository_plans_its_runs(study, tmp_path):
     cells = study.cells(tmp_path)
     splits = len(study.splits) or 1
-    assert len(cells) == splits * len(study.seeds) * len(study.variants)
+    runs = sum(len(study.seeds) + len(variant.seeds) for variant in study.variants.values())
+    assert len(cells) == splits * runs
     assert len({cell.folder for cell in cells}) == len(cells)
     assert {cell.config.method.name for cell in cells} == set(study.variants)
 
@@ -179,6 +180,26 @@ def test_a_reading_takes_its_numbers_from_the_table(minimal):
     assert filled(minimal, two, "{{noise, eps 3 | consistency}}") == "+3.1"  # no interval of two
     with pytest.raises(UserError, match=r"{{vat \| consistency}} has no runs"):
         filled(minimal, runs, "{{vat | consistency}}")
+
+
+def test_a_variant_may_have_more_seeds(minimal, tmp_path):
+    path = tmp_path / "close.yaml"
+    more = "{preset: consistency, seeds: [2, 3]}"
+    path.write_text(MINIMAL.replace("{preset: consistency}", more))
+    named = [(c.method.name, c.seed) for c in read_study(path).configs()]
+    assert named == [
+        ("consistency", 0),
+        ("noise, eps 3", 0),
+        ("consistency", 1),
+        ("noise, eps 3", 1),
+        ("consistency", 2),
+        ("consistency", 3),
+    ]
+    variants = {**minimal.variants, "vat, eps 3": module.Variant("vat")}
+    runs = runs_of(variants, [0, 1, 2])
+    text = section(minimal, runs[(runs["method"] != "vat, eps 3") | (runs["seed"] < 2)])
+    assert "+0.0 (+0.0 to +0.0), 3 seeds |" in text
+    assert "+0.0, 2 seeds |" in text
 
 
 GROUPS = "groups: {alike: [cow, horse], others: [cat]}\n"

@@ -41,10 +41,12 @@ class Variant:
     Attributes:
         preset: name of a method.
         set: ``key=value`` overrides.
+        seeds: more seeds than the study's, for comparisons that are close.
     """
 
     preset: str
     set: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,12 @@ class Study:
 
     def _configs(self) -> Iterator[tuple[str | None, Config]]:
         benchmark = find_benchmark(self.benchmark)
+        more = [seed for variant in self.variants.values() for seed in variant.seeds]
         for split in self.splits or [None]:
-            for seed in self.seeds:
+            for seed in dict.fromkeys([*self.seeds, *more]):
                 for name, variant in self.variants.items():
+                    if seed not in (*self.seeds, *variant.seeds):
+                        continue
                     overrides = [
                         setting.replace("{seed}", str(seed))
                         for setting in (*self.settings, *variant.set, f"method.name={name}")

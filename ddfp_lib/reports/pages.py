@@ -86,12 +86,15 @@ def headline(study: Study) -> str:
     if runs is None:
         return f"Not run yet. {command}"
     lines = ["| what | compared with | mIoU (points), 95 % CI |", "|---|---|---|"]
-    for what, other, variant, baseline in FOUND[study.name]:
-        gap = paired_difference(runs, variant, baseline, study.score)
-        lines.append(f"| {what} | {other} | **{gap['difference']:+z.1f}**, {verdict(gap)} |")
-    seeds = runs["seed"].nunique()
+    found = FOUND[study.name]
+    gaps = [paired_difference(runs, *row[2:], study.score) for row in found]
+    counts = sorted({gap["seeds"] for gap in gaps})
+    for (what, other, *_), gap in zip(found, gaps, strict=True):
+        of = f", {gap['seeds']} seeds" if len(counts) > 1 else ""
+        lines.append(f"| {what} | {other} | **{gap['difference']:+z.1f}**, {verdict(gap)}{of} |")
     note = (
-        f"{seeds} seeds, test images, {len(lines) - 2} comparisons, not corrected for their number."
+        f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons, not "
+        "corrected for their number."
     )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command}"
 

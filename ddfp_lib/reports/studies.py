@@ -110,13 +110,15 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
     gaps = difference_table(runs, study.baseline, study.score)
     seconds = runs.groupby("method")["seconds"].mean()
     seeds = [name for name in scores if name.startswith("seed")]
+    unequal = gaps["seeds"].nunique() > 1
     header = ["variant", SCORES[study.score], *seeds, f"minus `{study.baseline}`", "seconds"]
     lines = [_row(header), "|---" * len(header) + "|"]
     for name, row in scores.iterrows():
         spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
         cells = [f"`{name}`", f"**{row['mean']:.1f}**{spread}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
-        cells += ["" if name == study.baseline else _difference(gaps.loc[name].to_dict())]
+        gap = "" if name == study.baseline else _difference(gaps.loc[name].to_dict())
+        cells.append(gap + (f", {gaps.loc[name, 'seeds']:.0f} seeds" if gap and unequal else ""))
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
 
