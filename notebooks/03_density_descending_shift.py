@@ -347,7 +347,7 @@ summary = {
 }
 beside = pd.DataFrame(summary).T
 beside.loc["no step", "network finds the true class (%)"] = 100 * measured.right[UNPERTURBED]
-beside.round(1).fillna("")
+beside.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
 
 # %% tags=["check"]
 descent, random, vat = (summary[name] for name in measured.after)

@@ -398,7 +398,7 @@ def test_folders_patterns_and_upright_pictures(photographs, tmp_path, tiny_confi
     for wrong, words in (
         (tmp_path / "p" / "*.bmp", "no file matches"),
         (tmp_path, "no picture"),
-        (Path("a**b*"), "no pattern"),
+        (Path("a**b*"), "not a pattern"),
     ):
         with pytest.raises(UserError, match=words):
             Pictures.of_files([wrong], run)

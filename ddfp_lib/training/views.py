@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def _on_device(boxes: Tensor, device: torch.device) -> Tensor:
     shape is moved as it is.
     """
     sides = boxes.any(-1), boxes.any(-2)
-    if device.type == "cpu" or not torch.equal(_rectangles(*sides), boxes):
+    if device.type == "cpu" or not np.array_equal(_rectangles(*sides), boxes):
         return boxes.to(device)
     return _rectangles(*(side.to(device, non_blocking=True) for side in sides))
 
