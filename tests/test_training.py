@@ -528,19 +528,6 @@ def test_perturbation_waits_for_consistency(tiny_config):
     assert ["perturbed" in values for values in losses] == [False, False, True, True]
 
 
-def test_a_box_of_any_shape_reaches_the_device_whole():
-    """The short way, rows and columns, is for rectangles alone; two boxes are none."""
-    one = torch.zeros(9, 9, dtype=torch.bool)
-    one[1:4, 2:8] = True
-    two = one.clone()
-    two[6:8, :1] = True
-    assert torch.equal(views._rectangles(one.any(-1), one.any(-2)), one)
-    assert not torch.equal(views._rectangles(two.any(-1), two.any(-2)), two)
-    for box in (one, two, torch.stack([one, two])):
-        assert torch.equal(views._on_device(box, torch.device("cpu")), box)
-        assert views._on_device(box, torch.device("meta")).shape == box.shape
-
-
 def test_cutmix_moves_images_labels_and_valid_area_alike(tiny_config, monkeypatch):
     config = tiny_config("ddfp", training=WHOLE)
     learner = make_learner(config)

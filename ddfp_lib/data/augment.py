@@ -172,7 +172,8 @@ def cutmix_box(
 
     Returns:
         bool (H, W), on the CPU: True where image i takes its pixels from image i + 1; False
-        everywhere in a batch without CutMix.
+        everywhere in a batch without CutMix. The area is one rectangle:
+        ``training/views.py`` moves its rows and columns to a GPU, not its pixels.
     """
     chance, shape, down, right = torch.rand(4, generator=generator).tolist()
     box = torch.zeros(height, width, dtype=torch.bool)
