@@ -28,6 +28,17 @@ def test_score_table_has_mean_spread_and_seeds(frame):
     assert table.loc["ddfp", "std"] == pytest.approx(np.std(SCORES["ddfp"], ddof=1))
 
 
+def test_means_are_over_the_seeds_that_all_methods_have(frame):
+    """Seeds differ in difficulty: one more seed of one method must not move its mean."""
+    more = pd.DataFrame([{"method": "ddfp", "seed": 3, "test_miou": 10.0}])
+    table = statistics.score_table(pd.concat([frame, more]))
+    assert table.loc["ddfp", "mean"] == pytest.approx(np.mean(SCORES["ddfp"]))
+    assert table.loc["ddfp", "seed 3"] == 10.0
+    assert statistics.common_seeds(pd.concat([frame, more])) == [0, 1, 2]
+    apart = pd.concat([frame[frame["method"] == "ddfp"], more.assign(method="vat")])
+    assert statistics.common_seeds(apart) == [0, 1, 2, 3]
+
+
 def test_paired_difference_is_the_paired_t_interval(frame):
     gap = statistics.paired_difference(frame, "ddfp", "consistency")
     interval = stats.ttest_rel(SCORES["ddfp"], SCORES["consistency"]).confidence_interval(0.95)

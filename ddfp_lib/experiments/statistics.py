@@ -14,15 +14,30 @@ def score_table(ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
         score: the column to tabulate, mIoU in percent.
 
     Returns:
-        Columns ``mean``, ``std`` (of single runs, n - 1), ``seed 0``, ...; methods in the ledger's
-        order.
+        Columns ``mean`` and ``std`` (of single runs, n - 1), both over :func:`common_seeds`, then
+        ``seed 0``, ...; methods in the ledger's order.
     """
     seeds = ledger.pivot(index="method", columns="seed", values=score)
     seeds = seeds.reindex(ledger["method"].unique())
     table = seeds.rename(columns=lambda seed: f"seed {seed}")
-    table.insert(0, "mean", seeds.mean(axis=1))
-    table.insert(1, "std", seeds.std(axis=1))
+    common = seeds[common_seeds(ledger, score)]
+    table.insert(0, "mean", common.mean(axis=1))
+    table.insert(1, "std", common.std(axis=1))
     return table.rename_axis(columns=None)
+
+
+def common_seeds(ledger: pd.DataFrame, score: str = "test_miou") -> list[int]:
+    """Return the seeds that every method has, or all seeds if there is none.
+
+    Seeds differ in their scenes or labeled images. Means are comparable only over the same seeds.
+
+    Args:
+        ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
+        score: the column that must have a value, mIoU in percent.
+    """
+    seeds = ledger.pivot(index="method", columns="seed", values=score)
+    common = list(seeds.columns[seeds.notna().all()])
+    return common or list(seeds.columns)
 
 
 def paired_difference(

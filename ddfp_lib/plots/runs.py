@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
-from ddfp_lib.experiments.statistics import paired_difference
+from ddfp_lib.experiments.statistics import common_seeds, paired_difference
 from ddfp_lib.plots import words
 from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
 
@@ -30,7 +30,8 @@ def scores(
     """Draw each run's score, and each method's paired difference to the baseline.
 
     Methods that differ by more than :data:`OUTLYING` points have panels of their own, with their
-    own scale: the others would be squeezed to a point. Of fewer than three seeds the differences
+    own scale: the others would be squeezed to a point. Means are over the seeds that all methods
+    have; further seeds are empty dots. Of fewer than three seeds the differences
     are drawn seed by seed, without an interval.
 
     Args:
@@ -62,7 +63,11 @@ def scores(
             for panel in (left, right):
                 panel.grid(axis="y", visible=False)
         seeds = ledger.groupby("method")["seed"].nunique().max()
-        grid[0, 0].set_title("every seed a dot, the mean a bar")
+        common = common_seeds(ledger, score)
+        title = "every seed a dot, the mean a bar"
+        if len(common) < ledger["seed"].nunique():
+            title = f"a dot a seed; the mean is that of the {len(common)} filled"
+        grid[0, 0].set_title(title)
         grid[0, 1].set_title(_wrapped(f"minus {baseline}", 32))
         grid[-1, 0].set_xlabel(label)
         kind = "95 % interval" if seeds > 2 else "each seed"
@@ -85,12 +90,14 @@ def _score_row(
     score: str,
 ) -> None:
     """Draw one method: its scores on the left, its differences to the baseline on the right."""
-    values = ledger.loc[ledger["method"] == method, score]
-    colour = method_colour(method)
-    left.scatter(values, np.full(len(values), row), color=colour, s=28, alpha=0.7)
-    left.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
-    at = (values.mean(), row - 0.32)
-    left.annotate(f"{values.mean():.1f}", at, ha="center", va="bottom", fontsize=8.5)
+    runs = ledger[ledger["method"] == method].dropna(subset=score)
+    common = runs["seed"].isin(common_seeds(ledger, score))
+    colour, mean = method_colour(method), runs.loc[common, score].mean()
+    left.scatter(runs.loc[common, score], [row] * common.sum(), color=colour, s=28, alpha=0.7)
+    more = {"facecolors": "none", "edgecolors": colour, "s": 26, "alpha": 0.9}
+    left.scatter(runs.loc[~common, score], [row] * (~common).sum(), **more)
+    left.plot([mean] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
+    left.annotate(f"{mean:.1f}", (mean, row - 0.32), ha="center", va="bottom", fontsize=8.5)
     gap = paired_difference(ledger, method, baseline, score)
     if method == baseline or np.isnan(gap["difference"]):
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
-from ddfp_lib.experiments.statistics import paired_difference, signed
+from ddfp_lib.experiments.statistics import common_seeds, paired_difference, score_table, signed
 
 
 def listed(items: Sequence[str]) -> str:
@@ -41,13 +41,14 @@ def scores(ledger: pd.DataFrame, baseline: str, score: str, label: str) -> str:
         label: what the score is, with its unit.
     """
     methods = list(ledger["method"].unique())
-    means = {name: ledger.loc[ledger["method"] == name, score].mean() for name in methods}
+    table = score_table(ledger, score)
+    common, seeds = common_seeds(ledger, score), ledger["seed"].nunique()
     gaps = {name: paired_difference(ledger, name, baseline, score) for name in methods}
     compared = [name for name in methods if name != baseline and gaps[name]["seeds"]]
-    seeds = counted(ledger["seed"].nunique(), "seed")
+    over = "" if len(common) == seeds else f" over the {len(common)} seeds that all have"
     text = (
-        f"Left: {label} of each method, {seeds}: a dot for each run and a bar at the mean. The "
-        f"means are {_values(means)}."
+        f"Left: {label} of each method, {counted(seeds, 'seed')}: a dot for each run and a bar at "
+        f"the mean{over}. The means are {_values(table['mean'].to_dict())}."
     )
     if compared:
         differences = named({name: signed(gaps[name]) for name in compared})
