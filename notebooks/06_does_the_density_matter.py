@@ -576,8 +576,9 @@ for other in photographs:
 # **Finding.** On the animals (study 9), none of the intervals of DDFP excludes 0: not over
 # consistency training, not over the second pass, not over random steps. DDFP has the same mean as
 # the second pass that moves nothing. (Two methods have five seeds, because the plan asks for more
-# where a difference is not significant and not small. The others have three.) This network is pretrained on ImageNet, and its images are
-# photographs. So the result of the digit scenes is not due to small scenes alone.
+# where a difference is not significant and not small. The others have three.) This network is
+# pretrained on ImageNet, and its images are photographs. So the result of the digit scenes is not
+# due to small scenes alone.
 #
 # Two things limit it. Consistency training itself gains only 3 points here, which is not
 # significant with three draws of labeled images. And the step lengths were chosen with one seed and

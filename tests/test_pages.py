@@ -136,7 +136,7 @@ def test_differences_in_words_are_those_of_the_tables(study):
     for text in (study.answer, study.reading):
         assert text
         assert misquoted(text, known) == []
-        assert "{{" not in filled(study, study.stored(), text)
+        assert "{{" not in filled(study, study.stored(), text, study.stored_mechanism())
 
 
 def test_study_md_begins_with_its_answers():

@@ -39,6 +39,12 @@ def test_means_are_over_the_seeds_that_all_methods_have(frame):
     assert statistics.common_seeds(apart) == [0, 1, 2, 3]
 
 
+def test_measurements_of_seeds_that_a_method_lacks_are_left_out():
+    rows = [("ddfp", seed, float(seed)) for seed in (0, 1, 2)] + [("vat", 1, 5.0)]
+    kept = statistics.of_common_seeds(pd.DataFrame(rows, columns=["method", "seed", "value"]))
+    assert kept["value"].tolist() == [1.0, 5.0]
+
+
 def test_paired_difference_is_the_paired_t_interval(frame):
     gap = statistics.paired_difference(frame, "ddfp", "consistency")
     interval = stats.ttest_rel(SCORES["ddfp"], SCORES["consistency"]).confidence_interval(0.95)

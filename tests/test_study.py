@@ -182,6 +182,21 @@ def test_a_reading_takes_its_numbers_from_the_table(minimal):
         filled(minimal, runs, "{{vat | consistency}}")
 
 
+def test_a_reading_compares_what_was_measured_of_a_density(minimal):
+    runs = runs_of(minimal.variants, [0, 1, 2])
+    rows = [
+        ("ddfp", seed, step, "density", name, value + noise)
+        for seed, noise in enumerate((0.0, 0.1, 0.2))
+        for step in (1, 2)
+        for name, value in (("flow", 10 * step + noise), ("Gaussian", 5.0))
+    ]
+    mechanism = pd.DataFrame(rows, columns=COLUMNS)
+    text = filled(minimal, runs, "{{density of ddfp | flow | Gaussian}} nats", mechanism)
+    assert text == "+15.1 (+14.9 to +15.3) nats"  # step 2, gaps of 15, 15.1 and 15.2
+    with pytest.raises(UserError, match=r"{{density of vat \| flow \| Gaussian}} has no runs"):
+        filled(minimal, runs, "{{density of vat | flow | Gaussian}}", mechanism)
+
+
 def test_a_variant_may_have_more_seeds(minimal, tmp_path):
     path = tmp_path / "close.yaml"
     more = "{preset: consistency, seeds: [2, 3]}"

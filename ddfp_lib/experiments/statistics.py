@@ -40,6 +40,16 @@ def common_seeds(ledger: pd.DataFrame, score: str = "test_miou") -> list[int]:
     return common or list(seeds.columns)
 
 
+def of_common_seeds(mechanism: pd.DataFrame) -> pd.DataFrame:
+    """Keep the measurements of the seeds that every method has: see :func:`common_seeds`.
+
+    Args:
+        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
+    """
+    runs = mechanism[["method", "seed"]].drop_duplicates().assign(there=1.0)
+    return mechanism[mechanism["seed"].isin(common_seeds(runs, "there"))]
+
+
 def paired_difference(
     ledger: pd.DataFrame,
     method: str,

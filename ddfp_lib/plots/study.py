@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
+from ddfp_lib.experiments.statistics import of_common_seeds
 from ddfp_lib.plots import words
 from ddfp_lib.plots.style import Picture, figure_style, method_colour, new_picture
 
@@ -27,11 +28,13 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
     """Draw what happens at the decision boundary: its density through training, then final values.
 
     The first panel has the mean over seeds at each checkpoint. The others have the values at the
-    end of training: each seed a dot, and the mean with its 95 % interval (Student's t).
+    end of training: each seed a dot, and the mean with its 95 % interval (Student's t). Seeds that
+    a method lacks are left out for all.
 
     Args:
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
     """
+    mechanism = of_common_seeds(mechanism)
     methods = list(mechanism.loc[mechanism["features"] == "all", "method"].unique())
     last = mechanism[mechanism["step"] == mechanism["step"].max()]
     with figure_style():

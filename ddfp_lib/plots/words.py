@@ -12,7 +12,13 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
-from ddfp_lib.experiments.statistics import common_seeds, paired_difference, score_table, signed
+from ddfp_lib.experiments.statistics import (
+    common_seeds,
+    of_common_seeds,
+    paired_difference,
+    score_table,
+    signed,
+)
 
 
 def listed(items: Sequence[str]) -> str:
@@ -180,7 +186,7 @@ def boundary(mechanism: pd.DataFrame, panels: Mapping[str, str]) -> str:
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
         panels: quantities and what they are called.
     """
-    whole = mechanism[mechanism["features"] == "all"]
+    whole = of_common_seeds(mechanism[mechanism["features"] == "all"])
     means = whole.groupby(["quantity", "method", "step"], sort=False)["value"].mean()
     methods, steps = whole["method"].unique(), whole["step"]
     first, last = steps.min(), steps.max()

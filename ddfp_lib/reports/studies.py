@@ -22,6 +22,7 @@ from ddfp_lib.evaluation.mechanism import (
 from ddfp_lib.experiments.statistics import (
     common_seeds,
     difference_table,
+    of_common_seeds,
     paired_difference,
     score_table,
     signed,
@@ -65,40 +66,67 @@ def section(
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
-        parts += filled(study, runs, study.reading).split("\n")  # folded YAML: a line a paragraph
+        parts += filled(study, runs, study.reading, mechanism).split(
+            "\n"
+        )  # folded YAML: a line a paragraph
     return "\n\n".join(parts)
 
 
 QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
 
 
-def filled(study: Study, runs: pd.DataFrame, text: str) -> str:
+def filled(
+    study: Study, runs: pd.DataFrame, text: str, mechanism: pd.DataFrame | None = None
+) -> str:
     """Return a text with the numbers that its ``{{A | B}}`` stand for.
 
     Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
     of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
-    ``{{A | B | 98.3 %}}`` has another interval.
+    ``{{A | B | 98.3 %}}`` has another interval. ``{{density of M | A | B}}`` compares two
+    quantities of the density that variant M learned, at the end of its training.
 
     Args:
         study: whose variants A and B are.
         runs: its ledger.
         text: of the study's file.
+        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`, for ``density of``.
 
     Raises:
-        UserError: A or B is no variant, or has no runs.
+        UserError: A or B is no variant or no quantity, or has no runs.
     """
+    learned = {} if mechanism is None else _densities(mechanism)
 
     def number(found: re.Match[str]) -> str:
-        method, baseline, *options = (part.strip() for part in found[1].split("|"))
+        parts = [part.strip() for part in found[1].split("|")]
+        some, score = runs, study.score
+        if parts[0].startswith("density of "):
+            some, score = learned.get(parts.pop(0).removeprefix("density of "), NOTHING), "value"
+        method, baseline, *options = parts
         split = [part for part in options if not part.endswith("%")]
         levels = [float(part.rstrip("% ")) / 100 for part in options if part.endswith("%")]
-        some = runs[runs["split"] == split[0]] if split else runs
-        gap = paired_difference(some, method, baseline, study.score, *levels)
+        some = some[some["split"] == split[0]] if split else some
+        gap = paired_difference(some, method, baseline, score, *levels)
         if gap["seeds"] == 0:
-            raise UserError(f"{study.name}: {found[0]} has no runs; name two variants of the study")
+            raise UserError(
+                f"{study.name}: {found[0]} has no runs; name two variants of the study, "
+                "or two quantities of a density that was measured"
+            )
         return _difference(gap)
 
     return QUOTED.sub(number, text)
+
+
+NOTHING = pd.DataFrame(columns=["method", "seed", "value"])
+
+
+def _densities(mechanism: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what was measured of each variant's density: its quantities are the methods."""
+    last = mechanism[mechanism["step"] == mechanism["step"].max()]
+    learned = last[last["features"] == DENSITY]
+    return {
+        name: some.drop(columns="method").rename(columns={"quantity": "method"})
+        for name, some in learned.groupby("method")
+    }
 
 
 def _difference(gap: dict[str, float]) -> str:
@@ -170,7 +198,7 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
 
 
 def inside(mechanism: pd.DataFrame) -> list[str]:
-    """Tabulate what networks hold at the end of training: means over seeds.
+    """Tabulate what networks hold at the end of training: means over seeds that all have.
 
     Args:
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`.
@@ -182,7 +210,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
     last = mechanism[mechanism["step"] == mechanism["step"].max()]
     whole, learned = last[last["features"] == ALL], last[last["features"] == DENSITY]
     steps = last[~last["features"].isin([ALL, DENSITY])]
-    networks = _means(whole, "method").rename(index="`{}`".format)
+    networks = _means(of_common_seeds(whole), "method").rename(index="`{}`".format)
     tables = [_markdown("variant, at the end of training", networks)]
     for method, some in steps.groupby("method", sort=False):
         effects = _means(some, "features")
@@ -239,7 +267,9 @@ def _summary() -> str:
         runs = study.stored()
         anchor = re.sub(r"[^\w\- ]", "", f"{study.number}. {study.question}".lower())
         question = f"[{study.question}](#{anchor.replace(' ', '-')})"
-        answer = "Not run yet." if runs is None else filled(study, runs, study.answer)
+        answer = "Not run yet."
+        if runs is not None:
+            answer = filled(study, runs, study.answer, study.stored_mechanism())
         seeds = "" if runs is None else str(runs["seed"].nunique())
         lines.append(_row([str(study.number), question, answer, seeds]))
     return "\n".join(lines)
@@ -254,11 +284,12 @@ def page() -> str:
         "how to read the numbers.",
         _summary(),
         "Generated by `ddfp report` from [`studies/`](studies), not by hand. mIoU in %, of the "
-        "teacher after the last step. Means are over the seeds that all methods have. `±` is the standard deviation between seeds. Differences are "
-        "paired by seed. Brackets contain the 95 % interval (Student's t), if there are at least "
-        "three seeds. A difference is significant if its interval does not contain 0. Intervals "
-        "are not corrected for the number of comparisons. Seconds were measured on one core, while "
-        "the machine did other work too.",
+        "teacher after the last step. Means are over the seeds that all methods have. `±` is the "
+        "standard deviation between seeds. Differences are paired by seed. Brackets contain the "
+        "95 % interval (Student's t), if there are at least three seeds. A difference is "
+        "significant if its interval does not contain 0. Intervals are not corrected for the "
+        "number of comparisons. Seconds were measured on one core, while the machine did other "
+        "work too.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
