@@ -687,8 +687,8 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # One expects the exact density to gain more. It gains less on the moons, and on gap it does no harm
-# on average, though seeds vary a lot. The probable cause, which we did not measure: a moon is thin,
-# with a standard deviation of 0.1 across. The steps of the exact density lead straight across it,
+# on average, though seeds vary a lot. The probable cause, which we did not measure: a moon is thin:
+# its points lie close to its arc. The steps of the exact density lead straight across it,
 # to an edge where the class was already clear. The learned density is coarse and points to the edge
 # of the whole cluster. Whatever the cause, a part of what descent gains here, and of what it loses,
 # comes from the *errors* of the flow. This should make you suspicious: does the method work for the

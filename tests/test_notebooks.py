@@ -206,6 +206,17 @@ def picture(notebook):
     return next(o for o in cell.outputs if "image/png" in o.data).metadata["image/png"]
 
 
+def spoil_number(notebook):
+    text = next(c for c in notebook.cells if "**Finding.**" in c.source)
+    text.source += " That is 97.531 points."
+
+
+def spoil_printed_number(notebook):
+    """What a finding quotes is no longer what the cell prints."""
+    for cell in code(notebook):
+        cell.outputs = []
+
+
 def spoil_description(notebook):
     del picture(notebook)["alt"]
 
@@ -250,6 +261,8 @@ SPOILERS = [
     (lessons.printed_before, spoil_print),
     (lessons.printed_before, spoil_printed_nothing),
     (lessons.mislocated, spoil_place),
+    (lessons.unprinted, spoil_number),
+    (lessons.unprinted, spoil_printed_number),
     (lessons.undescribed, spoil_description),
     (lessons.undescribed, spoil_description_of_another),
     (lessons.undescribed, spoil_words_of_a_description),

@@ -41,7 +41,7 @@ from ddfp_lib.lessons.pairs import (
     thumbnail,
     thumbnail_path,
 )
-from ddfp_lib.lessons.texts import described, store_texts, undescribed
+from ddfp_lib.lessons.texts import described, store_texts, undescribed, unprinted
 
 __all__ = [
     "GUARDS",
@@ -72,5 +72,6 @@ __all__ = [
     "unanswered",
     "undescribed",
     "unlike_source",
+    "unprinted",
     "unreferenced",
 ]

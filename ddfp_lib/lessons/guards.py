@@ -21,7 +21,7 @@ from ddfp_lib.lessons.pairs import (
     tags,
     thumbnail_path,
 )
-from ddfp_lib.lessons.texts import undescribed
+from ddfp_lib.lessons.texts import undescribed, unprinted
 
 MAX_BYTES = 1_500_000
 
@@ -283,6 +283,7 @@ GUARDS: tuple[Callable[[Path], Iterator[str]], ...] = (
     misquoted,
     printed_before,
     mislocated,
+    unprinted,
     undescribed,
 )
 """All that a stored lesson must be; each yields the ways in which it is not."""

@@ -1,15 +1,25 @@
 """Texts of a lesson that change without executing it: Markdown, and what figures show in words."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbformat import NotebookNode
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.lessons.pairs import as_notebook
+
+DECIMAL = re.compile(r"\d+\.\d+")
+
+
+NO_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|https?://\S+", re.DOTALL
+)
+
 
 SHORTEST = 60
 """Characters below which an alternative text says too little."""
@@ -49,6 +59,37 @@ def store_texts(script: Path) -> None:
                 picture.pop("alt", None)
     notebook.metadata = stored.metadata
     write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def unprinted(script: Path) -> Iterator[str]:
+    """Yield decimal numbers that the text states but no cell has: outputs change, texts stay.
+
+    A number must be in the code, or be a number of the outputs, rounded. Words in code spans,
+    formulas and links do not count.
+    """
+    stored = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    known = set(DECIMAL.findall(" ".join(cell.source for cell in code)))
+    printed = np.array([float(x) for x in DECIMAL.findall(" ".join(map(_output, code)))])
+    for cell in stored.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for number in DECIMAL.findall(NO_PROSE.sub(" ", cell.source)):
+            half = 0.5000001 / 10 ** len(number.partition(".")[2])
+            near = np.abs(printed - float(number)) <= half
+            if number not in known and not near.any():
+                first = cell.source.split("\n", 1)[0]
+                yield f"no cell prints {number}, which stands in the text that begins {first!r}"
+
+
+def _output(cell: NotebookNode) -> str:
+    """Return what a cell printed or showed, with the descriptions that it computed."""
+    parts = [output.get("text", "") for output in cell.outputs]
+    for output in cell.outputs:
+        parts += [str(data) for kind, data in output.get("data", {}).items() if "text/" in kind]
+    if not described(cell.source):
+        parts += [picture.get("alt", "") for picture in _pictures(cell)]
+    return " ".join(parts)
 
 
 def described(source: str) -> str:

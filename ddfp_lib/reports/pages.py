@@ -130,7 +130,7 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         if not pd.isna(cell.miou)
     )
     return (
-        f"the paper reports {known} (mIoU on VOC, second hand). `ddfp reproduce voc --data DIR` "
+        f"The paper reports {known} (mIoU on VOC, second hand). `ddfp reproduce voc --data DIR` "
         "runs these cells on GPUs."
     )
 

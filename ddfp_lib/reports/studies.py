@@ -238,7 +238,7 @@ def _markdown(corner: str, table: pd.DataFrame) -> str:
 
 
 def _number(x: float, digits: int) -> str:
-    return "-" if pd.isna(x) else f"{x:.{digits}f}"
+    return "-" if pd.isna(x) else f"{x:z.{digits}f}"  # never -0.0
 
 
 def _row(cells: list[str]) -> str:
