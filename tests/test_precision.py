@@ -9,6 +9,7 @@ import ddfp_lib.kernels as kernels
 import ddfp_lib.training.learner as learners
 from ddfp_lib.errors import UserError
 from ddfp_lib.kernels import compiling
+from ddfp_lib.training.finite import NotFiniteError
 from ddfp_lib.training.loop import train
 from ddfp_lib.training.memory import memory_advice
 from ddfp_lib.training.step import training_step
@@ -86,18 +87,29 @@ def test_a_resumed_run_in_half_precision_is_one_that_never_stopped(tiny_config, 
     assert newest_state(tmp_path / "cut")["learner"]["scaler"]["scale"] > 1
 
 
+def overflowing(parameters):
+    next(iter(parameters)).grad.fill_(torch.inf)
+
+
+@pytest.mark.fault("numbers not finite", "float16 gradients that overflow at every scale")
+def test_gradients_that_never_become_finite_end_the_training(tiny_config, monkeypatch):
+    """The scaler would skip every step from here on, and the run would end untrained."""
+    config = tiny_config("supervised", training={"precision": "float16"})
+    learner = make_learner(config)
+    batch = make_batches(config, 1)[0]
+    monkeypatch.setattr(learners, "sum_gradients", overflowing)
+    learner.scaler.load_state_dict({**learner.scaler.state_dict(), "scale": 1.0})
+    training_step(learner, batch, 0)
+    assert learner.scaler.get_scale() == 0.5
+    with pytest.raises(NotFiniteError, match=r"step 1: .*grad_norm inf"):
+        training_step(learner, batch, 1)
+
+
 def test_gradients_that_overflow_are_skipped_and_the_scale_falls(tiny_config, monkeypatch):
     config = tiny_config("supervised", training={"precision": "float16"})
     learner = make_learner(config)
     before = {name: p.clone() for name, p in learner.student.named_parameters()}
     scale = learner.scaler.get_scale()
-    summed = learners.sum_gradients
-
-    def overflowing(parameters):
-        parameters = list(parameters)
-        summed(parameters)
-        parameters[0].grad.fill_(torch.inf)
-
     monkeypatch.setattr(learners, "sum_gradients", overflowing)
     training_step(learner, make_batches(config, 1)[0], 0)
     assert learner.scaler.get_scale() == scale / 2

@@ -309,7 +309,8 @@ class Learner:
             The losses of the whole batch, and the norm of its gradient.
 
         Raises:
-            FloatingPointError: on a CPU, where loss or gradient is not finite; nothing has moved.
+            NotFiniteError: on a CPU, where loss or gradient is not finite; nothing has moved. In
+                float16 an infinite gradient is an error only once the scale of the loss is below 1.
         """
         training = self.config.training
         factor = (1 - step / training.steps) ** training.poly
@@ -324,9 +325,12 @@ class Learner:
             [p.grad for p in self.student.parameters() if p.grad is not None]
         )
         # GradScaler finds its scale by letting some steps overflow: there a norm that is not finite
-        # is normal
-        watched = losses if self.scaler.is_enabled() else {**losses, "grad_norm": norm}
-        self.finite_check.note(step, watched)
+        # is normal. It halves the scale at each; below 1 the gradients themselves are not finite,
+        # and all steps that follow would be skipped in silence.
+        scale = self.scaler.scale(norm.new_ones(()))
+        seeking = self.scaler.is_enabled() & (scale >= 1)
+        watched = torch.where(seeking, norm.nan_to_num(), norm)
+        self.finite_check.note(step, {**losses, "grad_norm": watched})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {**losses, "grad_norm": norm}
