@@ -1,5 +1,6 @@
 """Studies: files that parse, folders that are shared, and what is said of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +81,14 @@ def test_variants_of_one_name_are_one_everywhere(tmp_path):
         for cell in study.cells(tmp_path):
             known = hashes.setdefault(cell.folder, cell.config.config_hash)
             assert known == cell.config.config_hash, cell.folder
+
+
+def test_studies_with_other_settings_share_no_runs(minimal, tmp_path):
+    """The same variant under other settings is another run."""
+    changed = replace(minimal, settings=["density.samples=2048", "data.split_seed={seed}"])
+    folder = changed.cells(tmp_path)[0].folder
+    assert folder.parent.name == "runs-density.samples-2048-data.split_seed-seed"
+    assert folder.name == minimal.cells(tmp_path)[0].folder.name
 
 
 def test_a_variant_is_its_preset_with_its_settings(minimal, tmp_path):

@@ -104,11 +104,13 @@ class Study:
     def cells(self, out: Path, root: Path | str | None = None) -> list[Cell]:
         """Return the runs, seed by seed, in folders that studies of one benchmark share.
 
-        A variant that another study has under the same name is not trained twice; so it keeps its
-        checkpoints where any study of this benchmark measures inside its networks.
+        A variant that another study of the same settings has under the same name is not trained
+        twice; so it keeps its checkpoints where any study of this benchmark measures inside its
+        networks.
 
         Args:
-            out: folder of all studies; runs lie in ``out/<benchmark>/runs``.
+            out: folder of all studies; runs lie in ``out/<benchmark>/runs``, those of a study with
+                settings in a folder beside it, as ``runs-eps-1``.
             root: folder of the data set; digit scenes need none.
 
         Raises:
@@ -117,14 +119,13 @@ class Study:
         measured = {*self.mechanism}.union(
             *(other.mechanism for other in studies() if other.benchmark == self.benchmark)
         )
-        cells = []
+        cells, shared = [], _slug("runs", *self.settings)
         for split, config in self._configs():
             config = config.at(None if root is None else Path(root))
             name = config.method.name
-            words = " ".join([split or "", name, str(config.seed)])
-            folder = re.sub(r"[^\w.]+", "-", words).strip("-")
+            folder = _slug(split or "", name, str(config.seed))
             kept = EVERY if name in measured else Checkpoints.KEEP
-            path = Path(out) / Path(self.benchmark).stem / "runs" / folder
+            path = Path(out) / Path(self.benchmark).stem / shared / folder
             cells.append(Cell(config, path, keep=kept))
         for cell in cells:
             cell.finished()
@@ -174,6 +175,11 @@ class Study:
         """Return what :mod:`ddfp_lib.evaluation.mechanism` measured; ``None`` where nothing was."""
         path = self.folder / f"{self.name}-mechanism.csv"
         return pd.read_csv(path) if path.is_file() else None
+
+
+def _slug(*words: str) -> str:
+    """Join words to the name of a folder."""
+    return re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
 
 
 def studies() -> list[Study]:

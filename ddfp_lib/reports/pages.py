@@ -14,7 +14,7 @@ from ddfp_lib.plots.runs import scores as draw_scores
 from ddfp_lib.plots.study import boundary, is_sweep, lengths
 from ddfp_lib.reports.blocks import replace_block
 from ddfp_lib.reports.results import paper_table, results_page
-from ddfp_lib.reports.studies import by_figure, measured, page
+from ddfp_lib.reports.studies import by_figure, command, measured, page
 
 SECOND_PASS = "a second pass, nothing moved"
 
@@ -81,10 +81,9 @@ def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
 
 def headline(study: Study) -> str:
     """Return the comparisons of the README as a table, their cost, and the command."""
-    command = f"Command: `ddfp study {study.name} --record`"
     runs = study.stored()
     if runs is None:
-        return f"Not run yet. {command}"
+        return f"Not run yet. {command(study)}"
     lines = ["| what | compared with | mIoU (points), 95 % CI |", "|---|---|---|"]
     found = FOUND[study.name]
     gaps = [paired_difference(runs, *row[2:], study.score) for row in found]
@@ -92,11 +91,19 @@ def headline(study: Study) -> str:
     for (what, other, *_), gap in zip(found, gaps, strict=True):
         of = f", {gap['seeds']} seeds" if len(counts) > 1 else ""
         lines.append(f"| {what} | {other} | **{gap['difference']:+z.1f}**, {verdict(gap)}{of} |")
+    strict = 1 - 0.05 / len(found)  # Bonferroni's correction
+    left = [
+        f"{what} minus {other}"
+        for what, other, *pair in found
+        if (gap := paired_difference(runs, *pair, study.score, strict))["low"] > 0
+        or gap["high"] < 0
+    ]
     note = (
-        f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons, not "
-        "corrected for their number."
+        f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons. The "
+        "intervals are not corrected for their number. After the correction (Bonferroni), "
+        + (f"only these are significant: {'; '.join(left)}." if left else "none is significant.")
     )
-    return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command}"
+    return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command(study)}"
 
 
 def expectation(ledger: pd.DataFrame) -> str:

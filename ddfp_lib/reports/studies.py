@@ -136,22 +136,30 @@ def _difference(gap: dict[str, float]) -> str:
 
 def _table(study: Study, runs: pd.DataFrame) -> str:
     scores = score_table(runs, study.score)
-    gaps = difference_table(runs, study.baseline, study.score)
     seconds = runs.groupby("method")["seconds"].mean()
     seeds = [name for name in scores if name.startswith("seed")]
-    unequal = gaps["seeds"].nunique() > 1
+    common = common_seeds(runs, study.score)
     header = ["variant", SCORES[study.score], *seeds, f"minus `{study.baseline}`", "seconds"]
-    if unequal:
-        header[1] += f", mean of {len(common_seeds(runs, study.score))} seeds"
+    if len(common) < runs["seed"].nunique():
+        header[1] += f", mean of {len(common)} seeds"
     lines = [_row(header), "|---" * len(header) + "|"]
     for name, row in scores.iterrows():
         spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
         cells = [f"`{name}`", f"**{row['mean']:.1f}**{spread}"]
         cells += ["-" if pd.isna(row[seed]) else f"{row[seed]:.1f}" for seed in seeds]
-        gap = "" if name == study.baseline else _difference(gaps.loc[name].to_dict())
-        cells.append(gap + (f", {gaps.loc[name, 'seeds']:.0f} seeds" if gap and unequal else ""))
+        cells.append("" if name == study.baseline else _minus(runs, name, study, study.score))
         lines.append(_row([*cells, f"{seconds[name]:.0f}"]))
     return "\n".join(lines)
+
+
+def _minus(runs: pd.DataFrame, method: str, study: Study, score: str) -> str:
+    """Write the difference to the baseline over common seeds, and over all where there are more."""
+    common = common_seeds(runs, score)
+    all_seeds = paired_difference(runs, method, study.baseline, score)
+    if all_seeds["seeds"] <= len(common):
+        return _difference(all_seeds)
+    few = paired_difference(runs[runs["seed"].isin(common)], method, study.baseline, score)
+    return f"{_difference(few)}; with {all_seeds['seeds']} seeds {_difference(all_seeds)}"
 
 
 def _groups(study: Study, scores: pd.DataFrame) -> str:
@@ -171,8 +179,8 @@ def _groups(study: Study, scores: pd.DataFrame) -> str:
         cells = [f"`{method}`"]
         for name in names:
             mean = means.loc[method, name]
-            gap = paired_difference(scores, method, study.baseline, name)
-            cells.append(f"{mean:.1f}" + f", {_difference(gap)}" * (method != study.baseline))
+            gap = f", {_minus(scores, method, study, name)}" if method != study.baseline else ""
+            cells.append(f"{mean:.1f}{gap}")
         lines.append(_row(cells))
     return "\n".join(lines)
 
@@ -260,6 +268,19 @@ def measured(runs: pd.DataFrame) -> str:
     return f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}."
 
 
+def _seeds(runs: pd.DataFrame) -> str:
+    """Say how many seeds the methods have: ``3``, or ``3 to 5``."""
+    counts = runs.groupby(["split", "method"])["seed"].nunique()
+    least, most = counts.min(), counts.max()
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def command(study: Study) -> str:
+    """Return the command that measures a study and keeps its results."""
+    data = "" if study.benchmark == "digits" else " --data DIR"
+    return f"Command: `ddfp study {study.name}{data} --record`"
+
+
 def _summary() -> str:
     """Tabulate the questions, their answers in one line, seeds, and a link to each section."""
     lines = [_row(["", "question", "answer", "seeds"]), "|---" * 4 + "|"]
@@ -270,7 +291,7 @@ def _summary() -> str:
         answer = "Not run yet."
         if runs is not None:
             answer = filled(study, runs, study.answer, study.stored_mechanism())
-        seeds = "" if runs is None else str(runs["seed"].nunique())
+        seeds = "" if runs is None else _seeds(runs)
         lines.append(_row([str(study.number), question, answer, seeds]))
     return "\n".join(lines)
 
@@ -311,5 +332,5 @@ def page() -> str:
                     f"Settings of all variants: {words}. A variant's own setting replaces it."
                 )
             parts.append(measured(runs))
-        parts.append(f"Command: `ddfp study {study.name} --record`")
+        parts.append(command(study))
     return "\n\n".join(parts) + "\n"
