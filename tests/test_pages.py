@@ -74,7 +74,8 @@ def test_the_headline_has_the_study_s_own_differences(name):
     if study.stored() is None:
         return
     text = headline(study)
-    assert f"`ddfp study {study.name} --record`" in text
+    data = "" if study.benchmark == "digits" else " --data DIR"
+    assert f"`ddfp study {study.name}{data} --record`" in text
     runs = study.stored().pivot(index="seed", columns="method", values=study.score)
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(lines) == len(pages.FOUND[name])
@@ -84,6 +85,8 @@ def test_the_headline_has_the_study_s_own_differences(name):
         assert line.startswith(f"| {what} | {other} | **{gaps.mean():+z.1f}**, ")
         significant = abs(gaps.mean()) > half
         assert ("not significant" in line) == (not significant)
+        strict = stats.t.ppf(1 - 0.025 / len(lines), len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5
+        assert (f"{what} minus {other}" in text) == (abs(gaps.mean()) > strict)
 
 
 def test_the_paper_is_one_sentence_until_a_cell_is_run():
