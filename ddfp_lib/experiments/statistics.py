@@ -66,18 +66,33 @@ def paired_difference(
         ``difference`` (mean of method minus baseline), ``low`` and ``high`` of its interval, NaN
         with fewer than two common seeds, and their number ``seeds``.
     """
-    from scipy import stats  # a second to import, which most figures do without
-
     wide = ledger.pivot(index="seed", columns="method", values=score)
     if method not in wide or baseline not in wide:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
     gaps = (wide[method] - wide[baseline]).dropna()
-    low, high = np.nan, np.nan
-    if len(gaps) > 1 and gaps.std() == 0:
-        low = high = gaps.mean()
-    elif len(gaps) > 1:
-        low, high = stats.t.interval(confidence, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+    low, high = mean_interval(gaps.to_numpy(), confidence)
     return {"difference": gaps.mean(), "low": low, "high": high, "seeds": len(gaps)}
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of a mean, by Student's t.
+
+    Args:
+        values: (N,) float, one of each seed.
+        confidence: of the interval, between 0 and 1.
+
+    Returns:
+        Its lower and upper end; NaN of fewer than two values.
+    """
+    from scipy import stats  # a second to import, which most figures do without
+
+    if len(values) < 2:
+        return np.nan, np.nan
+    mean, error = values.mean(), stats.sem(values)
+    if error == 0:
+        return mean, mean
+    low, high = stats.t.interval(confidence, len(values) - 1, mean, error)
+    return float(low), float(high)
 
 
 def difference_table(ledger: pd.DataFrame, baseline: str, score: str = "test_miou") -> pd.DataFrame:

@@ -5,9 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy import stats
 
-from ddfp_lib.experiments.statistics import of_common_seeds
+from ddfp_lib.experiments.statistics import mean_interval, of_common_seeds
 from ddfp_lib.plots import words
 from ddfp_lib.plots.style import Picture, figure_style, method_colour, new_picture
 
@@ -66,10 +65,10 @@ def boundary(mechanism: pd.DataFrame) -> Picture:
 def _spread(axes: Axes, row: int, values: np.ndarray, colour: str, marker: str) -> None:
     """Draw seeds as dots, and their mean with its interval and as a number."""
     axes.scatter(values, np.full(len(values), row), color=colour, s=16, alpha=0.5, lw=0)
-    mean, half = values.mean(), 0.0
+    mean, half = values.mean(), None
     if len(values) > 2:
-        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    axes.errorbar(mean, row, xerr=half or None, fmt=marker, color=colour, capsize=3, ms=5)
+        half = mean_interval(values)[1] - mean
+    axes.errorbar(mean, row, xerr=half, fmt=marker, color=colour, capsize=3, ms=5)
     axes.annotate(f"{mean:.1f}", (mean, row - 0.2), ha="center", va="bottom", fontsize=8)
 
 

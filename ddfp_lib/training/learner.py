@@ -324,11 +324,9 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.student.parameters() if p.grad is not None]
         )
-        # GradScaler finds its scale by letting some steps overflow: there a norm that is not finite
-        # is normal. It halves the scale at each; below 1 the gradients themselves are not finite,
-        # and all steps that follow would be skipped in silence.
-        scale = self.scaler.scale(norm.new_ones(()))
-        seeking = self.scaler.is_enabled() & (scale >= 1)
+        # GradScaler finds its scale by letting some steps overflow, and halves it at each; below 1
+        # the gradients themselves are not finite, and it would skip all later steps in silence
+        seeking = self.scaler.is_enabled() & (self.scaler.scale(norm.new_ones(())) >= 1)
         watched = torch.where(seeking, norm.nan_to_num(), norm)
         self.finite_check.note(step, {**losses, "grad_norm": watched})
         self.scaler.step(self.optimizer)
