@@ -82,8 +82,9 @@ def filled(
 
     Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
     of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
-    ``{{A | B | 98.3 %}}`` has another interval. ``{{density of M | A | B}}`` compares two
-    quantities of the density that variant M learned, at the end of its training.
+    ``{{A | B | 98.3 %}}`` has another interval, ``{{A | B | validation}}`` is of validation images.
+    ``{{density of M | A | B}}`` compares two quantities of the density that variant M learned, at
+    the end of its training.
 
     Args:
         study: whose variants A and B are.
@@ -102,6 +103,9 @@ def filled(
         if parts[0].startswith("density of "):
             some, score = learned.get(parts.pop(0).removeprefix("density of "), NOTHING), "value"
         method, baseline, *options = parts
+        if "validation" in options:
+            options.remove("validation")
+            score = "teacher_miou_last"
         split = [part for part in options if not part.endswith("%")]
         levels = [float(part.rstrip("% ")) / 100 for part in options if part.endswith("%")]
         some = some[some["split"] == split[0]] if split else some
