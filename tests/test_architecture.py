@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import ddfp_lib
+from ddfp_lib.reports.pages import architecture_page
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "ddfp_lib"
@@ -48,6 +49,21 @@ def test_the_places_to_change_exist():
     places = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", table)
     assert len(places) > 10
     assert all((LIBRARY / place).exists() for place in places)
+
+
+def test_the_names_at_the_places_exist():
+    """A row such as "`training/teacher.py` (`ema_decay_at`)" names what the file defines."""
+    table = PAGE.split("## Where would you change ...?", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"`([\w/]+\.py)` \(([^()]+)\)", table)
+    assert len(named) > 15
+    for place, words in named:
+        text = (LIBRARY / place).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", words):
+            assert re.search(rf"^\s*(?:def|class) {name}\b|^{name} =", text, re.MULTILINE), name
+
+
+def test_the_list_of_files_is_in_step_with_their_docstrings():
+    assert architecture_page(PAGE) == PAGE
 
 
 def test_the_diagram_has_every_room():

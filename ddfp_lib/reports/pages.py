@@ -1,5 +1,6 @@
 """The pages that are made of kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.plots.runs import scores as draw_scores
 from ddfp_lib.plots.study import boundary, is_sweep, lengths
 from ddfp_lib.reports.blocks import replace_block
+from ddfp_lib.reports.modules import files_table
 from ddfp_lib.reports.results import paper_table, results_page
 from ddfp_lib.reports.studies import by_figure, command, measured, page
 
@@ -52,13 +54,14 @@ def write_pages() -> list[Path]:
     """
     root = repository()
     ledger, scores = read_ledger(root / "reproduce" / "results.csv"), published_scores()
-    readme = root / "README.md"
+    readme, architecture = root / "README.md", root / "docs" / "architecture.md"
     pages = {
         readme: readme_page(readme.read_text(encoding="utf-8"), ledger, scores),
         root / "reproduce" / "RESULTS.md": results_page(
             ledger, scores, contributed_rows(contributed())
         ),
         root / "reproduce" / "STUDY.md": page(),
+        architecture: architecture_page(architecture.read_text(encoding="utf-8")),
     }
     for path, text in pages.items():
         write_text(path, text)
@@ -77,6 +80,16 @@ def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         text = replace_block(text, study, headline(find_study(study)))
     text = replace_block(text, "expect", expectation(ledger))
     return replace_block(text, "voc", paper_cells(ledger, scores[scores["benchmark"] == "voc"]))
+
+
+def architecture_page(text: str) -> str:
+    """Return ``docs/architecture.md`` with its table of files renewed.
+
+    Args:
+        text: the page; the order of its first table is that of the rooms.
+    """
+    rooms = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    return replace_block(text, "files", files_table(rooms))
 
 
 def headline(study: Study) -> str:
