@@ -327,10 +327,11 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
 # **Finding.** Nearly all steps go down in the learned density, and more than 85 % of them in the
-# exact one. But their direction is not that of the exact density: the mean cosine is about 0.5 on
-# the moons and 0.2 on the rings, because this small flow fits both coarsely. One reason is its
-# short training of 400 steps. (Lesson 2 shows what longer training achieves: a good fit of the
-# moons, not of the rings.) So the rest of this lesson tests descent down a *learned* density.
+# exact one. But on moons and rings their direction is not that of the exact density: the mean
+# cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is that this small flow
+# fits both coarsely after 400 steps. (Lesson 2 shows what longer training of a larger flow
+# achieves: a good fit of the moons, not of the rings.) So the rest of this lesson tests descent
+# down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
@@ -465,8 +466,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # - *Moons:* descent gains most, about five percentage points more than a random step, and no seed
 #   loses. Yet the density at the boundary falls by the same amount under all three rules. The gain
 #   in accuracy does not come from a boundary in a sparser place.
-# - *Rings:* descent loses about five percentage points, and its seeds vary a lot. A random step
-#   changes the accuracy little and moves the boundary *further* down than descent does.
+# - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
+#   random step does not change the mean accuracy, though half of its seeds lose. It moves the
+#   boundary *further* down than descent does.
 # - *Blobs:* all rules are near 98 %, and differ little.
 #
 # On the moons and on the rings all rules move the boundary to lower density on average. Descent
@@ -513,13 +515,13 @@ maps(
 ).described(
     "Fifteen maps of the moons for one seed: rows for entropy, random step and descent, columns "
     "for the steps 60, 90, 150, 250 and 400. At step 60 the boundary is nearly vertical and "
-    "crosses both moons. Under each rule its lower half then turns to the left, its upper half "
-    "stays, and at step 400 it still crosses both moons."
+    "crosses both moons. Under each rule its lower half then turns to the left, and at step 400 it "
+    "still crosses both moons. Its upper half stays under descent; under random steps it moves too."
 )
 
 # %% [markdown]
-# And the end of training for other seeds. Here the dashed line is the boundary of labels alone at
-# the end of *its* training.
+# The next maps show the end of training for other seeds. Here the dashed line is the boundary of
+# labels alone at the end of *its* training.
 
 # %%
 maps(
@@ -630,8 +632,8 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** This is the one cloud of four on which descent moves the boundary to the lowest
-# density. It loses accuracy there, on most seeds, by amounts that differ a lot. The cluster
+# **Finding.** This is the one cloud of four on which descent clearly moves the boundary to the
+# lowest density. It loses accuracy there, on most seeds, by amounts that differ a lot. The cluster
 # assumption is an assumption about *classes*. Points without labels can neither confirm nor refute
 # it.
 
@@ -688,28 +690,30 @@ for name in ("moons", "gap"):
 # %% [markdown] tags=["solution"]
 # One expects the exact density to gain more. It gains less on the moons, and on gap it does no harm
 # on average, though seeds vary a lot. The probable cause, which we did not measure: a moon is thin:
-# its points lie close to its arc. The steps of the exact density lead straight across it,
-# to an edge where the class was already clear. The learned density is coarse and points to the edge
-# of the whole cluster. Whatever the cause, a part of what descent gains here, and of what it loses,
-# comes from the *errors* of the flow. This should make you suspicious: does the method work for the
-# reason that the paper gives? Lesson 6 asks.
+# its points lie close to its arc. The steps of the exact density lead straight across it, to an
+# edge where the class was already clear. The learned density is coarse and points to the edge of
+# the whole cluster. Whatever the cause, what descent gains and loses here depends on the *errors*
+# of the flow. This should make you suspicious: does the method work for the reason that the paper
+# gives? Lesson 6 asks.
 
 # %% [markdown]
 # ## What we saw
 #
 # - A few labels leave the boundary anywhere, often in the middle of the data.
-# - Rules for unlabeled points mostly move it to lower density. They spread the predictions of
-#   which the classifier is already certain, right or wrong.
+# - Rules for unlabeled points mostly move it to lower density. A probable reason, which we did not
+#   measure: the classifier learns its own confident predictions, right or wrong, and they spread to
+#   nearby points.
 # - Steps down a learned density gain most where classes are clusters (moons). They lose about five
 #   percentage points on average where classes are not clusters (gap), and also on the rings, where
 #   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
-# - They move the boundary to the lowest density on one of four clouds, and lose accuracy there.
-# - Seeds differ as much as rules, or more: compare within a seed, over several seeds.
+# - They clearly move the boundary to the lowest density on one of four clouds, and lose accuracy
+#   there.
+# - Seeds differ at least as much as rules do. Compare rules within a seed, over several seeds.
 #
 # ## In the real method
 #
 # Points become features of pixels, with hundreds of dimensions, which change while the network
-# learns. So the flow keeps learning too, and every training step computes new steps down the
+# learns. So the flow keeps learning too, and every training step computes new shifts down the
 # density:
 #
 # ```python

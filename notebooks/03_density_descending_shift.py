@@ -256,7 +256,7 @@ assert (falls["density descent"][:, at] > 0.75 * falls["random"][:, far]).all()
 assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].mean()
 
 # %% [markdown]
-# **Finding.** At length 0.4 descent falls more than twice as far as a random step, for every seed.
+# **Finding.** At length 0.4 descent falls about three times as far as a random step.
 # But at equal length it changes the true class more often than a random step, and at 0.8 more often
 # than the adversarial one. Keeping the class is an assumption of the method, and here it fails more
 # often for descent.
@@ -420,10 +420,10 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 )
 
 # %% [markdown]
-# **Finding.** After descent the nearest neighbour is more than 1.2 times as far away as before;
-# after a random step the distance hardly changes. Descent leads away from other features. A part of
-# this may be distance alone: as the picture shows, descent moves far in $v$ and a random step
-# hardly at all.
+# **Finding.** After descent the nearest neighbour is about one and a half times as far away as
+# before; after a random step the distance hardly changes. Descent leads away from other features. A
+# part of this may be distance alone: as the picture shows, descent moves far in $v$ and a random
+# step hardly at all.
 
 # %% [markdown]
 # ## Which pixels fell most?
@@ -487,10 +487,10 @@ for group, words in ((changed, "class changed"), (~changed, "class kept")):
 assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
-# In the group whose class changed: log p rises again for nearly half of it, and for almost none of
-# the others. These steps crossed a valley and climbed the other side. Eight small steps take a new
-# gradient at the bottom, and can turn around. The other half changed its class without climbing
-# again.
+# Log p rises again for nearly half of the points whose class changed, and for almost none of the
+# others. These steps crossed a valley and climbed the other side. Eight small steps take a new
+# gradient at the bottom, so they could turn around; we did not measure whether they do. The other
+# half changed its class without climbing again.
 
 # %% [markdown]
 # **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of

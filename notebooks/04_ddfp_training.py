@@ -228,8 +228,8 @@ panels(
     PALETTE,
 ).described(
     "Seven scenes in four rows: weakly augmented, with strong colours and blur, after CutMix, and "
-    "their pseudo-labels. CutMix puts a box of the next scene into each scene, and the pseudo- "
-    "labels in the box are those of the next scene too."
+    "their pseudo-labels. CutMix puts a box of the next scene into each scene, and the "
+    "pseudo-labels in the box are those of the next scene too."
 )
 
 # %% [markdown]
@@ -280,8 +280,8 @@ panels(
     one_scale=True,
 ).described(
     "Seven scenes at the resolution of the features: where the teacher is confident, log p before "
-    "the step, and log p after it. Features on the digits and in the padding are not confident "
-    "and are left white. Nearly all others have a lower log p after the step."
+    "the step, and log p after it. Features in the padding and many on the digits are not "
+    "confident and are left white. Nearly all others have a lower log p after the step."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -305,9 +305,9 @@ assert falls > 0.95
 # Two details deserve attention. First, the flow learns the *teacher's* embeddings and is evaluated
 # on the *student's*. The line above shows that it explains both about equally well: the two medians
 # of log p differ by less than one nat. Second, `auxiliary=True` gives moved features their own
-# BatchNorm statistics. Without it, the running averages would mix moved and clean features, and fit
-# neither. [Study 4](../reproduce/STUDY.md) measured what that costs on the full benchmark, with
-# steps of length 3 (here: 1):
+# BatchNorm statistics. Without it, the running averages would mix moved and clean features. We
+# think that they would fit neither. [Study 4](../reproduce/STUDY.md) measured what that costs on
+# the full benchmark, with steps of length 3 (here: 1):
 
 # %%
 ablations = find_study("ablations")
@@ -394,9 +394,10 @@ begins = {
     "perturbation begins": training.perturb_from * steps,
 }
 history(metrics, begins).described(
-    "Three panels over the steps of training. The mIoU of teacher and student rises. The fraction "
-    "of pixels with a pseudo-label rises too, while their precision falls a little at first. The "
-    "flow's bits per dimension fall quickly at first and then slowly."
+    "Three panels over the steps of training. The mIoU of teacher and student rises, with one dip "
+    "of the student. The fraction of pixels with a pseudo-label rises too, while their precision "
+    "falls a little at first. The flow's bits per dimension fall quickly at first and later rise a "
+    "little."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -413,10 +414,11 @@ assert last["pseudo_precision"] < first["pseudo_precision"]
 assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
-# **Finding.** At the end at least four pixels in five have a pseudo-label. While coverage rises,
-# the precision falls, mostly in the first half: the teacher becomes confident faster than it
-# becomes right. These are 240 steps of a small training. On the full benchmark precision falls a
-# little at first and rises later ([study 2](../reproduce/STUDY.md)).
+# **Finding.** The teacher's mIoU more than doubles. At the end about nine pixels in ten have a
+# pseudo-label. While coverage rises, the precision falls in the first half: the teacher becomes
+# confident faster than it becomes right. Then it stays about the same. These are 240 steps of a
+# small training. On the full benchmark precision falls a little at first and rises later ([study
+# 2](../reproduce/STUDY.md)).
 
 # %% [markdown]
 # ## What does it segment?
@@ -605,8 +607,8 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 
 # %% [markdown]
 # **2. Which mean?** The release divides the consistency loss by the number of *confident* pixels,
-# not of valid ones (`consistency_mean: confident`). Compute both for the batch above. By which
-# factor do they differ? When is that factor large?
+# not of valid ones (`consistency_mean: confident`). Compute both for the batch above, with the
+# student as it is now, after its step. By which factor do they differ? When is that factor large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()
@@ -617,8 +619,8 @@ print(f"1 / coverage: {1 / y.coverage():.2f}")
 torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
-# The factor is 1 / coverage. It is large at the beginning, when few pixels are confident and the
-# teacher knows least.
+# The factor is 1 / coverage. It is largest at the beginning, when the fewest pixels are confident
+# (see the coverage in the table above) and the teacher knows least.
 
 # %% [markdown]
 # **3. The early teacher.** From which step on is $a$ the constant $a_\text{max}$, for 0.95, for

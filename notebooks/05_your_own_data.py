@@ -175,7 +175,7 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 #
 # One file has all settings. The defaults of the library are those for the paper's setting
 # (ResNet-101, crops of large photographs). The file below suits pictures of 40 pixels and a CPU.
-# For photographs, start from `reproduce/configs/camvid.yaml`.
+# For photographs, start from the file in [data.md](../docs/data.md): a pretrained network.
 
 # %%
 settings = f"""\
@@ -257,7 +257,7 @@ begins = {
 history(metrics, begins).described(
     "Three panels over the steps of training. The mIoU of teacher and student rises. The fraction "
     "of pixels with a pseudo-label rises, steeply at first, and the precision of pseudo-labels "
-    "stays high. The flow's bits per dimension fall quickly at first and then hardly change."
+    "stays high. The flow's bits per dimension fall quickly at first and later rise a little."
 )
 
 # %% tags=["check"]
@@ -407,7 +407,7 @@ assert not Path("other").exists()
 # ## Exercises
 #
 # **1. A missing class.** A colleague forgets the last line of `classes.txt`. Which error will
-# appear, and about which file? Guess first.
+# appear: about the list or about a mask? Guess first.
 
 # %% tags=["solution"]
 listed = (root / "classes.txt").read_text()
@@ -419,7 +419,7 @@ assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
 # The error names the first mask that has a 2, because its mask value 3 no longer has a class. The
-# list is wrong and not the mask. Which file comes first cannot be guessed.
+# list is wrong and not the mask.
 
 # %% [markdown]
 # **2. A new camera** has five times as many pixels per side. Enlarge the validation pictures
@@ -455,7 +455,7 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# A network knows its objects at the size that it was trained on. Shrunk to that size, the pictures
+# A network recognizes objects at the size that it was trained on. Shrunk to that size, the pictures
 # are segmented as well as the small ones; as they are, almost no pixel of a digit is right.
 
 # %% [markdown]
@@ -491,7 +491,7 @@ temporary.cleanup()
 #   enough.
 # - Reading every mask once, before training, finds most errors.
 # - Errors in data and settings are one line that names the file and the fix.
-# - A network knows its objects at the size that it was trained on; `--long-side` brings new
+# - A network recognizes objects at the size that it was trained on; `--long-side` brings new
 #   pictures to that size.
 #
 # ## In the real method
