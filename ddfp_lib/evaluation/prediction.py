@@ -1,4 +1,4 @@
-"""Segmenting pictures with a trained network, exactly as its evaluation does."""
+"""Segmenting pictures with a trained network as its evaluation does, some images at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
