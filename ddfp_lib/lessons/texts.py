@@ -1,4 +1,4 @@
-"""Texts of a lesson that change without executing it: Markdown, and alternative texts of figures."""
+"""Texts of a lesson that change without executing it: Markdown, alternative texts of figures."""
 
 import ast
 import re
