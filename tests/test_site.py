@@ -196,6 +196,8 @@ def test_a_link_goes_to_a_page_a_picture_or_the_repository(tmp_path, monkeypatch
     assert (source / "docs" / "p.png").is_file()
     fenced = "```\n[x](nothing.py)\n```"
     assert site._linked(fenced, "docs/a.md", [], source, root) == fenced
+    wrapped = site._linked("its bytes at 70\n% of the bandwidth", "docs/a.md", [], source, root)
+    assert wrapped == "its bytes at 70\n\\% of the bandwidth"  # MyST: % begins a comment
     with pytest.raises(FileNotFoundError, match=r"docs/a.md: the link nothing.md leads to nothing"):
         site._linked("[n](nothing.md)", "docs/a.md", [], source, root)
 

@@ -37,6 +37,7 @@ CHAPTERS = {
     ],
     "Results": [
         "reproduce/STUDY.md",
+        "reproduce/PLAN.md",
         "reproduce/RESULTS.md",
         "docs/parity.md",
         "reproduce/released/README.md",
@@ -79,6 +80,7 @@ MODULE = re.compile(r"ddfp_lib/[a-z]+/[a-z]\w*\.py")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 SECTION = re.compile(r"^(?=## )", re.MULTILINE)
 MERMAID = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
+PERCENT = re.compile(r"^([ \t]*)%", re.MULTILINE)
 FENCED = re.compile(r"^([ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[^\n]*)$", re.DOTALL | re.MULTILINE)
 
 
@@ -231,6 +233,8 @@ def _linked(text: str, name: str, names: list[str], source: Path, root: Path) ->
     # every second piece is fenced; a link may run over the end of a line of the others
     pieces = FENCED.split(text)
     pieces[::2] = [PICTURE.sub(resolved, LINK.sub(resolved, piece)) for piece in pieces[::2]]
+    # a line that begins with a percent sign would be a comment there, and left out
+    pieces[::2] = [PERCENT.sub(r"\1\%", piece) for piece in pieces[::2]]
     return "".join(pieces)
 
 
