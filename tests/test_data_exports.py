@@ -146,7 +146,7 @@ def test_damaged_coco_files_are_one_line(tmp_path, content):
     ("files", "words"),
     [
         (["export/annotations.xml"], "XML files are not read: export masks instead"),
-        (["export/train/a.png"], "a.png lies below: give its folder"),
+        (["export/train/a.png"], "a.png is in a subfolder: give that"),
         (["export/a.json"], "no mask .* and no JSON file of COCO or LabelMe"),
     ],
 )

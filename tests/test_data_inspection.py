@@ -133,7 +133,7 @@ def test_mostly_ignored_pixels_are_noticed(root):
 def test_missing_masks_are_found_before_training(root, name):
     mask = root / "SegmentationClass" / f"{name}.png"
     mask.rename(mask.with_name(f"{name}_mask.png"))
-    refused(lambda: open_run_data(config(root)), f"{name}.png", f"{name}_mask.png lies there")
+    refused(lambda: open_run_data(config(root)), f"{name}.png", f"the folder has {name}_mask.png")
 
 
 def test_missing_lists_and_images_are_found_before_training(root):
@@ -197,8 +197,8 @@ def test_images_of_sixteen_bits_are_refused(root):
 
 def test_files_in_folders_below_are_named(root):
     for folder, suffix, words in (
-        ("SegmentationClass", "png", ("t0.png: no such file", "a/t0.png lies below")),
-        ("JPEGImages", "jpg", ("no image 't0'", "a/t0.jpg lies below")),
+        ("SegmentationClass", "png", ("t0.png: no such file", "a/t0.png is in a subfolder")),
+        ("JPEGImages", "jpg", ("no image 't0'", "a/t0.jpg is in a subfolder")),
     ):
         below = root / folder / "a"
         below.mkdir()

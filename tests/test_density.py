@@ -512,7 +512,7 @@ def test_features_of_another_shape_are_refused(shape):
 
 
 def test_a_mask_value_is_no_density_label():
-    with pytest.raises(UserError, match=rf"label {IGNORE_INDEX} is no class"):
+    with pytest.raises(UserError, match=rf"label {IGNORE_INDEX} is not a class"):
         estimator().fit_step(points(3, 5), torch.tensor([0, 1, IGNORE_INDEX]), generator=seeded())
 
 

@@ -8,7 +8,7 @@ import typer
 def methods(
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Two methods, as ddfp noise: print the keys in which they differ."),
+        typer.Option(help="Two methods, such as ddfp noise: print the keys in which they differ."),
     ] = None,
 ) -> None:
     """List the methods that --method and --methods know, or print how two of them differ.

@@ -115,7 +115,7 @@ class DataConfig:
 
     @property
     def split(self) -> str:
-        """Name of the split: ``labeled``, or for a list file the folder that it lies in."""
+        """Name of the split: ``labeled``, or for a list file the folder that it is in."""
         path = PurePosixPath(str(self.labeled))
         return (path.parent.name or path.stem) if path.suffix == ".txt" else str(self.labeled)
 

@@ -1,7 +1,7 @@
 """The views of one image: weak (geometry only), strong (colour and blur on top) and CutMix.
 
 Every random number is drawn from a CPU generator that the caller gives, in a fixed order and
-number, whatever the image and wherever it lies.
+number, whatever the image and wherever it is.
 """
 
 import math

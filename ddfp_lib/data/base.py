@@ -195,15 +195,15 @@ def check_mask(path: Path, image: Image.Image) -> None:
     compression = str(image.info.get("compression", ""))
     if image.format in LOSSY or "jpeg" in compression or compression == "webp":
         raise UserError(
-            f"{path}: a mask in a lossy format ({image.format}) has other classes at every border; "
+            f"{path}: lossy compression ({image.format}) has changed the classes at borders; "
             "export the masks again as PNG"
         )
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
     if image.mode == "1" or (image.mode == "L" and _stored_mode(image) != "L"):
         raise UserError(
-            f"{path}: a gray mask that is not stored with 8 bits a pixel reads as other values "
-            f"than were saved; write the class indices as 8-bit gray, or run '{CONVERT}'"
+            f"{path}: the gray mask is not stored with 8 bits per pixel, so its values change when "
+            f"it is read; write the class indices as 8-bit gray, or run '{CONVERT}'"
         )
     if image.mode[0] in "IF":
         raise UserError(
@@ -219,7 +219,7 @@ def check_mask(path: Path, image: Image.Image) -> None:
 
 
 def _stored_mode(image: Image.Image) -> str:
-    """Return how the pixels of an opened image are stored, as ``L``, ``L;4`` or ``RGB;16B``."""
+    """Return how the pixels of an opened image are stored, such as ``L`` or ``RGB;16B``."""
     if not getattr(image, "tile", None):
         return image.mode
     how = image.tile[0][3]
@@ -270,7 +270,7 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a mask (H, W) to ``size`` (h, w), each pixel the nearest by its centre.
 
     torchvision's own rule for masks, ``NEAREST``, goes by the upper left corner: half a pixel off
-    from the image beside it.
+    from the resized image.
     """
     return F.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
@@ -313,9 +313,9 @@ def file_like(folder: Path, name: str) -> str:
     near = near or next((o for o in others if Path(o).stem.lower() == name.lower()), None)
     below = [path for path in folder.rglob("*") if path.stem == name] if near is None else []
     if below:
-        return f"{kinds}; {below[0]} lies below: folders in {folder.name} are not looked into"
+        return f"{kinds}; {below[0]} is in a subfolder: subfolders of {folder.name} are ignored"
     near = near or next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.6)), None)
-    return f"{kinds}; {near} lies there" if near else kinds
+    return f"{kinds}; the folder has {near}" if near else kinds
 
 
 @contextmanager

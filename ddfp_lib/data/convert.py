@@ -6,7 +6,7 @@ kind              what is read
 ``colours``       RGB or palette masks and a table of colours: ``labelmap.txt`` of CVAT and
                   Datumaro (``name:r,g,b:parts:actions``), lines ``name,r,g,b`` or ``r g b name``
 ``values``        gray or palette masks, of any bit depth, and a table of values: lines
-                  ``value,name``, as Roboflow's ``_classes.csv``; or masks of class indices and
+                  ``value,name``, such as Roboflow's ``_classes.csv``; or masks of class indices and
                   the names of the classes
 ``binary``        masks of one class, drawn as 0 and 255, or with 1 bit a pixel
 ``label-studio``  a folder of Label Studio's PNG export, one file for each image and label
@@ -77,7 +77,7 @@ def convert(
         source: folder of the exported masks, or of JSON files, or a JSON file.
         root: folder of the data set in the VOC layout; its images are not touched.
         kind: one of :data:`KINDS`; None to see by the files.
-        table: colours or values of the classes; None takes the one that lies beside the masks.
+        table: colours or values of the classes; None takes the one next to the masks.
         classes: names in the order of the mask values, where no table has them.
 
     Returns:
@@ -124,7 +124,7 @@ def convert(
         )
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
-        raise UserError(f"{folder / taken[0]}.png: is there already; choose another --root")
+        raise UserError(f"{folder / taken[0]}.png: already exists; choose another --root")
     pixels = _write(names, masks, root)
     paths = [folder / f"{name}.png" for name in masks]
     return Converted(kind, tuple(names), pixels, paths, tool, notices)
@@ -133,7 +133,7 @@ def convert(
 def _write(
     names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
 ) -> tuple[int, ...]:
-    """Write all masks beside their folder, then move them into it; return the classes' pixels."""
+    """Write all masks next to their folder, then move them into it; return the classes' pixels."""
     folder, partial = root / "SegmentationClass", root / ".converted.partial"
     pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     palette = voc_palette(len(names))
@@ -156,18 +156,18 @@ def _write(
 
 def _files(source: Path) -> list[Path]:
     """Return the mask files of an export, one of each name."""
-    inner = source / "SegmentationClass"  # of CVAT, beside its table
+    inner = source / "SegmentationClass"  # of CVAT, next to its table
     folder = inner if inner.is_dir() else source
     if source.is_file():
-        raise UserError(f"{source}: is no JSON file of COCO or LabelMe; give that, or a folder")
+        raise UserError(f"{source}: is not a JSON file of COCO or LabelMe; give that, or a folder")
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder; give the folder of the exported masks")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in MASKS]
-    if (source / "_classes.csv").is_file():  # Roboflow: images lie beside their masks
+    if (source / "_classes.csv").is_file():  # Roboflow: images are next to their masks
         files = [path for path in files if path.stem.endswith("_mask")]
     if not files:
         below = next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASKS), None)
-        hint = f"; {below} lies below: give its folder" if below else ""
+        hint = f"; {below} is in a subfolder: give that" if below else ""
         if any(path.suffix == ".xml" for path in folder.rglob("*.xml")):
             hint = "; XML files are not read: export masks instead, in CVAT 'Segmentation mask'"
         raise UserError(
@@ -208,7 +208,7 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
             if image.mode not in ("1", "L", "P", "I;16", "I"):
                 raise UserError(
                     f"{path}: holds colours ({image.mode}); give the table that says which class "
-                    "each colour is, as --table labelmap.txt"
+                    "each colour is, for example --table labelmap.txt"
                 )
             white = 255 if image.mode == "1" else 1
         values |= {white * value for value in np.unique(_values(path)).tolist()}
@@ -221,7 +221,9 @@ def _reader(
     """Return the names of the classes, and what reads a mask as their indices."""
     if kind == "colours":
         if table is None:
-            raise UserError("--kind colours: needs the table of colours, as --table labelmap.txt")
+            raise UserError(
+                "--kind colours: needs the table of colours, for example --table labelmap.txt"
+            )
         names, places = colour_table(table)
         return names, lambda path: _by_colour(path, places, table)
     places: Mapping[int, int] | None = None
@@ -307,8 +309,8 @@ def _by_value(path: Path, places: Mapping[int, int]) -> np.ndarray:
         y, x = np.argwhere(values == strange[0])[0].tolist()
         known = ", ".join(map(str, places)) if len(places) < 12 else f"{len(places)} others"
         raise UserError(
-            f"{path}: value {strange[0]}, at row {y}, column {x}, is no class ({known}); give "
-            "--table values.csv with lines value,name"
+            f"{path}: value {strange[0]}, at row {y}, column {x}, is not a class ({known}); "
+            "give --table values.csv with lines value,name"
         )
     indices = np.array([places[value] for value in found.tolist()], dtype=np.uint8)
     return indices[inverse].reshape(values.shape)
@@ -331,7 +333,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with opened_image(path) as image:
         if image.format in LOSSY:
             raise UserError(
-                f"{path}: a mask in a lossy format ({image.format}) has lost its borders; export "
-                "the masks as PNG"
+                f"{path}: lossy compression ({image.format}) has damaged the borders of this mask; "
+                "export the masks as PNG"
             )
         yield image

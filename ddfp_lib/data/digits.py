@@ -1,7 +1,7 @@
 """Digit scenes: real handwriting on real photographs, from data that scikit-learn contains.
 
 The task is small enough for a lesson on a CPU. It is a segmentation task all the same: objects of
-several classes, sizes, angles and colours lie on photographs and partly hide one another.
+several classes, sizes, angles and colours are pasted on photographs and partly hide one another.
 """
 
 import functools
@@ -24,7 +24,7 @@ VISIBLE = 0.75
 """At least this fraction of a digit's ink stays uncovered by the digits written after it."""
 
 TRIES = 20
-"""A digit that would cover too much is drawn anew; one that never fits is left out (in about 2 %
+"""A digit that would cover too much is drawn again; one that never fits is left out (in about 2 %
 of the default scenes)."""
 
 MAX_SIZE = 96

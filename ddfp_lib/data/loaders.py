@@ -62,7 +62,7 @@ def sample_order(count: int, batch_size: int, step: int, seed: int) -> list[tupl
     """Return what step ``step`` draws from ``count`` items: (item, draw number) pairs.
 
     The draws of all steps form one line, d = step * batch_size, ...: draw d is item d mod count of
-    the permutation of epoch d // count. A batch may lie across a border of epochs.
+    the permutation of epoch d // count. A batch may cross a border of epochs.
 
     Args:
         count: number of items, at least 1.

@@ -29,7 +29,7 @@ class FilePairs(SegmentationDataset):
         palette: K colours.
         images: path of each of the N images; its stem is the image's name.
         masks: N paths; a mask that is never asked for need not exist.
-        void: a mask value that means "ignore", beside ``IGNORE_INDEX``.
+        void: a mask value that means "ignore", in addition to ``IGNORE_INDEX``.
         size: (height, width) to which images and masks are resized; None keeps each as it is.
 
     Attributes:
@@ -73,7 +73,7 @@ class FilePairs(SegmentationDataset):
         unknown = [name for name in names if name not in self.classes]
         if unknown:
             raise UserError(
-                f"data.classes: {unknown[0]!r} is no class of this data set; it has "
+                f"data.classes: {unknown[0]!r} is not a class of this data set; it has "
                 f"{', '.join(self.classes)}"
             )
         if len(names) < 2 or len(set(names)) < len(names):

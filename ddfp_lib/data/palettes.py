@@ -1,6 +1,6 @@
 """Palettes that an optimiser has renumbered: the colours of a mask are right, its values wrong.
 
-Optimisers of PNG files (oxipng, pngquant) keep the picture and number its colours anew.
+Optimisers of PNG files (oxipng, pngquant) keep the picture and number its colours again.
 """
 
 from collections import defaultdict
@@ -58,8 +58,8 @@ def renumbered(
 def looks_renumbered(masks: Iterable[tuple[Path, Painted]], usual: Painted) -> str | None:
     """Say what looks as if all palettes were renumbered, in the same way.
 
-    Most tools paint masks with PASCAL VOC's colour map. Where all colours are of that map and stand
-    at other values, they may have been chosen so, or renumbered.
+    Most tools paint masks with PASCAL VOC's colour map. Where all colours are of that map and
+    have other values, they may have been chosen so, or renumbered.
 
     Args:
         masks: paths and colours of palette masks.

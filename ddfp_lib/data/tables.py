@@ -31,8 +31,8 @@ def value_table(path: Path) -> tuple[list[str], dict[int, int]]:
     """Read which class each value is.
 
     Args:
-        path: lines ``value,name``, as Roboflow's ``_classes.csv`` (``Pixel Value, Class``); the
-            first line may name the columns.
+        path: lines ``value,name``, such as those of Roboflow's ``_classes.csv`` (``Pixel Value,
+            Class``); the first line may name the columns.
 
     Returns:
         Names of the classes in their order; and the index of each value, ``IGNORE_INDEX`` for
@@ -99,11 +99,11 @@ def _indexed(
     names = [name for _, name in entries if name.lower() not in ignored]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"{path}: class {twice!r} stands in two lines; fix the table")
+        raise UserError(f"{path}: class {twice!r} is in two lines; fix the table")
     places: dict[Key, int] = {}
     for key, name in entries:
         if key in places:
-            raise UserError(f"{path}: {key} stands for two classes; fix the table")
+            raise UserError(f"{path}: {key} is given two classes; fix the table")
         places[key] = names.index(name) if name.lower() not in ignored else IGNORE_INDEX
     return names, places
 

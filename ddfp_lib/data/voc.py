@@ -46,7 +46,7 @@ class Voc(FilePairs):
             ``"train"`` is ``train_aug.txt`` where there is one.
         masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (with the masks
             of SBD) where there is one, and else ``SegmentationClass``. Masks that a list names
-            beside its images are not looked at.
+            next to its images are ignored.
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
@@ -109,8 +109,9 @@ def read_classes(path: Path) -> list[str]:
     names = read_lines(path)
     if "__ignore__" in names:
         raise UserError(
-            f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is no class but LabelMe's "
-            f"word for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 is class 0"
+            f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is not a class; "
+            f"LabelMe uses it for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 "
+            "is class 0"
         )
     if len(names) == 1:
         raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one a line")

@@ -237,7 +237,7 @@ def complementary_masks(
     Args:
         images: B.
         channels: C.
-        generator: source of all randomness; the masks lie on its device.
+        generator: source of all randomness; the masks are on its device.
 
     Returns:
         Two factors for features (B, C, h, w): (B, C, 1, 1) float32.

@@ -39,7 +39,7 @@ def resize(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Te
     Args:
         maps: float.
         size: height and width.
-        align_corners: corner pixels lie on corner pixels (the release). By default the borders of
+        align_corners: corner pixels are on corner pixels (the release). By default the borders of
             the maps do: then a pixel of a map covers a square of the image.
     """
     return nn.functional.interpolate(

@@ -83,7 +83,7 @@ def train_classifier(
 
 
 def overview(seed: int = 1) -> Figure:
-    """Draw the claim of the paper on two moons with three labels each, beside a random control."""
+    """Draw the claim of the paper on two moons with three labels each, next to a random control."""
     points, labels = two_moons(3, seed)
     models = fit_density(points, labels)
     everywhere = torch.ones(len(points), dtype=torch.bool)

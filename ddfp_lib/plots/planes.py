@@ -113,7 +113,7 @@ def maps(
     window: Window | Sequence[Window],
     columns: int | None = None,
 ) -> Picture:
-    """Draw small maps beside one another, with one legend for all.
+    """Draw small maps next to each other, with one legend for all.
 
     Args:
         panels: what each map shows; density levels are shared among them.
@@ -181,7 +181,7 @@ def density_under_boundary(
     Args:
         classifier: points (N, 2) -> (N, K) class scores.
         log_density: points (N, 2) -> (N,), of the data.
-        window: what lies outside is not counted.
+        window: points outside are not counted.
         resolution: nodes along each side of the grid that the boundary is looked for on.
 
     Returns:
@@ -212,7 +212,7 @@ def boundary_lines(scores: np.ndarray, window: Window) -> list[np.ndarray]:
     """Return the decision boundary of class scores on the grid, (R, R, K): lines, each (M, 2).
 
     It is where a class's score equals the best other one. Of two classes the first has all of it;
-    of more, each line comes twice, once for each of the classes beside it.
+    of more, each line comes twice, once for each of the classes next to it.
     """
     x, y = window.axes(len(scores))
     classes = scores.shape[-1]

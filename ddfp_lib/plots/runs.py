@@ -125,7 +125,7 @@ def curves(
     Args:
         logs: for each method the ``metrics.jsonl`` of each seed.
         marks: steps at which something begins, by what begins; drawn as vertical lines.
-        released: (step, mIoU) of the release's log, drawn beside ours; see
+        released: (step, mIoU) of the release's log, drawn next to ours; see
             :func:`ddfp_lib.experiments.published.released_curve`.
     """
     panels = {
@@ -214,7 +214,7 @@ def samples(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> Picture:
-    """Draw images of a data set, each with its mask beside it, two a row.
+    """Draw images of a data set, each with its mask next to it, two per row.
 
     Args:
         images: n of (3, H, W) uint8, of any sizes.

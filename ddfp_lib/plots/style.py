@@ -76,7 +76,7 @@ def figure_style() -> Iterator[None]:
 class Picture(Figure):
     """A figure that a notebook shows as the last value of a cell, once, with any backend.
 
-    It stands outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
+    It is outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
     pixels keep it sharp where the page is zoomed; 256 colours keep it small.
 
     Attributes:

@@ -143,7 +143,7 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
 
 
 def write_figures() -> list[Path]:
-    """Draw every study that was run, beside its table."""
+    """Draw every study that was run, next to its table."""
     written = []
     for study in studies():
         runs, inside = study.stored(), study.stored_mechanism()

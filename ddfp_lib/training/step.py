@@ -1,6 +1,6 @@
 """One training step in its general form; :mod:`~ddfp_lib.training.reference_step` comes first.
 
-What the reference step leaves out stands here: methods other than the paper's, stages of the
+What the reference step leaves out is here: methods other than the paper's, stages of the
 schedule, micro-batches, several ranks.
 
 On a GPU the host only queues the step's work and never waits for a result of it, with one
