@@ -11,7 +11,7 @@ def methods(
         typer.Option(help="Two methods, such as ddfp noise: print the keys in which they differ."),
     ] = None,
 ) -> None:
-    """List the methods that --method and --methods know, or print how two of them differ.
+    """List the methods that `--method` and `--methods` accept, or print how two of them differ.
 
     A .yaml file of your own is a method too: it holds the keys in which it differs from
     ddfp_lib/presets/base.yaml.

@@ -138,7 +138,8 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
     )
     return (
         f"The paper reports {known} (mIoU on VOC, second hand). `ddfp reproduce voc --data DIR` "
-        "runs these cells on GPUs."
+        "runs all five splits; add `--splits 732` for a single one. With one GPU, see "
+        "[One GPU](reproduce/README.md#one-gpu)."
     )
 
 
