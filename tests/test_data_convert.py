@@ -106,8 +106,8 @@ def test_values_with_holes_and_a_void_of_any_number(tmp_path, dtype):
         ("0,cell\n0,rim\n", "0 is given two classes"),
         ("0,cell\n1,cell\n", "class 'cell' is in two lines"),
         ("0,cell\none,rim\n", "line 2: 'one,rim' is not value,name"),
-        ("cell\n", "'cell' has no colour"),
-        ("cell:::\nrim:::\n", "'cell:::' has no colour"),
+        ("cell\n", "'cell' has no color"),
+        ("cell:::\nrim:::\n", "'cell:::' has no color"),
         ("cell,1,2,3\nrim,1,2,300\n", "line 2: 'rim,1,2,300' is not name:r,g,b"),
         ("cell,1,2,3\nrim,1,2,3\n", "is given two classes"),
     ],
@@ -138,7 +138,7 @@ def test_tables_of_colours_in_each_form(tmp_path, form):
 
 
 def test_one_bit_beside_eight_is_refused(tmp_path):
-    """An optimiser stores 0 and 255 with 1 bit, and so are 0 and 1 stored."""
+    """An optimizer stores 0 and 255 with 1 bit, and so are 0 and 1 stored."""
     save(tmp_path / "in" / "a.png", MASK)
     save(tmp_path / "in" / "b.png", MASK == 1)
     names = ["background", "cell", "rim"]
@@ -151,7 +151,7 @@ def test_one_bit_beside_eight_is_refused(tmp_path):
     assert (written(tmp_path / "data", "b") == (MASK == 1)).all()
 
 
-@pytest.mark.fault("wrong labels", "palettes that an optimiser has renumbered")
+@pytest.mark.fault("wrong labels", "palettes that an optimizer has renumbered")
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_renumbered_palettes_are_converted_by_colour_alone(tmp_path, everywhere):
     colours = np.array(voc_palette(3), np.uint8)

@@ -82,7 +82,7 @@ def test_run_lengths_of_datumaro_are_classes_not_crowds(tmp_path, source):
 
 
 def test_a_region_with_a_hole_of_supervision_is_a_class(tmp_path):
-    """It marks regions with a hole iscrowd; outlines run through the centres of its pixels."""
+    """It marks regions with a hole iscrowd; outlines run through the centers of its pixels."""
     pytest.importorskip("pycocotools")
     done = convert(EXPORTS / "supervision", tmp_path)
     assert done.classes == ("background", "cell", "rim")

@@ -327,7 +327,7 @@ def spoil(kind, path):
     ("kind", "words"),
     [
         ("missing", "no such file"),
-        ("colours", "holds colours, not class indices"),
+        ("colours", "holds colors, not class indices"),
         ("size", "the mask has 7 x 5 pixels"),
         ("value", "mask value 77 is no class"),
         ("cut", "not a whole image"),

@@ -74,7 +74,7 @@ def fitted(known):
 
 
 def plane(steps=200, reach=8.0):
-    """The centres and the area of the cells of a square grid."""
+    """The centers and the area of the cells of a square grid."""
     axis = (torch.arange(steps) + 0.5) * (2 * reach / steps) - reach
     return torch.cartesian_prod(axis, axis), (2 * reach / steps) ** 2
 

@@ -98,7 +98,7 @@ def convert(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Colours or values of the classes: labelmap.txt, name,r,g,b or value,name."
+            help="Colors or values of the classes: labelmap.txt, name,r,g,b or value,name."
         ),
     ] = None,
     classes: Annotated[
@@ -109,7 +109,7 @@ def convert(
         str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
     ] = None,
 ) -> None:
-    """Write masks of class indices from colours, 0 and 255, or a tool's export."""
+    """Write masks of class indices from colors, 0 and 255, or a tool's export."""
     from ddfp_lib.data.convert import convert
 
     names = [name.strip() for name in classes.split(",") if name.strip()]

@@ -136,7 +136,7 @@ def predict(
     protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
-    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colours)."""
+    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colors)."""
     from ddfp_lib.evaluation.prediction import Pictures, predict_files
     from ddfp_lib.runs.folder import Run
     from ddfp_lib.training.learner import load_learner

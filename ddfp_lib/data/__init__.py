@@ -67,7 +67,9 @@ def open_dataset(
             )
         return DigitScenes(digits, subset)
     if root is None:
-        raise UserError(f"data set {name!r} needs the folder of its files: give it with --data DIR")
+        raise UserError(
+            f"data set {name!r} needs the folder of its files: give its root, or --data DIR"
+        )
     dataset: FilePairs
     if own:
         dataset = _own(name, root, subset, size)

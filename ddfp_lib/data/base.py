@@ -38,7 +38,7 @@ class SegmentationDataset(Protocol):
     Attributes:
         name: short name of the data set, e.g. ``"camvid"``.
         classes: the K class names, in the order of the mask values.
-        palette: K colours (red, green, blue), each 0..255.
+        palette: K colors (red, green, blue), each 0..255.
         names: one name for each image, unique.
     """
 
@@ -189,7 +189,7 @@ def check_mask(path: Path, image: Image.Image) -> None:
     The content counts, not the suffix. Nothing is decoded.
 
     Raises:
-        UserError: a format with lossy compression, several pages, colours instead of indices, more
+        UserError: a format with lossy compression, several pages, colors instead of indices, more
             than 8 bits, or gray of fewer bits or inverted, which Pillow scales when it reads it.
     """
     compression = str(image.info.get("compression", ""))
@@ -212,9 +212,9 @@ def check_mask(path: Path, image: Image.Image) -> None:
         )
     if image.mode not in ("P", "L"):
         raise UserError(
-            f"{path}: a mask of mode {image.mode} holds colours, not class indices; save it as a "
+            f"{path}: a mask of mode {image.mode} holds colors, not class indices; save it as a "
             f"palette or 8-bit gray PNG whose pixel values are the classes, or run '{CONVERT}' "
-            "with the table of colours"
+            "with the table of colors"
         )
 
 
@@ -236,7 +236,7 @@ def stored_bits(image: Image.Image) -> int:
 
 
 def palette_colours(image: Image.Image, values: Iterable[int]) -> dict[int, Colour]:
-    """Return the colour that each of these values has in an opened palette image."""
+    """Return the color that each of these values has in an opened palette image."""
     palette = image.getpalette("RGB")
     palette += [0] * (768 - len(palette))  # values beyond a short palette show black
     return {int(value): tuple(palette[3 * value : 3 * value + 3]) for value in values}
@@ -267,7 +267,7 @@ def not_a_class(path: Path, value: int, classes: int) -> str:
 
 
 def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a mask (H, W) to ``size`` (h, w), each pixel the nearest by its centre.
+    """Resize a mask (H, W) to ``size`` (h, w), each pixel the nearest by its center.
 
     torchvision's own rule for masks, ``NEAREST``, goes by the upper left corner: half a pixel off
     from the resized image.

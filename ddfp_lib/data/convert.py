@@ -3,7 +3,7 @@
 ================  =================================================================================
 kind              what is read
 ================  =================================================================================
-``colours``       RGB or palette masks and a table of colours: ``labelmap.txt`` of CVAT and
+``colours``       RGB or palette masks and a table of colors: ``labelmap.txt`` of CVAT and
                   Datumaro (``name:r,g,b:parts:actions``), lines ``name,r,g,b`` or ``r g b name``
 ``values``        gray or palette masks, of any bit depth, and a table of values: lines
                   ``value,name``, such as Roboflow's ``_classes.csv``; or masks of class indices and
@@ -77,14 +77,14 @@ def convert(
         source: folder of the exported masks, or of JSON files, or a JSON file.
         root: folder of the data set in the VOC layout; its images are not touched.
         kind: one of :data:`KINDS`; None to see by the files.
-        table: colours or values of the classes; None takes the one next to the masks.
+        table: colors or values of the classes; None takes the one next to the masks.
         classes: names in the order of the mask values, where no table has them.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: no mask; a mask in a lossy format, or with a colour or value that is no class; a
+        UserError: no mask; a mask in a lossy format, or with a color or value that is no class; a
             table that cannot be read; classes other than in ``root/classes.txt``; or a mask that
             would be replaced.
     """
@@ -207,8 +207,8 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
         with _opened(path) as image:
             if image.mode not in ("1", "L", "P", "I;16", "I"):
                 raise UserError(
-                    f"{path}: holds colours ({image.mode}); give the table that says which class "
-                    "each colour is, for example --table labelmap.txt"
+                    f"{path}: holds colors ({image.mode}); give the table that says which class "
+                    "each color is, for example --table labelmap.txt"
                 )
             white = 255 if image.mode == "1" else 1
         values |= {white * value for value in np.unique(_values(path)).tolist()}
@@ -222,7 +222,7 @@ def _reader(
     if kind == "colours":
         if table is None:
             raise UserError(
-                "--kind colours: needs the table of colours, for example --table labelmap.txt"
+                "--kind colours: needs the table of colors, for example --table labelmap.txt"
             )
         names, places = colour_table(table)
         return names, lambda path: _by_colour(path, places, table)
@@ -248,7 +248,7 @@ def _reader(
 
 
 def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
-    """Refuse masks whose values an optimiser of PNG files may have changed.
+    """Refuse masks whose values an optimizer of PNG files may have changed.
 
     Args:
         files: of the masks.
@@ -276,11 +276,11 @@ def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
     if wrong is None and not sure and (wrong := looks_renumbered(painted, usual)):
         wrong += " If it was not, give --kind values;"
     if wrong:
-        raise UserError(f"{wrong} give the colours of the classes with --table")
+        raise UserError(f"{wrong} give the colors of the classes with --table")
 
 
 def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
-    """Read a mask by its colours: uint8 (H, W)."""
+    """Read a mask by its colors: uint8 (H, W)."""
     with _opened(path) as image:
         if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
             raise UserError(f"{path}: has transparent pixels; export it without transparency")
@@ -293,7 +293,7 @@ def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndar
         if colour not in places:
             y, x = np.argwhere(codes == code)[0].tolist()
             raise UserError(
-                f"{path}: colour {colour}, at row {y}, column {x}, is not in {table}; add it, or "
+                f"{path}: color {colour}, at row {y}, column {x}, is not in {table}; add it, or "
                 "export the masks again without smoothed borders"
             )
         indices.append(places[colour])
@@ -321,7 +321,7 @@ def _values(path: Path) -> np.ndarray:
     with _opened(path) as image:
         bits = stored_bits(image) if image.mode == "L" else 8
         if image.mode not in ("1", "L", "P", "I;16", "I;16B", "I"):
-            raise UserError(f"{path}: holds colours ({image.mode}), not values; give --table")
+            raise UserError(f"{path}: holds colors ({image.mode}), not values; give --table")
         values = np.asarray(image).astype(np.int64)
     scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0..255
     return values // scale

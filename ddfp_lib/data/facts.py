@@ -65,7 +65,7 @@ class MaskFacts:
         counts: pixels of each of them.
         checksum: CRC-32 of all values in reading order.
         bits: of the file for each pixel.
-        colours: the palette's colour of each value; None for a gray mask.
+        colours: the palette's color of each value; None for a gray mask.
     """
 
     height: int

@@ -289,12 +289,12 @@ def _look_at_values(inspected: Inspected, findings: Findings) -> None:
 
 
 def _has_published_palette(root: Path, datasets: Sequence[FilePairs]) -> bool:
-    """Return whether the colours of the classes are known: not for data of the user's own."""
+    """Return whether the colors of the classes are known: not for data of the user's own."""
     return all(dataset.name != "voc" for dataset in datasets) or not (root / "classes.txt").exists()
 
 
 def _look_at_palettes(findings: Findings, *, published: bool) -> None:
-    """Find masks whose palette was renumbered: their colours are right and their values wrong."""
+    """Find masks whose palette was renumbered: their colors are right and their values wrong."""
     masks: list[tuple[Path, Painted]] = []
     valid, known = {IGNORE_INDEX}, {IGNORE_INDEX: VOID_COLOUR}
     for inspected in findings.sets.values():
@@ -309,7 +309,7 @@ def _look_at_palettes(findings: Findings, *, published: bool) -> None:
     wrong = renumbered(masks, valid, known if published else {})
     if wrong:
         findings.general.append(
-            f"{wrong}; export the masks again, or run '{CONVERT}' with the table of colours"
+            f"{wrong}; export the masks again, or run '{CONVERT}' with the table of colors"
         )
     elif not published and (strange := looks_renumbered(masks, known)):
         findings.notices.append(strange)

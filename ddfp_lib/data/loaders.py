@@ -250,7 +250,7 @@ def lost_worker_named() -> Iterator[None]:
             raise
         raise LostWorkerError(
             f"data.workers: {str(error).splitlines()[0].strip()} Too little memory, or too little "
-            "room in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
+            "space in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
         ) from error
 
 

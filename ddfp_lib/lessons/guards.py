@@ -185,7 +185,7 @@ def unreferenced(script: Path) -> Iterator[str]:
 
 
 def astray(script: Path) -> Iterator[str]:
-    """Yield links that its first and last cells lack: to the index and to its neighbours."""
+    """Yield links that its first and last cells lack: to the index and to its neighbors."""
     lessons = scripts(script.parent)
     here = lessons.index(script)
     wanted = ["README.md"]

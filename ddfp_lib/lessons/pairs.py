@@ -224,7 +224,7 @@ def _shrunk(png: bytes) -> bytes:
 
 
 def _join_streams(cell: NotebookNode) -> None:
-    """Make one output of neighbouring pieces of a stream: where they are cut is chance."""
+    """Make one output of neighboring pieces of a stream: where they are cut is chance."""
     joined: list[NotebookNode] = []
     for output in cell.get("outputs", []):
         last = joined[-1] if joined else None

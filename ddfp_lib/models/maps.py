@@ -9,13 +9,13 @@ def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Resize labels (B, H, W) to (B, *size): each takes the upper left pixel of what it covers.
 
     That is how the release makes labels for features, in training: up to half a feature away from
-    the feature's centre. :func:`at_centres` is exact.
+    the feature's center. :func:`at_centres` is exact.
     """
     return _resized(labels, size, "nearest")
 
 
 def at_centres(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize labels (B, H, W) to (B, *size): each takes the pixel at the centre of what it covers.
+    """Resize labels (B, H, W) to (B, *size): each takes the pixel at the center of what it covers.
 
     Measurements compare a feature's class with this one.
     """

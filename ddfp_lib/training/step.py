@@ -172,7 +172,7 @@ def teacher_pass(
     """
     teacher, config = learner.teacher, learner.config
     # Each part has labeled and weak images, as the student's has: a teacher in train mode
-    # normalises by its part.
+    # normalizes by its part.
     seen = [weak] if learner.density is None else [labeled, weak]
     parts = list(learner.micro_batches(*seen))
     features = [teacher.encode(torch.cat(part), generator=device) for part in parts]
