@@ -13,7 +13,7 @@
 #   make site-test   open each page of both in a browser, at two widths       (minutes)
 #   make lint        what `make test` checks first
 #   make audit       compare the locked versions with known vulnerabilities
-#   make lock        update requirements.lock, and those of convert and site beside it
+#   make lock        update requirements.lock, and those of convert and site
 #   make clean       remove .venv and caches, keep runs
 
 SHELL := /bin/bash

@@ -3,7 +3,7 @@
 Start with :mod:`ddfp_lib.training.reference_step` (one training step on one screen), then
 :mod:`ddfp_lib.method.density` (what is learned about the features) and
 :mod:`ddfp_lib.method.perturb` (how the features are moved). ``docs/architecture.md`` draws the
-rooms. The names below are imported when they are first used, so that ``import ddfp_lib`` is quick.
+packages. The names below are imported when they are first used, so ``import ddfp_lib`` is quick.
 """
 
 from importlib import import_module

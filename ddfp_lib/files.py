@@ -26,7 +26,7 @@ def raises_user_error(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
+    """Let ``write`` fill a temporary file next to ``path``, then rename it to ``path``.
 
     A reader sees the old file or the new one, never half of it: the temporary file is flushed to
     disk before it is renamed, and removed if ``write`` fails.

@@ -55,7 +55,7 @@ def total(value: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Ten
 
     Args:
         value: any shape and dtype, equal on every rank.
-        op: another reduction, as ``MAX``.
+        op: another reduction, such as ``MAX``.
     """
     if world_size() == 1:
         return value

@@ -64,11 +64,11 @@ def test_the_base_file_explains_every_key_in_the_order_of_the_dataclass():
     keys = [field.name for field in dataclasses.fields(MethodConfig) if field.name != "name"]
     assert set(read_yaml(BASE)) == set(keys)
     blocks = BASE.read_text().split("\n\n")[1:]
-    for block in blocks[1:]:  # the first says whose behaviour a value can be
+    for block in blocks[1:]:  # the first says whose behavior a value can be
         comment, *values = re.split(r"^(?=\w)", block, flags=re.MULTILINE)
         assert comment.startswith("# ")
         assert values
-        assert re.search(r"\[(paper|release|ours)", comment), f"whose behaviour is it? {block}"
+        assert re.search(r"\[(paper|release|ours)", comment), f"whose behavior is it? {block}"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -201,7 +201,7 @@ def test_every_value_that_can_change_the_result_changes_the_hash(values, key, ki
         try:
             variant = from_dict(changed)
         except UserError:
-            continue  # not every neighbour of a value makes sense
+            continue  # not every neighbor of a value makes sense
         tried += 1
         assert variant != config
         matters = key not in ("data.root", "data.workers", "network.weights")

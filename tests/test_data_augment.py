@@ -27,7 +27,7 @@ def test_weak_view_keeps_image_and_mask_together(seed, crop):
     assert image.shape == (3, *config.size)
     assert mask.shape == config.size
     assert image.dtype == mask.dtype == torch.uint8
-    # Where the mask is one class for 2 pixels around, resizing has mixed no colours.
+    # Where the mask is one class for 2 pixels around, resizing has mixed no colors.
     inner = mask[None].float()
     same = nn.functional.max_pool2d(inner, 5, 1)[0] == -nn.functional.max_pool2d(-inner, 5, 1)[0]
     flat = nn.functional.pad(same, [2] * 4)

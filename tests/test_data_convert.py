@@ -96,20 +96,20 @@ def test_values_with_holes_and_a_void_of_any_number(tmp_path, dtype):
     table.write_text("0,void\n26,rim\n7,cell\n")
     refused(
         lambda: convert(tmp_path / "in", tmp_path / "other", table=table),
-        "a.png: value 254, at row 0, column 0, is no class (0, 26, 7)",
+        "a.png: value 254, at row 0, column 0, is not a class (0, 26, 7)",
     )
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("0,cell\n0,rim\n", "0 stands for two classes"),
-        ("0,cell\n1,cell\n", "class 'cell' stands in two lines"),
+        ("0,cell\n0,rim\n", "0 is given two classes"),
+        ("0,cell\n1,cell\n", "class 'cell' is in two lines"),
         ("0,cell\none,rim\n", "line 2: 'one,rim' is not value,name"),
-        ("cell\n", "'cell' has no colour"),
-        ("cell:::\nrim:::\n", "'cell:::' has no colour"),
+        ("cell\n", "'cell' has no color"),
+        ("cell:::\nrim:::\n", "'cell:::' has no color"),
         ("cell,1,2,3\nrim,1,2,300\n", "line 2: 'rim,1,2,300' is not name:r,g,b"),
-        ("cell,1,2,3\nrim,1,2,3\n", "stands for two classes"),
+        ("cell,1,2,3\nrim,1,2,3\n", "is given two classes"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path, text, words):
@@ -138,7 +138,7 @@ def test_tables_of_colours_in_each_form(tmp_path, form):
 
 
 def test_one_bit_beside_eight_is_refused(tmp_path):
-    """An optimiser stores 0 and 255 with 1 bit, and so are 0 and 1 stored."""
+    """An optimizer stores 0 and 255 with 1 bit, and so are 0 and 1 stored."""
     save(tmp_path / "in" / "a.png", MASK)
     save(tmp_path / "in" / "b.png", MASK == 1)
     names = ["background", "cell", "rim"]
@@ -151,7 +151,7 @@ def test_one_bit_beside_eight_is_refused(tmp_path):
     assert (written(tmp_path / "data", "b") == (MASK == 1)).all()
 
 
-@pytest.mark.fault("wrong labels", "palettes that an optimiser has renumbered")
+@pytest.mark.fault("wrong labels", "palettes that an optimizer has renumbered")
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_renumbered_palettes_are_converted_by_colour_alone(tmp_path, everywhere):
     colours = np.array(voc_palette(3), np.uint8)
@@ -227,7 +227,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(tmp_path):
     refused(lambda: convert(source, root, kind="coco"), "no JSON file of coco")
     assert not root.exists()
     convert(source, root)
-    refused(lambda: convert(source, root), "is there already")
+    refused(lambda: convert(source, root), "already exists")
     (root / "SegmentationClass" / "a.png").unlink()
     (root / "classes.txt").write_text("background\nrim\ncell\n")
     refused(lambda: convert(source, root), "classes.txt", "other classes")
@@ -265,7 +265,7 @@ def test_json_needs_the_package_of_its_tool(tmp_path, monkeypatch):
     (tmp_path / "lm" / "a.json").write_text('{"shapes": []}')
     refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "labelme", "ddfp[convert]")
     (tmp_path / "lm" / "a.json").write_text("{")
-    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "a.json", "no JSON")
+    refused(lambda: convert(tmp_path / "lm", tmp_path / "data"), "a.json", "not a JSON")
 
 
 def test_coco_regions_are_drawn(tmp_path):

@@ -148,7 +148,7 @@ def test_only_wanted_folders_are_unpacked(tmp_path):
 @pytest.mark.parametrize("name", ["../evil", "a/b/../../../evil", "a/b/../../../../evil"])
 def test_members_that_lead_out_are_refused(tmp_path, name):
     path = archive_of(tmp_path, {"a/b/one": b"1", name: b"evil"})
-    with pytest.raises(UserError, match=r"data\.tar: refused, for .*evil.*outside") as caught:
+    with pytest.raises(UserError, match=r"data\.tar: refused: .*evil.*outside") as caught:
         unpack(path, tmp_path / "deep" / "out", ["a/b"])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("evil"))
@@ -161,7 +161,7 @@ def test_links_that_lead_out_are_refused(tmp_path):
         link = tarfile.TarInfo("a/b/link")
         link.type, link.linkname = tarfile.SYMTYPE, "../../../secret"
         archive.addfile(link)
-    with pytest.raises(UserError, match=r"refused, for .*link"):
+    with pytest.raises(UserError, match=r"refused: .*link"):
         unpack(path, tmp_path / "out", ["a/b"])
 
 

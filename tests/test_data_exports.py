@@ -82,7 +82,7 @@ def test_run_lengths_of_datumaro_are_classes_not_crowds(tmp_path, source):
 
 
 def test_a_region_with_a_hole_of_supervision_is_a_class(tmp_path):
-    """It marks regions with a hole iscrowd; outlines run through the centres of its pixels."""
+    """It marks regions with a hole iscrowd; outlines run through the centers of its pixels."""
     pytest.importorskip("pycocotools")
     done = convert(EXPORTS / "supervision", tmp_path)
     assert done.classes == ("background", "cell", "rim")
@@ -146,7 +146,7 @@ def test_damaged_coco_files_are_one_line(tmp_path, content):
     ("files", "words"),
     [
         (["export/annotations.xml"], "XML files are not read: export masks instead"),
-        (["export/train/a.png"], "a.png lies below: give its folder"),
+        (["export/train/a.png"], "a.png is in a subfolder: give that"),
         (["export/a.json"], "no mask .* and no JSON file of COCO or LabelMe"),
     ],
 )

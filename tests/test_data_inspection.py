@@ -133,7 +133,7 @@ def test_mostly_ignored_pixels_are_noticed(root):
 def test_missing_masks_are_found_before_training(root, name):
     mask = root / "SegmentationClass" / f"{name}.png"
     mask.rename(mask.with_name(f"{name}_mask.png"))
-    refused(lambda: open_run_data(config(root)), f"{name}.png", f"{name}_mask.png lies there")
+    refused(lambda: open_run_data(config(root)), f"{name}.png", f"the folder has {name}_mask.png")
 
 
 def test_missing_lists_and_images_are_found_before_training(root):
@@ -197,8 +197,8 @@ def test_images_of_sixteen_bits_are_refused(root):
 
 def test_files_in_folders_below_are_named(root):
     for folder, suffix, words in (
-        ("SegmentationClass", "png", ("t0.png: no such file", "a/t0.png lies below")),
-        ("JPEGImages", "jpg", ("no image 't0'", "a/t0.jpg lies below")),
+        ("SegmentationClass", "png", ("t0.png: no such file", "a/t0.png is in a subfolder")),
+        ("JPEGImages", "jpg", ("no image 't0'", "a/t0.jpg is in a subfolder")),
     ):
         below = root / folder / "a"
         below.mkdir()
@@ -296,10 +296,10 @@ def save_pages(mask, path):
         (save_webp, "lossy"),
         (save_jpeg2000, "lossy"),
         (save_deep, "more than 8 bits"),
-        (save_sixteen_bits, "holds colours"),
+        (save_sixteen_bits, "holds colors"),
         (save_one_bit, "not stored with 8 bits"),
         (save_four_bits, "not stored with 8 bits"),
-        (save_colours, "holds colours"),
+        (save_colours, "holds colors"),
         (save_pages, "2 pages"),
     ],
 )
@@ -311,7 +311,7 @@ def test_masks_that_cannot_be_trusted_are_refused_by_content(root, save, words):
 
 
 def renumber(path, order):
-    """Save a palette mask with its colours in another order, as optimisers of PNG files do."""
+    """Save a palette mask with its colors in another order, as optimizers of PNG files do."""
     mask = np.array(Image.open(path))
     colours = voc_palette(256)
     table = np.zeros(256, np.uint8)
@@ -321,7 +321,7 @@ def renumber(path, order):
     image.save(path, bits=8)
 
 
-@pytest.mark.fault("wrong labels", "palettes that an optimiser has renumbered")
+@pytest.mark.fault("wrong labels", "palettes that an optimizer has renumbered")
 @pytest.mark.parametrize("published", [False, True])
 def test_renumbered_palettes_are_refused(tmp_path, published):
     names = ["2007_000001", "2007_000002", "2007_000003", "2007_000004"]
@@ -343,7 +343,7 @@ def test_renumbered_palettes_are_refused(tmp_path, published):
 
 @pytest.mark.parametrize(("order", "noticed"), [([0, 1, 2], False), ([1, 0, 2], True)])
 def test_palettes_that_look_renumbered_are_noticed(root, order, noticed):
-    """All in the same way, as where RGB masks are quantised: own data may have any colours."""
+    """All in the same way, as where RGB masks are quantised: own data may have any colors."""
     for path in (root / "SegmentationClass").iterdir():
         repaint(root, path.stem, lambda mask: np.where(mask == 255, 0, mask))
         renumber(path, order)
@@ -542,7 +542,7 @@ def test_a_rewritten_file_of_the_same_mask_is_the_same(run, root):
 
 def test_another_unlabeled_image_is_other_data(run, root):
     Image.new("RGB", (50, 40)).save(root / "JPEGImages" / "t3.jpg")
-    changed(run, root, "other images")
+    changed(run, root, "different images")
 
 
 @pytest.mark.parametrize(
@@ -591,4 +591,4 @@ def test_a_reproduction_is_not_reported_from_runs_of_other_labels(root, tmp_path
     train(settings, cell.folder, device=torch.device("cpu"))
     check_inputs([cell])
     (root / "labeled.txt").write_text("t1\nt0\n")
-    refused(lambda: check_inputs([cell]), str(cell.folder), "other images or lists")
+    refused(lambda: check_inputs([cell]), str(cell.folder), "different images or lists")

@@ -139,7 +139,7 @@ def test_voc_that_is_there_is_kept(archives, tmp_path):
 @pytest.mark.parametrize("inner", ["VOC2012", "VOCdevkit/VOC2012"])
 def test_a_root_too_high_is_corrected(tmp_path, inner):
     (tmp_path / inner / "JPEGImages").mkdir(parents=True)
-    with pytest.raises(UserError, match=rf"VOC lies deeper; give --root {tmp_path / inner}"):
+    with pytest.raises(UserError, match=rf"VOC is in a subfolder; use --root {tmp_path / inner}"):
         prepare_voc(tmp_path)
 
 
@@ -191,8 +191,8 @@ CLS = "benchmark_RELEASE/dataset/cls"
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("../evil.mat", b"", r"sbd\.tgz: refused, for .*evil"),
-        (f"{CLS}/s0.mat", b"no annotation", r"s0\.mat: is no annotation of SBD"),
+        ("../evil.mat", b"", r"sbd\.tgz: refused: .*evil"),
+        (f"{CLS}/s0.mat", b"no annotation", r"s0\.mat: is not an annotation of SBD"),
         (f"{CLS}/zebra.mat", annotation(np.zeros((9, 9), np.uint8)), r"no image 'zebra'"),
         (f"{CLS}/s0.mat", annotation(np.zeros((9, 9), np.uint8)), r"s0\.mat: has \(9, 9\) pixels"),
         (f"{CLS}/s0.mat", annotation(np.full((9, 9), 21, np.uint8)), r"s0\.mat: holds other val"),
@@ -327,7 +327,7 @@ def spoil(kind, path):
     ("kind", "words"),
     [
         ("missing", "no such file"),
-        ("colours", "holds colours, not class indices"),
+        ("colours", "holds colors, not class indices"),
         ("size", "the mask has 7 x 5 pixels"),
         ("value", "mask value 77 is no class"),
         ("cut", "not a whole image"),

@@ -42,9 +42,9 @@ def test_lists_of_every_format(tmp_path, text, names):
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("a\n\nb\n", "line 2: is empty"),
-        ("a\nb\na\n", "line 3: 'a' stands in line 1"),
-        ("x/a.png\ny/a.png\n", "line 2: 'a' stands in line 1"),
-        ("a.jpg x/a.png\n'a'\na\n", "line 3: 'a' stands in line 1"),
+        ("a\nb\na\n", "line 3: 'a' repeats line 1"),
+        ("x/a.png\ny/a.png\n", "line 2: 'a' repeats line 1"),
+        ("a.jpg x/a.png\n'a'\na\n", "line 3: 'a' repeats line 1"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, text, words):

@@ -74,7 +74,7 @@ def fitted(known):
 
 
 def plane(steps=200, reach=8.0):
-    """The centres and the area of the cells of a square grid."""
+    """The centers and the area of the cells of a square grid."""
     axis = (torch.arange(steps) + 0.5) * (2 * reach / steps) - reach
     return torch.cartesian_prod(axis, axis), (2 * reach / steps) ** 2
 
@@ -512,7 +512,7 @@ def test_features_of_another_shape_are_refused(shape):
 
 
 def test_a_mask_value_is_no_density_label():
-    with pytest.raises(UserError, match=rf"label {IGNORE_INDEX} is no class"):
+    with pytest.raises(UserError, match=rf"label {IGNORE_INDEX} is not a class"):
         estimator().fit_step(points(3, 5), torch.tensor([0, 1, IGNORE_INDEX]), generator=seeded())
 
 

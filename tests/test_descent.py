@@ -27,7 +27,7 @@ def test_measured_descent_lowers_the_density(tiny_config, tmp_path):
     count = len(measured.before)
     assert count > 50
     change = {name: after - measured.before for name, after in measured.after.items()}
-    # Not all: neighbours move too, and a 3x3 convolution lets each pixel see them.
+    # Not all: neighbors move too, and a 3x3 convolution lets each pixel see them.
     assert (change["density descent"] < 0).float().mean() > 0.85
     assert change["density descent"].mean() < change["random"].mean()
     assert all(len(after) == count for after in measured.after.values())

@@ -535,7 +535,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, accumulate, sizes
 def test_three_processes_cannot_share_four_images(tiny_config, tmp_path):
     for error in run_ranks(3, train_rank, tiny_config("ddfp"), tmp_path / "run"):
         assert isinstance(error, UserError)
-        assert "4 images cannot be shared by 3 processes" in str(error)
+        assert "4 images cannot be divided among 3 processes" in str(error)
     assert not (tmp_path / "run").exists()
 
 

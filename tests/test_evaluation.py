@@ -171,7 +171,7 @@ def test_a_real_network_takes_odd_sizes(tiny_config):
 
 
 def logits(images):
-    """A network that looks at its whole window: the mean colour sways every pixel."""
+    """A network that looks at its whole window: the mean color sways every pixel."""
     return torch.cat([images, images.mean((2, 3), keepdim=True) - images], dim=1)
 
 

@@ -54,7 +54,7 @@ CASES = {
     ),
     "depthwise, more padding than reach": (depthwise(6, 3, padding=6, dilation=2), (2, 6, 5, 5)),
     "ASPP, most of it padding": (nn.Conv2d(6, 8, 3, padding=6, dilation=6), (3, 6, 7, 9)),
-    "ASPP, the centre alone": (nn.Conv2d(6, 8, 3, padding=18, dilation=18), (3, 6, 7, 9)),
+    "ASPP, the center alone": (nn.Conv2d(6, 8, 3, padding=18, dilation=18), (3, 6, 7, 9)),
     "ASPP 5x5, no equal sides": (
         nn.Conv2d(6, 8, (5, 3), padding=(3, 5), dilation=(3, 4)),
         (3, 6, 10, 6),

@@ -175,7 +175,7 @@ def attack(dtype):
 
 
 def test_the_attack():
-    """The shift, its length, and that unconfident neighbours of confident pixels move too."""
+    """The shift, its length, and that unconfident neighbors of confident pixels move too."""
     shift, confident = attack(torch.float64)
     moved = shift.norm(dim=1) > 0
     assert torch.equal(moved, torch.from_numpy(EXPECTED["attack.moved"]))

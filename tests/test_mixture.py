@@ -59,7 +59,7 @@ def test_rows_marked_unlabeled_are_rows_without_labels(mixture, z, dtype):
 def test_a_label_that_is_no_class_is_named(mixture, z, wrong):
     labels = torch.zeros(50, dtype=torch.int64)
     labels[7] = wrong
-    with pytest.raises(UserError, match=rf"label {wrong} is no class 0\.\.2"):
+    with pytest.raises(UserError, match=rf"label {wrong} is not a class 0\.\.2"):
         mixture.log_prob(z, labels)
     with pytest.raises(UserError, match=rf"label {wrong} "):
         mixture.sample(50, seeded(), labels)

@@ -254,7 +254,7 @@ def test_images_have_three_channels(encoder, channels):
     make_network(encoder=encoder, encoder_options={"in_chans": 3})
 
 
-# Normalisation -----------------------------------------------------------------------------------
+# Normalization -----------------------------------------------------------------------------------
 
 
 def normalisation_of(**options):

@@ -62,7 +62,7 @@ def test_a_notebook_of_reproduce_is_in_step_with_its_source(name):
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """A copy of a lesson, with its neighbours' names, its picture and its index, to be spoiled."""
+    """A copy of a lesson, with its neighbors' names, its picture and its index, to be spoiled."""
     for path in (SECOND, SECOND.with_suffix(".ipynb"), SECOND.parent / "README.md"):
         shutil.copy(path, tmp_path)
     for neighbour in (SCRIPTS[0], SCRIPTS[2]):

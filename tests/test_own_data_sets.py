@@ -24,8 +24,8 @@ class Scenes(FilePairs):
     def __init__(self, root, subset, size=None):
         images = sorted((Path(root) / "JPEGImages").glob(f"*{subset}*.png"))
         masks = [Path(root) / "SegmentationClass" / path.name for path in images]
-        classes, colours = ("none", "one", "two", "three"), [(60 * k, 0, 0) for k in range(4)]
-        super().__init__("scenes", classes, colours, images, masks, size=size)
+        classes, colors = ("none", "one", "two", "three"), [(60 * k, 0, 0) for k in range(4)]
+        super().__init__("scenes", classes, colors, images, masks, size=size)
 
 
 class NoDataSet:

@@ -136,5 +136,7 @@ def test_it_is_checked_before_work_starts(package, benchmark, tmp_path, capsys):
 
 def test_a_density_that_is_not_learned_is_named(package, tiny_config, tmp_path):
     config = tiny_config("ddfp", method={"perturbation": "mysteps.steps:Uphill"})
-    with pytest.raises(UserError, match=r"method\.learns_density: .*set it to true"):
+    with pytest.raises(
+        UserError, match=r"method\.perturbation: .*set method\.learns_density to true"
+    ):
         train(config, tmp_path / "run", device=CPU)

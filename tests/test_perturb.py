@@ -239,7 +239,7 @@ def test_leak_moves_exactly_the_pixels_that_the_gradient_reaches(convolutional):
 
 
 def test_what_only_unconfident_pixels_say_is_not_heard():
-    """Density of one pixel that depends on its neighbour: the neighbour's surprise has no part."""
+    """Density of one pixel that depends on its neighbor: the neighbor's surprise has no part."""
     features = torch.randn(1, 2, 2, generator=seeded())
     moved = torch.tensor([[True, False]])
     models = FeatureModels(

@@ -125,7 +125,7 @@ def test_efficientnet_lite0_comes_from_a_package():
     ("name", "words"),
     [
         ("efficientnet_lite0", "pads as TensorFlow does.*encoder=tf_efficientnet_lite0"),
-        ("resnet50", "is of an EfficientNet, and resnet50 is none"),
+        ("resnet50", "holds weights of an EfficientNet, but resnet50 is not one"),
         ("tf_efficientnet_lite1", "75 missing"),
         ("tf_efficientnet_b0", r"64 missing \(blocks.0.0.se"),
     ],
@@ -263,5 +263,5 @@ def test_another_file_than_planned_is_refused(tmp_path):
     digest = sha256(path)
     Encoder("test_resnet", weights=str(path), weights_sha256=digest)
     torch.save(timm.create_model("test_resnet").state_dict(), path)
-    with pytest.raises(UserError, match="is another file than this run was planned with"):
+    with pytest.raises(UserError, match="is not the file that this run was planned with"):
         Encoder("test_resnet", weights=str(path), weights_sha256=digest)

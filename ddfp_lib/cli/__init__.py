@@ -1,6 +1,6 @@
 """The command line, ``ddfp``: one file for each group of commands.
 
-Heavy imports stand inside the commands, so that ``ddfp --help`` is quick.
+Heavy imports are inside the commands, so that ``ddfp --help`` is quick.
 """
 
 import sys

@@ -12,14 +12,14 @@ WIDTHS = (26, 32, 5, 15, 17, 28)
 def backbones(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="timm's names, as resnet50 or swin_tiny_patch4_window7_224."),
+        typer.Argument(help="timm's names, such as resnet50 or swin_tiny_patch4_window7_224."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A Markdown page whose table is renewed, as docs/backbones.md."),
+        typer.Option(help="A Markdown page whose table is renewed, such as docs/backbones.md."),
     ] = None,
 ) -> None:
-    """Show which output strides and image sizes a timm backbone takes here, and its normalisation.
+    """Show which output strides and image sizes a timm backbone takes here, and its normalization.
 
     Without names: one small backbone of every module family of timm, in a few minutes. Nothing is
     downloaded.

@@ -17,10 +17,11 @@ app.add_typer(prepare, name="prepare")
 app.add_typer(splits, name="splits")
 
 Root = Annotated[
-    Path, typer.Option("--root", help="Folder of the data set, as --data of the other commands.")
+    Path, typer.Option("--root", help="Folder of the data set; other commands call it --data.")
 ]
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Take any number of images, as those of some cities.")
+    bool,
+    typer.Option("--partial", help="Accept any number of images, such as those of some cities."),
 ]
 Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
 
@@ -97,17 +98,18 @@ def convert(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Colours or values of the classes: labelmap.txt, name,r,g,b or value,name."
+            help="Colors or values of the classes: labelmap.txt, name,r,g,b or value,name."
         ),
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="Names in the order of the mask values, as background,cell.")
+        str,
+        typer.Option(help="Names in the order of the mask values, for example background,cell."),
     ] = "",
     kind: Annotated[
         str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
     ] = None,
 ) -> None:
-    """Write masks of class indices from colours, 0 and 255, or a tool's export."""
+    """Write masks of class indices from colors, 0 and 255, or a tool's export."""
     from ddfp_lib.data.convert import convert
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
@@ -142,10 +144,12 @@ def fetch(
 def make(
     name: Name,
     root: Root,
-    labeled: Annotated[str, typer.Option(help="Labeled images: a count, or a part as 1/16.")],
+    labeled: Annotated[
+        str, typer.Option(help="Labeled images: a count, or a fraction such as 1/16.")
+    ],
     seed: Annotated[int, typer.Option(help="Draws the images.")] = 0,
 ) -> None:
-    """Draw labeled images at random, after making sure of every class."""
+    """Choose labeled images at random, with each class at least once where possible."""
     from ddfp_lib.data import open_dataset
     from ddfp_lib.data.splits import make_split, write_split
 

@@ -13,7 +13,9 @@ def reproduce(
     benchmark: options.Benchmark = "digits",
     splits: Annotated[
         str | None,
-        typer.Option(help="Comma list of the benchmark's published splits, as 732,1464 [all]."),
+        typer.Option(
+            help="Comma list of the benchmark's published splits, such as 732,1464 [all]."
+        ),
     ] = None,
     methods: Annotated[
         str, typer.Option(help="Comma list of methods or of .yaml files, see `ddfp methods`.")
@@ -27,7 +29,10 @@ def reproduce(
     weights: options.Weights = None,
     settings: options.Settings = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The benchmark's quick settings, one seed: a look.")
+        bool,
+        typer.Option(
+            "--quick", help="The benchmark's quick settings with one seed, for a first try."
+        ),
     ] = False,
     jobs: options.Jobs = 0,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of each run, a process each.")] = 1,
@@ -48,7 +53,7 @@ def reproduce(
     ] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option(help="Any option of sbatch, as --slurm account=vision; can be repeated."),
+        typer.Option(help="Any option of sbatch, such as --slurm account=vision; can be repeated."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs, steps, hours and memory, and stop.")
@@ -147,7 +152,7 @@ def study(
         bool, typer.Option("--record", help="Take its tables into reproduce/studies.")
     ] = False,
 ) -> None:
-    """Answer one question by a set of runs; start it again to go on."""
+    """Train the runs of one study; start it again to go on."""
     from ddfp_lib.experiments.reproduction import run_study
     from ddfp_lib.experiments.study import find_study, studies
     from ddfp_lib.experiments.study import record as keep_study
@@ -175,7 +180,7 @@ def record(
         bool, typer.Option("--check", help="Check its runs, or all contributed ones; keep nothing.")
     ] = False,
 ) -> None:
-    """Take a reproduction's runs into reproduce/results.csv, then renew the tables made of it.
+    """Copy finished runs into reproduce/results.csv, then renew the tables made from it.
 
     With --contributor its finished runs go to reproduce/contributed/NAME instead, each with
     configuration, environment, log and result, and are listed apart.
@@ -195,7 +200,9 @@ def record(
         print(f"{len(folders)} runs checked")
         return
     if out is None:
-        raise UserError("record: name the folder of a reproduction, as runs/voc, or use --check")
+        raise UserError(
+            "record: name the folder of a reproduction, such as runs/voc, or use --check"
+        )
     if contributor is None:
         kept = repository() / "reproduce" / "results.csv"
         print(f"{kept}: {len(merge(out / 'results.csv', kept))} runs")
@@ -206,7 +213,7 @@ def record(
 
 
 def report() -> None:
-    """Renew the pages made of kept results, and list results of no configuration of today.
+    """Renew the pages made of kept results, and list results whose configuration no longer exists.
 
     The pages are README.md's tables, RESULTS.md, STUDY.md and their figures.
     """

@@ -8,10 +8,10 @@ import typer
 def methods(
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Two methods, as ddfp noise: print the keys in which they differ."),
+        typer.Option(help="Two methods, such as ddfp noise: print the keys in which they differ."),
     ] = None,
 ) -> None:
-    """List the methods that --method and --methods know, or print how two of them differ.
+    """List the methods that `--method` and `--methods` accept, or print how two of them differ.
 
     A .yaml file of your own is a method too: it holds the keys in which it differs from
     ddfp_lib/presets/base.yaml.

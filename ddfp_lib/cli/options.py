@@ -28,15 +28,16 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="The backbone's starting weights: a file, as resnet101.pth, or package:NAME.",
+        help="The backbone's starting weights: a file such as resnet101.pth, or package:NAME.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", help="One of the benchmark's published splits, as 732.")
+    str | None,
+    typer.Option("--split", help="One of the benchmark's published splits, such as 732."),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any setting, as --set training.steps=100; can be repeated."),
+    typer.Option("--set", help="Any setting, such as --set training.steps=100; can be repeated."),
 ]
 Accumulate = Annotated[
     int,
@@ -81,7 +82,7 @@ def as_numbers(text: str) -> list[int]:
     try:
         return [int(name) for name in as_names(text)]
     except ValueError as error:
-        raise UserError(f"--seeds {text}: is not a comma list of numbers, as 0,1,2") from error
+        raise UserError(f"--seeds {text}: is not a comma list of numbers such as 0,1,2") from error
 
 
 def as_pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
@@ -90,7 +91,7 @@ def as_pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
     for text in texts:
         name, equals, value = text.lstrip("-").partition("=")
         if not (equals and re.fullmatch(r"[a-z][a-z0-9-]*", name)):
-            raise UserError(f"{option} {text}: is not NAME=VALUE; write it as account=vision")
+            raise UserError(f"{option} {text}: is not NAME=VALUE; write for example account=vision")
         pairs.append((name, value))
     return pairs
 

@@ -74,7 +74,9 @@ def train(
 
 Protocol = Annotated[
     str | None,
-    typer.Option("--protocol", help="whole, slideN or cropN, as slide801 [the run's own]."),
+    typer.Option(
+        "--protocol", help="whole, slideN or cropN, for example slide801 [the run's own]."
+    ),
 ]
 
 
@@ -134,7 +136,7 @@ def predict(
     protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
-    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colours)."""
+    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colors)."""
     from ddfp_lib.evaluation.prediction import Pictures, predict_files
     from ddfp_lib.runs.folder import Run
     from ddfp_lib.training.learner import load_learner
@@ -149,14 +151,14 @@ def predict(
             raise UserError("--long-side: is for pictures; images of --subset are read as trained")
         pictures = Pictures.of_dataset(_data_of(opened, subset or "val", data))
     else:
-        raise UserError("predict: give pictures, as picture.jpg or a folder, or --subset val")
+        raise UserError("predict: give pictures, such as picture.jpg or a folder, or --subset val")
     chosen = options.as_network(load_learner(opened, where), network)
     for path in predict_files(chosen, opened, pictures, out, device=where, protocol=protocol):
         print(path)
 
 
 def _data_of(run: "Run", subset: str, data: Path | None) -> "SegmentationDataset":
-    """Open and inspect images that a run shall segment; of ``train`` the labeled ones.
+    """Open and inspect the images that a run will segment; of ``train`` the labeled ones.
 
     Raises:
         UserError: the data are not there or not right, or have other classes than the run.

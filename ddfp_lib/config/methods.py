@@ -11,7 +11,7 @@ from ddfp_lib.errors import UserError
 PRESETS = Path(__file__).parents[1] / "presets"
 
 BASE = PRESETS / "base.yaml"
-"""Every key of a method with its default value, its meaning, and whose behaviour it is."""
+"""Every key of a method with its default value, its meaning, and whose behavior it is."""
 
 
 def presets() -> list[str]:

@@ -158,7 +158,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     setting = f"--set {one_line(override)}"
     if not equals:
-        raise UserError(f"{setting}: has no '='; write KEY=VALUE, as training.steps=100")
+        raise UserError(f"{setting}: has no '='; write KEY=VALUE, for example training.steps=100")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

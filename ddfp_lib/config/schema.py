@@ -42,7 +42,7 @@ ADDED: dict[str, Any] = {
     "training.cudnn_benchmark": True,
     "training.deterministic": False,
 }
-"""Keys that were added after e01cd57, with the value that means the behaviour of that time.
+"""Keys that were added after e01cd57, with the value that means the behavior of that time.
 
 Keys of GPUs have their usual value here: no run of that time was on a GPU.
 
@@ -52,7 +52,7 @@ The value is the key's default, so that older run folders can be read. The key e
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Red, green and blue of ImageNet's images in 0..1: how images are normalised by default."""
+"""Red, green and blue of ImageNet's images in 0..1: how images are normalized by default."""
 
 REVISION_OF_DENSITY = 1
 """Number of fixes that changed the results of methods with a density.
@@ -115,7 +115,7 @@ class DataConfig:
 
     @property
     def split(self) -> str:
-        """Name of the split: ``labeled``, or for a list file the folder that it lies in."""
+        """Name of the split: ``labeled``, or for a list file the folder that it is in."""
         path = PurePosixPath(str(self.labeled))
         return (path.parent.name or path.stem) if path.suffix == ".txt" else str(self.labeled)
 
@@ -133,7 +133,7 @@ class NetworkConfig:
         weights_sha256: SHA-256 of that file. :func:`load_config` fills it in, so that a run
             depends on the content of the file and not on its path.
         mean, std: mean and standard deviation of red, green and blue, in 0..1, by which images are
-            normalised. ``None``: timm's values for the backbone if starting weights are used, else
+            normalized. ``None``: timm's values for the backbone if starting weights are used, else
             ImageNet's. :func:`load_config` fills them in if starting weights are used.
         output_stride: image pixels per high-level feature: 8, 16 or 32, or the backbone's own. The
             patch of a plain transformer sets its own.

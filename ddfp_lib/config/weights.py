@@ -1,4 +1,4 @@
-"""Starting weights of a run: where the file is, what it holds, how its images are normalised."""
+"""Starting weights of a run: where the file is, what it holds, how its images are normalized."""
 
 import dataclasses
 import importlib.util

@@ -68,7 +68,7 @@ def open_dataset(
         return DigitScenes(digits, subset)
     if root is None:
         raise UserError(
-            f"data set {name!r} needs the folder of its files: give its root, as --data DIR"
+            f"data set {name!r} needs the folder of its files: give its root, or --data DIR"
         )
     dataset: FilePairs
     if own:

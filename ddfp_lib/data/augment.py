@@ -1,7 +1,7 @@
-"""The views of one image: weak (geometry only), strong (colour and blur on top) and CutMix.
+"""The views of one image: weak (geometry only), strong (color and blur on top) and CutMix.
 
 Every random number is drawn from a CPU generator that the caller gives, in a fixed order and
-number, whatever the image and wherever it lies.
+number, whatever the image and wherever it is.
 """
 
 import math
@@ -28,8 +28,8 @@ class AugmentConfig:
         scale: least and greatest factor by which the weak view resizes an image.
         flip: mirror half of the weak views.
         jitter: greatest change of brightness, contrast, saturation (relative) and hue (turns).
-        jitter_p: fraction of strong views with colour jitter.
-        gray_p: fraction of strong views without colour.
+        jitter_p: fraction of strong views with color jitter.
+        gray_p: fraction of strong views without color.
         blur_p: fraction of strong views with Gaussian blur.
         blur_sigma: least and greatest standard deviation of the blur, pixels.
         cutmix_p: fraction of batches with CutMix.
@@ -121,7 +121,7 @@ def weak_view(
 
 
 def strong_view(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Change colour and sharpness of each image, by its own draw; nothing moves.
+    """Change color and sharpness of each image, by its own draw; nothing moves.
 
     In this order: brightness, contrast, saturation and hue (together, with probability
     ``jitter_p``), grayscale, Gaussian blur.

@@ -38,7 +38,7 @@ class SegmentationDataset(Protocol):
     Attributes:
         name: short name of the data set, e.g. ``"camvid"``.
         classes: the K class names, in the order of the mask values.
-        palette: K colours (red, green, blue), each 0..255.
+        palette: K colors (red, green, blue), each 0..255.
         names: one name for each image, unique.
     """
 
@@ -189,21 +189,21 @@ def check_mask(path: Path, image: Image.Image) -> None:
     The content counts, not the suffix. Nothing is decoded.
 
     Raises:
-        UserError: a format with lossy compression, several pages, colours instead of indices, more
+        UserError: a format with lossy compression, several pages, colors instead of indices, more
             than 8 bits, or gray of fewer bits or inverted, which Pillow scales when it reads it.
     """
     compression = str(image.info.get("compression", ""))
     if image.format in LOSSY or "jpeg" in compression or compression == "webp":
         raise UserError(
-            f"{path}: a mask in a lossy format ({image.format}) has other classes at every border; "
+            f"{path}: lossy compression ({image.format}) has changed the classes at borders; "
             "export the masks again as PNG"
         )
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
     if image.mode == "1" or (image.mode == "L" and _stored_mode(image) != "L"):
         raise UserError(
-            f"{path}: a gray mask that is not stored with 8 bits a pixel reads as other values "
-            f"than were saved; write the class indices as 8-bit gray, or run '{CONVERT}'"
+            f"{path}: the gray mask is not stored with 8 bits per pixel, so its values change when "
+            f"it is read; write the class indices as 8-bit gray, or run '{CONVERT}'"
         )
     if image.mode[0] in "IF":
         raise UserError(
@@ -212,14 +212,14 @@ def check_mask(path: Path, image: Image.Image) -> None:
         )
     if image.mode not in ("P", "L"):
         raise UserError(
-            f"{path}: a mask of mode {image.mode} holds colours, not class indices; save it as a "
+            f"{path}: a mask of mode {image.mode} holds colors, not class indices; save it as a "
             f"palette or 8-bit gray PNG whose pixel values are the classes, or run '{CONVERT}' "
-            "with the table of colours"
+            "with the table of colors"
         )
 
 
 def _stored_mode(image: Image.Image) -> str:
-    """Return how the pixels of an opened image are stored, as ``L``, ``L;4`` or ``RGB;16B``."""
+    """Return how the pixels of an opened image are stored, such as ``L`` or ``RGB;16B``."""
     if not getattr(image, "tile", None):
         return image.mode
     how = image.tile[0][3]
@@ -236,7 +236,7 @@ def stored_bits(image: Image.Image) -> int:
 
 
 def palette_colours(image: Image.Image, values: Iterable[int]) -> dict[int, Colour]:
-    """Return the colour that each of these values has in an opened palette image."""
+    """Return the color that each of these values has in an opened palette image."""
     palette = image.getpalette("RGB")
     palette += [0] * (768 - len(palette))  # values beyond a short palette show black
     return {int(value): tuple(palette[3 * value : 3 * value + 3]) for value in values}
@@ -267,10 +267,10 @@ def not_a_class(path: Path, value: int, classes: int) -> str:
 
 
 def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a mask (H, W) to ``size`` (h, w), each pixel the nearest by its centre.
+    """Resize a mask (H, W) to ``size`` (h, w), each pixel the nearest by its center.
 
     torchvision's own rule for masks, ``NEAREST``, goes by the upper left corner: half a pixel off
-    from the image beside it.
+    from the resized image.
     """
     return F.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
@@ -313,9 +313,9 @@ def file_like(folder: Path, name: str) -> str:
     near = near or next((o for o in others if Path(o).stem.lower() == name.lower()), None)
     below = [path for path in folder.rglob("*") if path.stem == name] if near is None else []
     if below:
-        return f"{kinds}; {below[0]} lies below: folders in {folder.name} are not looked into"
+        return f"{kinds}; {below[0]} is in a subfolder: subfolders of {folder.name} are ignored"
     near = near or next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.6)), None)
-    return f"{kinds}; {near} lies there" if near else kinds
+    return f"{kinds}; the folder has {near}" if near else kinds
 
 
 @contextmanager

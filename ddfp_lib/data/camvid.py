@@ -1,4 +1,4 @@
-"""CamVid in the SegNet layout: ``train``, ``val``, ``test``, and beside each its ``...annot``."""
+"""CamVid in the SegNet layout: ``train``, ``val``, ``test``, and for each of them ``...annot``."""
 
 from pathlib import Path
 

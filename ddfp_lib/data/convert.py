@@ -3,10 +3,10 @@
 ================  =================================================================================
 kind              what is read
 ================  =================================================================================
-``colours``       RGB or palette masks and a table of colours: ``labelmap.txt`` of CVAT and
+``colours``       RGB or palette masks and a table of colors: ``labelmap.txt`` of CVAT and
                   Datumaro (``name:r,g,b:parts:actions``), lines ``name,r,g,b`` or ``r g b name``
 ``values``        gray or palette masks, of any bit depth, and a table of values: lines
-                  ``value,name``, as Roboflow's ``_classes.csv``; or masks of class indices and
+                  ``value,name``, such as Roboflow's ``_classes.csv``; or masks of class indices and
                   the names of the classes
 ``binary``        masks of one class, drawn as 0 and 255, or with 1 bit a pixel
 ``label-studio``  a folder of Label Studio's PNG export, one file for each image and label
@@ -77,14 +77,14 @@ def convert(
         source: folder of the exported masks, or of JSON files, or a JSON file.
         root: folder of the data set in the VOC layout; its images are not touched.
         kind: one of :data:`KINDS`; None to see by the files.
-        table: colours or values of the classes; None takes the one that lies beside the masks.
+        table: colors or values of the classes; None takes the one next to the masks.
         classes: names in the order of the mask values, where no table has them.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: no mask; a mask in a lossy format, or with a colour or value that is no class; a
+        UserError: no mask; a mask in a lossy format, or with a color or value that is no class; a
             table that cannot be read; classes other than in ``root/classes.txt``; or a mask that
             would be replaced.
     """
@@ -124,7 +124,7 @@ def convert(
         )
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
-        raise UserError(f"{folder / taken[0]}.png: is there already; choose another --root")
+        raise UserError(f"{folder / taken[0]}.png: already exists; choose another --root")
     pixels = _write(names, masks, root)
     paths = [folder / f"{name}.png" for name in masks]
     return Converted(kind, tuple(names), pixels, paths, tool, notices)
@@ -133,7 +133,7 @@ def convert(
 def _write(
     names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
 ) -> tuple[int, ...]:
-    """Write all masks beside their folder, then move them into it; return the classes' pixels."""
+    """Write all masks next to their folder, then move them into it; return the classes' pixels."""
     folder, partial = root / "SegmentationClass", root / ".converted.partial"
     pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     palette = voc_palette(len(names))
@@ -156,18 +156,18 @@ def _write(
 
 def _files(source: Path) -> list[Path]:
     """Return the mask files of an export, one of each name."""
-    inner = source / "SegmentationClass"  # of CVAT, beside its table
+    inner = source / "SegmentationClass"  # of CVAT, next to its table
     folder = inner if inner.is_dir() else source
     if source.is_file():
-        raise UserError(f"{source}: is no JSON file of COCO or LabelMe; give that, or a folder")
+        raise UserError(f"{source}: is not a JSON file of COCO or LabelMe; give that, or a folder")
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder; give the folder of the exported masks")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in MASKS]
-    if (source / "_classes.csv").is_file():  # Roboflow: images lie beside their masks
+    if (source / "_classes.csv").is_file():  # Roboflow: images are next to their masks
         files = [path for path in files if path.stem.endswith("_mask")]
     if not files:
         below = next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASKS), None)
-        hint = f"; {below} lies below: give its folder" if below else ""
+        hint = f"; {below} is in a subfolder: give that" if below else ""
         if any(path.suffix == ".xml" for path in folder.rglob("*.xml")):
             hint = "; XML files are not read: export masks instead, in CVAT 'Segmentation mask'"
         raise UserError(
@@ -207,8 +207,8 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
         with _opened(path) as image:
             if image.mode not in ("1", "L", "P", "I;16", "I"):
                 raise UserError(
-                    f"{path}: holds colours ({image.mode}); give the table that says which class "
-                    "each colour is, as --table labelmap.txt"
+                    f"{path}: holds colors ({image.mode}); give the table that says which class "
+                    "each color is, for example --table labelmap.txt"
                 )
             white = 255 if image.mode == "1" else 1
         values |= {white * value for value in np.unique(_values(path)).tolist()}
@@ -221,7 +221,9 @@ def _reader(
     """Return the names of the classes, and what reads a mask as their indices."""
     if kind == "colours":
         if table is None:
-            raise UserError("--kind colours: needs the table of colours, as --table labelmap.txt")
+            raise UserError(
+                "--kind colours: needs the table of colors, for example --table labelmap.txt"
+            )
         names, places = colour_table(table)
         return names, lambda path: _by_colour(path, places, table)
     places: Mapping[int, int] | None = None
@@ -246,7 +248,7 @@ def _reader(
 
 
 def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
-    """Refuse masks whose values an optimiser of PNG files may have changed.
+    """Refuse masks whose values an optimizer of PNG files may have changed.
 
     Args:
         files: of the masks.
@@ -274,11 +276,11 @@ def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
     if wrong is None and not sure and (wrong := looks_renumbered(painted, usual)):
         wrong += " If it was not, give --kind values;"
     if wrong:
-        raise UserError(f"{wrong} give the colours of the classes with --table")
+        raise UserError(f"{wrong} give the colors of the classes with --table")
 
 
 def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
-    """Read a mask by its colours: uint8 (H, W)."""
+    """Read a mask by its colors: uint8 (H, W)."""
     with _opened(path) as image:
         if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
             raise UserError(f"{path}: has transparent pixels; export it without transparency")
@@ -291,7 +293,7 @@ def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndar
         if colour not in places:
             y, x = np.argwhere(codes == code)[0].tolist()
             raise UserError(
-                f"{path}: colour {colour}, at row {y}, column {x}, is not in {table}; add it, or "
+                f"{path}: color {colour}, at row {y}, column {x}, is not in {table}; add it, or "
                 "export the masks again without smoothed borders"
             )
         indices.append(places[colour])
@@ -307,8 +309,8 @@ def _by_value(path: Path, places: Mapping[int, int]) -> np.ndarray:
         y, x = np.argwhere(values == strange[0])[0].tolist()
         known = ", ".join(map(str, places)) if len(places) < 12 else f"{len(places)} others"
         raise UserError(
-            f"{path}: value {strange[0]}, at row {y}, column {x}, is no class ({known}); give "
-            "--table values.csv with lines value,name"
+            f"{path}: value {strange[0]}, at row {y}, column {x}, is not a class ({known}); "
+            "give --table values.csv with lines value,name"
         )
     indices = np.array([places[value] for value in found.tolist()], dtype=np.uint8)
     return indices[inverse].reshape(values.shape)
@@ -319,7 +321,7 @@ def _values(path: Path) -> np.ndarray:
     with _opened(path) as image:
         bits = stored_bits(image) if image.mode == "L" else 8
         if image.mode not in ("1", "L", "P", "I;16", "I;16B", "I"):
-            raise UserError(f"{path}: holds colours ({image.mode}), not values; give --table")
+            raise UserError(f"{path}: holds colors ({image.mode}), not values; give --table")
         values = np.asarray(image).astype(np.int64)
     scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0..255
     return values // scale
@@ -331,7 +333,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with opened_image(path) as image:
         if image.format in LOSSY:
             raise UserError(
-                f"{path}: a mask in a lossy format ({image.format}) has lost its borders; export "
-                "the masks as PNG"
+                f"{path}: lossy compression ({image.format}) has damaged the borders of this mask; "
+                "export the masks as PNG"
             )
         yield image

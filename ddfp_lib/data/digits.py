@@ -1,7 +1,7 @@
 """Digit scenes: real handwriting on real photographs, from data that scikit-learn contains.
 
 The task is small enough for a lesson on a CPU. It is a segmentation task all the same: objects of
-several classes, sizes, angles and colours lie on photographs and partly hide one another.
+several classes, sizes, angles and colors are pasted on photographs and partly hide one another.
 """
 
 import functools
@@ -24,7 +24,7 @@ VISIBLE = 0.75
 """At least this fraction of a digit's ink stays uncovered by the digits written after it."""
 
 TRIES = 20
-"""A digit that would cover too much is drawn anew; one that never fits is left out (in about 2 %
+"""A digit that would cover too much is drawn again; one that never fits is left out (in about 2 %
 of the default scenes)."""
 
 MAX_SIZE = 96
@@ -256,11 +256,11 @@ def _draw(
     grid = nn.functional.affine_grid(
         theta, [len(digit), 1, config.size, config.size], align_corners=False
     )
-    grey = nn.functional.grid_sample(glyphs[:, None], grid, mode="bicubic", align_corners=False)[
+    gray = nn.functional.grid_sample(glyphs[:, None], grid, mode="bicubic", align_corners=False)[
         :, 0
     ]
-    # 8 x 8 grey levels make a blurred stroke: a steep ramp gives it an edge of about a pixel.
-    return ((grey - 0.3) / 0.3).clamp(0, 1)
+    # 8 x 8 gray levels make a blurred stroke: a steep ramp gives it an edge of about a pixel.
+    return ((gray - 0.3) / 0.3).clamp(0, 1)
 
 
 def _colours(scenes: Tensor, alpha: Tensor, rng: torch.Generator) -> Tensor:

@@ -155,10 +155,11 @@ def opened_archive(path: Path) -> Iterator[tarfile.TarFile]:
     except UserError:
         raise
     except tarfile.FilterError as error:
-        raise UserError(f"{path}: refused, for {error}; fetch the published archive") from error
+        raise UserError(f"{path}: refused: {error}; fetch the published archive") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
-            f"{path}: cannot be unpacked ({error}); fetch it again, and see that there is room"
+            f"{path}: cannot be unpacked ({error}); fetch it again, and check that the disk has "
+            "enough space"
         ) from error
 
 
@@ -168,7 +169,7 @@ def unpack(path: Path, folder: Path, wanted: Sequence[str]) -> None:
     Args:
         path: of the archive.
         folder: to unpack into.
-        wanted: folders in the archive; what lies beside them is left out.
+        wanted: folders in the archive; all else is left out.
 
     Raises:
         UserError: as :func:`opened_archive`; or any member, wanted or not, leads out of ``folder``.

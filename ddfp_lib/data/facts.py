@@ -2,7 +2,7 @@
 
 A mask is decoded once. Its facts stay in a cache of this user, below ``$XDG_CACHE_HOME/ddfp`` (or
 ``~/.cache/ddfp``), by the file's path, size and times. Asked again, a file costs one ``stat``. The
-cache can be deleted at any time; where it cannot be written, files are read anew.
+cache can be deleted at any time; where it cannot be written, files are read again.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class MaskFacts:
         counts: pixels of each of them.
         checksum: CRC-32 of all values in reading order.
         bits: of the file for each pixel.
-        colours: the palette's colour of each value; None for a gray mask.
+        colours: the palette's color of each value; None for a gray mask.
     """
 
     height: int
@@ -82,7 +82,7 @@ def image_facts(paths: Sequence[Path], *, fresh: bool = False) -> list[ImageFact
 
     Args:
         paths: of the files.
-        fresh: do not believe the cache.
+        fresh: ignore the cache.
     """
     return _facts(paths, "images", _look_at_image, _image_from, fresh)
 
@@ -92,7 +92,7 @@ def mask_facts(paths: Sequence[Path], *, fresh: bool = False) -> list[MaskFacts 
 
     Args:
         paths: of the files.
-        fresh: do not believe the cache.
+        fresh: ignore the cache.
     """
     return _facts(paths, "masks", _look_at_mask, _mask_from, fresh)
 
@@ -190,7 +190,7 @@ class _Cache:
             if stored["format"] == FORMAT:
                 self.entries = stored["files"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no cache, or not a whole one: it is made anew
+            pass  # no cache, or not a whole one: it is made again
 
     def get(self, name: str, stamp: list[int] | None) -> dict[str, Any] | None:
         entry = self.entries.get(name)

@@ -106,7 +106,7 @@ def inspect_data(
             ``training``, where labeled images are drawn from all.
         training: all training images, where they are used; their headers are looked at, and that
             they are neither validation nor test images.
-        fresh: read every file, do not believe the cache.
+        fresh: read every file and ignore the cache.
         say: called with a line before many files are read.
 
     Returns:
@@ -203,7 +203,7 @@ def _overlaps(training: FilePairs, sets: Mapping[str, FilePairs]) -> list[str]:
 
 
 def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
-    """Say which masks are missing, and what lies in their folder instead."""
+    """Say which masks are missing, and which files are in their folder instead."""
     path = dataset.mask_paths[bare[0]]
     hint = "check the folder of the masks"
     if dataset.name == "cityscapes" and path.name.endswith("labelTrainIds.png"):
@@ -212,9 +212,9 @@ def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
         others = sorted(p.name for p in path.parent.iterdir() if p.name.startswith(path.stem))
         below = next(path.parent.rglob(path.name), None)
         if others:
-            hint = f"{others[0]} lies there; name the mask as its image, with suffix .png"
+            hint = f"the folder has {others[0]}; name the mask like its image, with suffix .png"
         elif below is not None:
-            hint = f"{below} lies below; folders in the folder of the masks are not looked into"
+            hint = f"{below} is in a subfolder; subfolders of the masks' folder are ignored"
         elif title == "training":
             hint = "where not all have one, data.labeled has to be a list of those that do"
     number = f"{len(bare)} of {len(dataset)} {title} images have no mask"
@@ -282,19 +282,19 @@ def _look_at_values(inspected: Inspected, findings: Findings) -> None:
         highest = 2**mask.bits - 1
         if mask.bits < 8 and highest in mask.values:
             findings.notices.append(
-                f"{path}: is stored with {mask.bits} bits a pixel: pixels that were ignored (255) "
-                f"before read as class {highest}; save it with 8 bits where it had such pixels"
+                f"{path}: is stored with {mask.bits} bits per pixel: ignored pixels (255) became "
+                f"class {highest} if there were any; in that case save it again with 8 bits"
             )
             break
 
 
 def _has_published_palette(root: Path, datasets: Sequence[FilePairs]) -> bool:
-    """Return whether the colours of the classes are known: not for data of the user's own."""
+    """Return whether the colors of the classes are known: not for data of the user's own."""
     return all(dataset.name != "voc" for dataset in datasets) or not (root / "classes.txt").exists()
 
 
 def _look_at_palettes(findings: Findings, *, published: bool) -> None:
-    """Find masks whose palette was renumbered: their colours are right and their values wrong."""
+    """Find masks whose palette was renumbered: their colors are right and their values wrong."""
     masks: list[tuple[Path, Painted]] = []
     valid, known = {IGNORE_INDEX}, {IGNORE_INDEX: VOID_COLOUR}
     for inspected in findings.sets.values():
@@ -309,7 +309,7 @@ def _look_at_palettes(findings: Findings, *, published: bool) -> None:
     wrong = renumbered(masks, valid, known if published else {})
     if wrong:
         findings.general.append(
-            f"{wrong}; export the masks again, or run '{CONVERT}' with the table of colours"
+            f"{wrong}; export the masks again, or run '{CONVERT}' with the table of colors"
         )
     elif not published and (strange := looks_renumbered(masks, known)):
         findings.notices.append(strange)

@@ -62,7 +62,7 @@ def sample_order(count: int, batch_size: int, step: int, seed: int) -> list[tupl
     """Return what step ``step`` draws from ``count`` items: (item, draw number) pairs.
 
     The draws of all steps form one line, d = step * batch_size, ...: draw d is item d mod count of
-    the permutation of epoch d // count. A batch may lie across a border of epochs.
+    the permutation of epoch d // count. A batch may cross a border of epochs.
 
     Args:
         count: number of items, at least 1.
@@ -250,7 +250,7 @@ def lost_worker_named() -> Iterator[None]:
             raise
         raise LostWorkerError(
             f"data.workers: {str(error).splitlines()[0].strip()} Too little memory, or too little "
-            "room in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
+            "space in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
         ) from error
 
 

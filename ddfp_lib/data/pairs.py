@@ -26,17 +26,17 @@ class FilePairs(SegmentationDataset):
     Args:
         name: short name of the data set.
         classes: the K class names, in the order of the mask values.
-        palette: K colours.
+        palette: K colors.
         images: path of each of the N images; its stem is the image's name.
         masks: N paths; a mask that is never asked for need not exist.
-        void: a mask value that means "ignore", beside ``IGNORE_INDEX``.
+        void: a mask value that means "ignore", in addition to ``IGNORE_INDEX``.
         size: (height, width) to which images and masks are resized; None keeps each as it is.
 
     Attributes:
         image_paths: path of each image.
         mask_paths: path of each mask.
         stored_classes: number of classes in the mask files; :meth:`with_classes` may take fewer.
-        stored_palette: their colours.
+        stored_palette: their colors.
         void: see above.
         long_side: images with a longer side than this are shrunk to it; None keeps each as it is.
     """
@@ -73,7 +73,7 @@ class FilePairs(SegmentationDataset):
         unknown = [name for name in names if name not in self.classes]
         if unknown:
             raise UserError(
-                f"data.classes: {unknown[0]!r} is no class of this data set; it has "
+                f"data.classes: {unknown[0]!r} is not a class of this data set; it has "
                 f"{', '.join(self.classes)}"
             )
         if len(names) < 2 or len(set(names)) < len(names):

@@ -1,6 +1,6 @@
-"""Palettes that an optimiser has renumbered: the colours of a mask are right, its values wrong.
+"""Palettes that an optimizer has renumbered: the colors of a mask are right, its values wrong.
 
-Optimisers of PNG files (oxipng, pngquant) keep the picture and number its colours anew.
+Optimizers of PNG files (oxipng, pngquant) keep the picture and number its colors again.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from pathlib import Path
 from ddfp_lib.data.base import Colour
 
 Painted = Mapping[int, Colour]
-"""The colour of each value that a palette mask holds."""
+"""The color of each value that a palette mask holds."""
 
 
 def renumbered(
@@ -19,13 +19,13 @@ def renumbered(
     """Say what shows that a palette was renumbered.
 
     Args:
-        masks: paths and colours of palette masks.
+        masks: paths and colors of palette masks.
         valid: values that mean a class, or ignored.
-        known: colour of each value where that is published; empty for a user's own data.
+        known: color of each value where that is published; empty for a user's own data.
 
     Returns:
-        One line without advice: a gray whose number is another value, the colour of another class,
-        or one colour that has two values. None where there is nothing of that.
+        One line without advice: a gray whose number is another value, the color of another class,
+        or one color that has two values. None where there is nothing of that.
     """
     index_of = {colour: index for index, colour in known.items()}
     places: dict[Colour, dict[int, Path]] = defaultdict(dict)
@@ -41,7 +41,7 @@ def renumbered(
                 )
             if not gray and index_of.get(colour, value) != value:
                 return (
-                    f"{path}: value {value} has the colour of class {index_of[colour]}: the "
+                    f"{path}: value {value} has the color of class {index_of[colour]}: the "
                     "palette was renumbered"
                 )
             places[colour].setdefault(value, path)
@@ -49,7 +49,7 @@ def renumbered(
         if len(found) > 1:
             (first, path), (second, other) = list(found.items())[:2]
             return (
-                f"{other}: colour {colour} has value {second}, in {path.name} it has {first}: a "
+                f"{other}: color {colour} has value {second}, in {path.name} it has {first}: a "
                 "palette was renumbered"
             )
     return None
@@ -58,12 +58,12 @@ def renumbered(
 def looks_renumbered(masks: Iterable[tuple[Path, Painted]], usual: Painted) -> str | None:
     """Say what looks as if all palettes were renumbered, in the same way.
 
-    Most tools paint masks with PASCAL VOC's colour map. Where all colours are of that map and stand
-    at other values, they may have been chosen so, or renumbered.
+    Most tools paint masks with PASCAL VOC's color map. Where all colors are of that map and
+    have other values, they may have been chosen so, or renumbered.
 
     Args:
-        masks: paths and colours of palette masks.
-        usual: colour of each value in PASCAL VOC's map, as many as there are classes.
+        masks: paths and colors of palette masks.
+        usual: color of each value in PASCAL VOC's map, as many as there are classes.
 
     Returns:
         One line without advice, or None.
@@ -76,7 +76,7 @@ def looks_renumbered(masks: Iterable[tuple[Path, Painted]], usual: Painted) -> s
                 return None
             if index_of[colour] != value and moved is None:
                 moved = (
-                    f"{path}: value {value} has the colour {colour}, which is that of value "
-                    f"{index_of[colour]} in PASCAL VOC's colour map: was the palette renumbered?"
+                    f"{path}: value {value} has the color {colour}, which is that of value "
+                    f"{index_of[colour]} in PASCAL VOC's color map: was the palette renumbered?"
                 )
     return moved

@@ -110,10 +110,12 @@ def coco(path: Path, classes: Sequence[str]) -> Regions:
         masks = {Path(image["file_name"]).stem: lambda image=image: draw(image) for image in images}
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: is no COCO file ({type(error).__name__}: {error}); export it again"
+            f"{path}: is not a COCO file ({type(error).__name__}: {error}); export it again"
         ) from error
     if unknown:
-        raise UserError(f"{path}: there is no category {min(unknown)}, but regions of it; add it")
+        raise UserError(
+            f"{path}: regions use category {min(unknown)}, which the file does not define; add it"
+        )
     if len(masks) < len(images) or len({image["id"] for image in images}) < len(images):
         raise UserError(f"{path}: two images have the same name or id; change one")
     groups = {entry.get("supercategory") for entry in categories}
@@ -126,7 +128,7 @@ def coco(path: Path, classes: Sequence[str]) -> Regions:
 
     def draw(image: dict[str, Any]) -> np.ndarray:
         mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
-        # not by the regions' numbers: files are found that number them anew in each image
+        # not by the regions' numbers: some files start their numbers again in each image
         try:
             regions = [(data.annToMask(entry) > 0, entry) for entry in data.imgToAnns[image["id"]]]
         except Exception as error:  # of the package, which has none of its own
@@ -214,5 +216,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is no JSON file ({error}); export it again") from error
+        raise UserError(f"{path}: is not a JSON file ({error}); export it again") from error
     return content if isinstance(content, dict) else {}

@@ -48,7 +48,7 @@ def prepare_voc(
     augmented masks already, they are kept, and neither fetched nor made.
 
     Args:
-        root: shall hold ``JPEGImages`` and so on, as VOCdevkit/VOC2012 does.
+        root: folder that will hold ``JPEGImages`` and so on, as VOCdevkit/VOC2012 does.
         voc_archive: VOC's archive where it is on disk; None downloads it into ``root/archives``.
         sbd_archive: SBD's, likewise.
         voc_file: what VOC's archive is.
@@ -71,7 +71,7 @@ def prepare_voc(
     root = Path(root)
     for inner in (root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (inner / "JPEGImages").is_dir():
-            raise UserError(f"{root}: VOC lies deeper; give --root {inner}")
+            raise UserError(f"{root}: VOC is in a subfolder; use --root {inner}")
     if not all((root / folder).is_dir() for folder in VOC_FOLDERS):
         _unpack_voc(archive(voc_archive, voc_file), root)
     if not (root / voc.AUG_MASKS).is_dir():
@@ -143,7 +143,7 @@ def _sbd_mask(content: bytes, source: str) -> Tensor:
         mask = torch.from_numpy(truth["Segmentation"][0, 0].copy())
     except Exception as error:  # SciPy has no error of its own for files that are damaged
         raise UserError(
-            f"{source}: is no annotation of SBD ({error}); fetch the archive again"
+            f"{source}: is not an annotation of SBD ({error}); fetch the archive again"
         ) from error
     strange = mask[(mask >= len(voc.CLASSES)) & (mask != IGNORE_INDEX)]
     if mask.dtype != torch.uint8 or mask.ndim != 2 or len(strange):
@@ -165,7 +165,7 @@ def prepare_cityscapes(
     Args:
         root: holds ``leftImg8bit`` and ``gtFine``, unpacked.
         counts: images of ``train`` and ``val``; None for the published numbers.
-        partial: accept any number of images, as those of some cities.
+        partial: accept any number of images, such as those of some cities.
         say: called with a line about what is done.
 
     Raises:

@@ -50,7 +50,7 @@ class Protocol:
         if match is None or int(match[2]) < 2:
             raise UserError(
                 f"data.protocol: {name!r} is unknown; give whole, or slideN or cropN with a size "
-                "in pixels, as slide801 or crop513"
+                "in pixels, such as slide801 or crop513"
             )
         return cls(match[1], int(match[2]))
 

@@ -65,7 +65,7 @@ def list_hashes(name: str) -> dict[str, str]:
     """Return the hash (see :func:`names_hash`) of each published list of a data set.
 
     Returns:
-        SHA-256 by path, as ``732/labeled.txt``.
+        SHA-256 by path, such as ``732/labeled.txt``.
 
     Raises:
         UserError: no lists of this data set are published.

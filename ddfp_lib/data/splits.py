@@ -150,7 +150,7 @@ def read_split(
 def make_split(
     dataset: SegmentationDataset, labeled: int | str, seed: int, *, include_labeled: bool = False
 ) -> tuple[list[int], list[int]]:
-    """Draw the labeled images: at random, after making sure of every class.
+    """Choose labeled images at random, with each class at least once where possible.
 
     The images come in a random order. As long as some class has no labeled image, the first image
     with the most missing classes is taken; then the rest, as they come. This reads every mask of
@@ -270,6 +270,6 @@ def _refuse_repeated(path: Path, lines: Sequence[str]) -> None:
             raise UserError(f"{path}, line {number}: is empty; delete it")
         if line in seen:
             raise UserError(
-                f"{path}, line {number}: {line!r} stands in line {seen[line]} already; delete one"
+                f"{path}, line {number}: {line!r} repeats line {seen[line]}; delete one of them"
             )
         seen[line] = number

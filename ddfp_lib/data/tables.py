@@ -1,4 +1,4 @@
-"""Tables that say which class a colour or a value of a mask is."""
+"""Tables that say which class a color or a value of a mask is."""
 
 import csv
 from collections.abc import Hashable, Sequence
@@ -13,13 +13,13 @@ from ddfp_lib.errors import UserError
 Key = TypeVar("Key", bound=Hashable)
 
 IGNORED = ("__ignore__", "ignore", "ignored", "void")
-"""Names in a table that mean ``IGNORE_INDEX``; in a table of colours ``unlabeled`` too."""
+"""Names in a table that mean ``IGNORE_INDEX``; in a table of colors ``unlabeled`` too."""
 
 FORMS = "name:r,g,b, name,r,g,b or r g b name"
 
 
 def is_value_table(path: Path) -> bool:
-    """Return whether a table says which class each value is, not each colour.
+    """Return whether a table says which class each value is, not each color.
 
     Raises:
         UserError: it cannot be read.
@@ -31,8 +31,8 @@ def value_table(path: Path) -> tuple[list[str], dict[int, int]]:
     """Read which class each value is.
 
     Args:
-        path: lines ``value,name``, as Roboflow's ``_classes.csv`` (``Pixel Value, Class``); the
-            first line may name the columns.
+        path: lines ``value,name``, such as those of Roboflow's ``_classes.csv`` (``Pixel Value,
+            Class``); the first line may name the columns.
 
     Returns:
         Names of the classes in their order; and the index of each value, ``IGNORE_INDEX`` for
@@ -51,7 +51,7 @@ def value_table(path: Path) -> tuple[list[str], dict[int, int]]:
 
 
 def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
-    """Read which class each colour is.
+    """Read which class each color is.
 
     Args:
         path: lines ``name:r,g,b:parts:actions`` (CVAT, Datumaro), ``name,r,g,b`` or ``r g b name``
@@ -59,10 +59,10 @@ def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
 
     Returns:
         Names of the classes, ``background`` first and the others in their order; and the index of
-        each colour, ``IGNORE_INDEX`` for names in :data:`IGNORED`.
+        each color, ``IGNORE_INDEX`` for names in :data:`IGNORED`.
 
     Raises:
-        UserError: a line that is none of these, or a colour or name that comes twice.
+        UserError: a line that is none of these, or a color or name that comes twice.
     """
     entries: list[tuple[Colour, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -76,7 +76,7 @@ def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
         else:
             *fields, name = line.split(maxsplit=3)
         if fields in ([""], []):
-            raise UserError(f"{path}, line {number}: {line!r} has no colour; write {FORMS}")
+            raise UserError(f"{path}, line {number}: {line!r} has no color; write {FORMS}")
         try:
             red, green, blue = (int(field) for field in fields)
             if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
@@ -95,15 +95,15 @@ def colour_table(path: Path) -> tuple[list[str], dict[Colour, int]]:
 def _indexed(
     path: Path, entries: Sequence[tuple[Key, str]], ignored: Sequence[str]
 ) -> tuple[list[str], dict[Key, int]]:
-    """Return names of the classes, and the index of each colour or value."""
+    """Return names of the classes, and the index of each color or value."""
     names = [name for _, name in entries if name.lower() not in ignored]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"{path}: class {twice!r} stands in two lines; fix the table")
+        raise UserError(f"{path}: class {twice!r} is in two lines; fix the table")
     places: dict[Key, int] = {}
     for key, name in entries:
         if key in places:
-            raise UserError(f"{path}: {key} stands for two classes; fix the table")
+            raise UserError(f"{path}: {key} is given two classes; fix the table")
         places[key] = names.index(name) if name.lower() not in ignored else IGNORE_INDEX
     return names, places
 

@@ -151,13 +151,15 @@ def _broken(dataset: FilePairs) -> list[str]:
 
 
 def _no_mask_at_all(train: FilePairs) -> str:
-    """Say that no training image has a mask, and which files lie there."""
+    """Say that no training image has a mask, and which files are there instead."""
     folder = train.mask_paths[0].parent
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     own = {path.name for path in train.mask_paths}
     other = next((name for name in files if Path(name).stem.startswith(tuple(train.names))), None)
-    hint = f"; {other} lies there: name a mask as its image, with suffix .png" if other else ""
-    return f"{folder}: no training image has a mask, as {min(own)}{hint}"
+    hint = (
+        f"; the folder has {other}: name a mask like its image, with suffix .png" if other else ""
+    )
+    return f"{folder}: no training image has a mask such as {min(own)}{hint}"
 
 
 def _check_lists(root: Path, train: FilePairs) -> Sequence[str]:

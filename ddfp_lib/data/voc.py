@@ -46,7 +46,7 @@ class Voc(FilePairs):
             ``"train"`` is ``train_aug.txt`` where there is one.
         masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (with the masks
             of SBD) where there is one, and else ``SegmentationClass``. Masks that a list names
-            beside its images are not looked at.
+            next to its images are ignored.
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
@@ -109,8 +109,9 @@ def read_classes(path: Path) -> list[str]:
     names = read_lines(path)
     if "__ignore__" in names:
         raise UserError(
-            f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is no class but LabelMe's "
-            f"word for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 is class 0"
+            f"{path}, line {names.index('__ignore__') + 1}: '__ignore__' is not a class; "
+            f"LabelMe uses it for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 "
+            "is class 0"
         )
     if len(names) == 1:
         raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one a line")
@@ -125,10 +126,10 @@ def list_path(root: Path, subset: str | Path) -> Path:
 
 
 def voc_palette(count: int) -> tuple[Colour, ...]:
-    """Return the first ``count`` colours of the PASCAL VOC colour map.
+    """Return the first ``count`` colors of the PASCAL VOC color map.
 
-    The bits of the class index are dealt in turn to red, green and blue, most significant colour
-    bit first: neighbouring classes get distant colours.
+    The bits of the class index are dealt in turn to red, green and blue, most significant color
+    bit first: neighboring classes get distant colors.
     """
 
     def channel(index: int, offset: int) -> int:
@@ -140,7 +141,7 @@ def voc_palette(count: int) -> tuple[Colour, ...]:
 def write_voc(datasets: Mapping[str, SegmentationDataset], root: Path | str) -> None:
     """Write data sets in the VOCdevkit layout; :class:`Voc` reads the same tensors back.
 
-    Images and masks become PNG files, the masks with the colours of the data set as palette.
+    Images and masks become PNG files, the masks with the colors of the data set as palette.
 
     Args:
         datasets: list name -> data set, e.g. ``{"train": ..., "val": ...}``, of the same classes.
@@ -164,12 +165,12 @@ def write_voc(datasets: Mapping[str, SegmentationDataset], root: Path | str) -> 
 
 
 def write_mask(path: Path, mask: Tensor, palette: Sequence[Colour]) -> None:
-    """Write a mask as a palette PNG: its pixels are class indices, and it shows in colours.
+    """Write a mask as a palette PNG: its pixels are class indices, and it shows in colors.
 
     Args:
         path: of the file.
         mask: uint8 (H, W), classes or ``IGNORE_INDEX``.
-        palette: a colour for each class.
+        palette: a color for each class.
 
     Raises:
         UserError: the file cannot be written.

@@ -14,7 +14,7 @@ from ddfp_lib.models.network import SegmentationNetwork
 def labeled_features(
     network: SegmentationNetwork, dataset: SegmentationDataset, images: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the features of the first images of a data set, and the class at each one's centre.
+    """Yield the features of the first images of a data set, and the class at each one's center.
 
     Args:
         network: in evaluation mode.

@@ -1,7 +1,7 @@
 """Does the decision boundary move to low density? Where do steps lead? Measured in networks.
 
 A method's own flow is not a fair measure: some methods have none, and a flow that was trained with
-a network may favour it. So a density of another kind is fitted to the features of each trained
+a network may favor it. So a density of another kind is fitted to the features of each trained
 network: a mixture of Gaussians (scikit-learn's) on its features of training images. Densities are
 reported as percentiles among its features of validation images: 50 is the median, 0 the lowest.
 """

@@ -66,15 +66,15 @@ def segment(network: SegmentationNetwork, image: Tensor, device: torch.device) -
 
 
 def overlay(image: Tensor, labels: Tensor, palette: Sequence[Sequence[int]]) -> Tensor:
-    """Tint an image by the colours of its classes.
+    """Tint an image by the colors of its classes.
 
     Args:
         image: (3, H, W) uint8.
         labels: (H, W) uint8; values beyond the palette stay untinted.
-        palette: colour of each class, 0..255.
+        palette: color of each class, 0..255.
 
     Returns:
-        (3, H, W) uint8, half image and half colour.
+        (3, H, W) uint8, half image and half color.
     """
     colours = torch.tensor(palette, dtype=torch.uint8)
     known = labels < len(colours)
@@ -83,7 +83,7 @@ def overlay(image: Tensor, labels: Tensor, palette: Sequence[Sequence[int]]) -> 
 
 
 def legend(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Image.Image:
-    """Draw the colour, index and name of each class, one below the other."""
+    """Draw the color, index and name of each class, one below the other."""
     font, line = ImageFont.load_default(size=16), 24
     texts = [f"{index}  {name}" for index, name in enumerate(classes)]
     width = 40 + max(int(font.getlength(text)) for text in texts) + 8
@@ -210,7 +210,7 @@ def predict_files(
 
     Args:
         network: teacher or student of ``run``.
-        run: how images are prepared, and the classes with their colours.
+        run: how images are prepared, and the classes with their colors.
         images: see :meth:`Pictures.of_files`.
         out: folder for the results.
         device: where ``network`` is.

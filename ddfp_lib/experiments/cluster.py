@@ -43,7 +43,7 @@ class Resources:
         gpus: of each run; 0: the run trains on CPUs.
         cpus: CPU cores of each run; 0: :data:`CPUS_PER_GPU` per GPU, or 1 without a GPU.
         parallel: runs at the same time; 0: as many as the cluster admits.
-        extra: further options of ``sbatch`` without their dashes, as ``{"account": "vision"}``.
+        extra: further options of ``sbatch`` without dashes, such as ``{"account": "vision"}``.
     """
 
     partition: str | None = None

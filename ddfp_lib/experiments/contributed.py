@@ -41,7 +41,7 @@ class Contributed:
     """One contributed run.
 
     Attributes:
-        contributor: a name without spaces, as of an account.
+        contributor: a name without spaces, for example that of an account.
         folder: that holds :data:`FILES`.
         result: of the run.
         changed: settings that differ from the benchmark and the method of the same names here, as
@@ -204,7 +204,7 @@ def contribute(out: Path, contributor: str) -> list[Path]:
 
     Args:
         out: folder of a reproduction, or of one run.
-        contributor: a name without spaces, as of an account.
+        contributor: a name without spaces, for example that of an account.
 
     Returns:
         The folders written.
@@ -213,9 +213,7 @@ def contribute(out: Path, contributor: str) -> list[Path]:
         UserError: the name is not such a name, a run is wrong, or none is finished.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", contributor):
-        raise UserError(
-            f"--contributor {contributor}: is not a plain name; give the name of an account, as ada"
-        )
+        raise UserError(f"--contributor {contributor}: is not a plain name; give one such as ada")
     finished = [path for path in run_folders(out) if (path / "result.json").is_file()]
     if not finished:
         raise UserError(f"{out}: no run is finished; see `ddfp reproduce ... --status`")

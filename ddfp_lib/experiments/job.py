@@ -83,7 +83,7 @@ def last_line(path: Path) -> str:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return ""
-    # a progress bar overwrites its line: what stood last is what one would have read
+    # a progress bar overwrites its line: keep only its final state
     shown = (line.rstrip("\r").split("\r")[-1].strip() for line in reversed(lines))
     return next((line for line in shown if line), "")
 

@@ -1,7 +1,7 @@
-"""Which kept results are of configurations that exist today.
+"""Find kept results whose configuration no longer exists.
 
 A benchmark, a preset or a fix can change after a run was recorded. Its row stays, since it was
-measured; but its configuration hash is then no longer that of the command that stands beside it.
+measured; but its configuration hash is then no longer that of the command next to it.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ Key = tuple[str, str, str, int]
 
 
 def unmatched_lines(ledger: pd.DataFrame, path: Path) -> Iterator[str]:
-    """Yield a line for each file with rows that no configuration of today matches.
+    """Yield a line for each file with rows whose configuration no longer exists.
 
     Args:
         ledger: the rows of ``results.csv``, see :func:`ddfp_lib.experiments.ledger.read_ledger`.
-        path: of that file; the tables of studies lie in ``studies`` beside it.
+        path: the path of that file; the tables of studies are in the folder ``studies`` next to it.
     """
     yield from _lines(path, ledger, dict(_of_benchmarks(ledger)))
     for study in studies():
@@ -32,7 +32,7 @@ def unmatched_lines(ledger: pd.DataFrame, path: Path) -> Iterator[str]:
 
 
 def _of_benchmarks(ledger: pd.DataFrame) -> Iterator[tuple[Key, str]]:
-    """Yield the hash of today's configuration of each row, where there still is one."""
+    """Yield the hash of the present configuration of each row, if there still is one."""
     for row in ledger.itertuples():
         try:
             path = find_benchmark(row.benchmark)
@@ -52,12 +52,12 @@ def _of_study(study: Study) -> Iterator[tuple[Key, str]]:
 
 
 def _lines(path: Path, rows: pd.DataFrame, today: dict[Key, str]) -> Iterator[str]:
-    """Yield a line where a file has rows that no configuration of today matches."""
+    """Yield a line if a file has rows whose configuration no longer exists."""
     keys = zip(*(rows[name] for name in ("benchmark", "split", "method", "seed")), strict=True)
     stale = rows[[today.get(key) != found for key, found in zip(keys, rows["config"], strict=True)]]
     if len(stale):
         methods = "; ".join(stale["method"].unique())
         yield (
-            f"{path}: {len(stale)} of {len(rows)} rows match no configuration of today, since a "
-            f"key, a preset or a fix came after them: {methods}"
+            f"{path}: {len(stale)} of {len(rows)} rows have a configuration that no longer exists, "
+            f"because a key, a preset or a fix came after them: {methods}"
         )

@@ -91,7 +91,9 @@ def plan(
             a folder holds a finished run of other settings.
     """
     if not methods or not seeds:
-        raise UserError("--methods and --seeds: name at least one of each, as --seeds 0,1,2")
+        raise UserError(
+            "--methods and --seeds: name at least one of each, for example --seeds 0,1,2"
+        )
     cells = []
     for split in dict.fromkeys(splits or [None]):
         for seed in dict.fromkeys(seeds):

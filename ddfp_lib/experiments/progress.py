@@ -36,7 +36,8 @@ class Pace:
 
         Args:
             now: seconds, of a clock that only goes forward.
-            done: steps so far. Fewer than before begin anew: a run went back to its checkpoint.
+            done: steps so far. Fewer than before restart the count: a run went back to its
+                checkpoint.
         """
         if self._reached and done < self._reached[-1][1]:
             self._reached.clear()

@@ -9,7 +9,7 @@ PAPER = "DDFP"
 """The paper that is reproduced, as the column ``source`` names it."""
 
 UNPROVED = "unproved"
-"""``status`` of a number that is quoted, but stands in no table that could be read."""
+"""``status`` of a number that is quoted, but is in no table that could be read."""
 
 
 def published_scores() -> pd.DataFrame:

@@ -134,7 +134,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
     Args:
         name: of the notebook, without the suffix.
         parameters: each must be one of its ``parameters`` cell.
-        report: path of the executed notebook; the ``.html`` is written beside it.
+        report: path of the executed notebook; the ``.html`` is written next to it.
 
     Returns:
         The exported page.

@@ -103,7 +103,7 @@ def difference_table(ledger: pd.DataFrame, baseline: str, score: str = "test_mio
 
 
 def signed(difference: Mapping[str, float]) -> str:
-    """Write a :func:`paired_difference` in points, as ``+1.7 (+0.7 to +2.8)``; never as -0.0.
+    """Write a :func:`paired_difference` in points, such as ``+1.7 (+0.7 to +2.8)``.
 
     Without a seed in common it is ``-``.
     """

@@ -2,7 +2,7 @@
 
 A study asks one question. Its file, ``reproduce/studies/<name>.yaml``, names a benchmark, seeds and
 *variants*, each a preset and the settings that make it differ. ``ddfp study <name>`` trains them,
-``--record`` keeps what came out beside the file, and ``ddfp report`` writes
+``--record`` keeps the results next to the file, and ``ddfp report`` writes
 ``reproduce/STUDY.md`` from all that is kept.
 """
 
@@ -63,7 +63,7 @@ class Study:
         baseline: the variant that the others are compared with.
         score: compared: ``test_miou``, or ``teacher_miou_last``, on validation images, where the
             study chooses a setting: then test images stay unseen until the choice is made.
-        settings: overrides of all variants; ``{seed}`` stands for the seed of a run, so that
+        settings: overrides of all variants; ``{seed}`` means the seed of a run, so that
             ``data.split_seed={seed}`` draws other labeled images for each seed.
         splits: names of the benchmark's splits; none for what it names itself.
         mechanism: variants in whose networks densities are measured through training; their
@@ -71,7 +71,7 @@ class Study:
         groups: names for groups of classes. The mean test IoU of each group is compared like a
             score, and so is the first group minus the second.
         answer: to the question, in one line, for the table at the top of ``STUDY.md``.
-        reading: what we conclude from the numbers. In both, ``{{A | B}}`` stands for the paired
+        reading: what we conclude from the numbers. In both, ``{{A | B}}`` means the paired
             difference of two variants with its interval, ``{{A | B | split}}`` for that of a split,
             ``{{A | B | 98.3 %}}`` for one with another interval.
     """
@@ -109,8 +109,8 @@ class Study:
         networks.
 
         Args:
-            out: folder of all studies; runs lie in ``out/<benchmark>/runs``, those of a study with
-                settings in a folder beside it, as ``runs-eps-1``.
+            out: folder of all studies; runs are in ``out/<benchmark>/runs``, those of a study with
+                settings in a folder next to it, such as ``runs-eps-1``.
             root: folder of the data set; digit scenes need none.
 
         Raises:
@@ -261,7 +261,7 @@ def group_scores(study: Study, classes: pd.DataFrame) -> pd.DataFrame:
 
 
 def record(study: Study, results: Path) -> list[Path]:
-    """Keep a study's tables in the repository, beside its file.
+    """Keep a study's tables in the repository, next to its file.
 
     Args:
         study: that was run.

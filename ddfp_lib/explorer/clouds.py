@@ -37,8 +37,8 @@ class Cloud:
     .. math:: p(x) = \frac1M \sum_{m=1}^M \mathcal{N}(x; s_m, \sigma^2 I)
 
     Args:
-        skeleton: (M, 2), the centres s.
-        classes: (M,) int, the class of each centre.
+        skeleton: (M, 2), the centers s.
+        classes: (M,) int, the class of each center.
         scatter: sigma, in units of the plane.
     """
 

@@ -21,7 +21,7 @@ from ddfp_lib.training.data import data_of, split_of
 from ddfp_lib.training.learner import Learner
 
 PALETTE = [(64, 64, 64)] + [tuple(round(255 * x) for x in to_rgb(c)) for c in CLASS_COLOURS]
-"""Background, then the colours that classes have in every lesson, 0..255."""
+"""Background, then the colors that classes have in every lesson, 0..255."""
 
 
 def small_config(method: str, seed: int, steps: int, *overrides: str) -> Config:
@@ -73,7 +73,7 @@ def batch_of_step(config: Config, step: int) -> Batch:
 
 
 def tinted(images: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
-    """Return images with their classes' colours laid over them; the background stays as it is."""
+    """Return images with their classes' colors laid over them; the background stays as it is."""
     shown = [found.where(found > 0, IGNORE_INDEX) for found in labels]
     return [overlay(*pair, PALETTE) for pair in zip(images, shown, strict=True)]
 

@@ -170,7 +170,7 @@ def unanswered(script: Path) -> Iterator[str]:
     for cell in _stored(script).cells:
         reached = reached or "## Exercises" in cell.source
         if "solution" in tags(cell) and not reached:
-            yield f"a solution stands before the section 'Exercises': {cell.source[:40]!r}"
+            yield f"a solution is before the section 'Exercises': {cell.source[:40]!r}"
 
 
 def unreferenced(script: Path) -> Iterator[str]:
@@ -185,7 +185,7 @@ def unreferenced(script: Path) -> Iterator[str]:
 
 
 def astray(script: Path) -> Iterator[str]:
-    """Yield links that its first and last cells lack: to the index and to its neighbours."""
+    """Yield links that its first and last cells lack: to the index and to its neighbors."""
     lessons = scripts(script.parent)
     here = lessons.index(script)
     wanted = ["README.md"]
@@ -226,8 +226,8 @@ def phrases(path: Path = PHRASES) -> list[str]:
 def misquoted(script: Path) -> Iterator[str]:
     """Yield quotations of the library that are no longer in it.
 
-    A quotation is a block of Python that begins with its file, as ``# ddfp_lib/method/flow.py``.
-    Indentation does not count; a line ``...`` stands for lines left out.
+    A quotation is a block of Python whose first line names its file: ``# ddfp_lib/method/flow.py``.
+    Indentation does not count; a line ``...`` means lines left out.
     """
     root = Path(__file__).parents[2]
     for cell in _stored(script).cells:

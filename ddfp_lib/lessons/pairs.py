@@ -32,7 +32,7 @@ TAGS = {
     "parameters": "literals that papermill may replace",
     "check": "bare asserts on what the text says",
     "solution": "an exercise's solution: folded, and not in the student's version",
-    "thumbnail": "its first figure stands for the lesson in the index",
+    "thumbnail": "its first figure is shown for the lesson in the index",
     "colab": "installs the project in Colab; made from the address in pyproject.toml",
     "nbval-ignore-output": "its digits differ between processors: asserts check it instead",
 }
@@ -55,7 +55,7 @@ BADGES = """\
 ({address}/blob/main/notebooks/{stem}.ipynb)
 #
 """
-"""What stands below a lesson's title where the project has a public address."""
+"""What is added below a lesson's title if the project has a public address."""
 
 
 COLAB = """\
@@ -139,7 +139,7 @@ def store(script: Path) -> float:
     that did not change changes no byte but those of numbers that did.
 
     Args:
-        script: the source; the .ipynb beside it is written, and ``images/NN_name.png``. Its
+        script: the source; the .ipynb next to it is written, and ``images/NN_name.png``. Its
             badges and Colab cell are renewed.
 
     Returns:
@@ -210,7 +210,7 @@ def thumbnail(notebook: NotebookNode) -> bytes | None:
 
 
 def thumbnail_path(script: Path) -> Path:
-    """Return where a lesson's thumbnail stands."""
+    """Return the path of a lesson's thumbnail."""
     return script.parent / "images" / f"{script.stem}.png"
 
 
@@ -224,7 +224,7 @@ def _shrunk(png: bytes) -> bytes:
 
 
 def _join_streams(cell: NotebookNode) -> None:
-    """Make one output of neighbouring pieces of a stream: where they are cut is chance."""
+    """Make one output of neighboring pieces of a stream: where they are cut is chance."""
     joined: list[NotebookNode] = []
     for output in cell.get("outputs", []):
         last = joined[-1] if joined else None

@@ -64,7 +64,7 @@ def three_blobs() -> Cloud:
 
 
 def misplaced_gap() -> Cloud:
-    """Return class 0 as two clusters with a wide gap between them, and class 1 beside one."""
+    """Return class 0 as two clusters with a wide gap between them, and class 1 next to one."""
     centres = torch.tensor([[-1.6, 0], [0, 0], [0.9, 0], [0.9, 0]])
     return Cloud(centres, torch.tensor([0, 0, 1, 1]), 0.3)
 

@@ -26,13 +26,13 @@ SHORTEST = 60
 
 
 def store_texts(script: Path) -> None:
-    """Store a lesson's texts anew and keep its outputs; nothing is executed.
+    """Store a lesson's texts again and keep its outputs; nothing is executed.
 
     Markdown cells, comments and alternative texts come from the source, outputs from the stored
     notebook.
 
     Args:
-        script: the source; the .ipynb beside it is written.
+        script: the source; the .ipynb next to it is written.
 
     Raises:
         UserError: the code differs in more than comments and alternative texts, or the notebook is
@@ -79,7 +79,7 @@ def unprinted(script: Path) -> Iterator[str]:
             near = np.abs(printed - float(number)) <= half
             if number not in known and not near.any():
                 first = cell.source.split("\n", 1)[0]
-                yield f"no cell prints {number}, which stands in the text that begins {first!r}"
+                yield f"no cell prints {number}, which is in the text that begins {first!r}"
 
 
 def _output(cell: NotebookNode) -> str:

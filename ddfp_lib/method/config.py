@@ -45,7 +45,7 @@ class DensityConfig:
 class MethodConfig:
     """What makes one method differ from another.
 
-    What each key means and whose behaviour its value is (the paper's, its release's, ours) stands
+    What each key means and whose behavior its value is (the paper's, its release's, ours) stands
     beside its default in ``ddfp_lib/presets/base.yaml``. Here are the values that it takes.
 
     Attributes:

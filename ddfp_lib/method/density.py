@@ -259,7 +259,7 @@ class DensityEstimator(nn.Module):
         return FitResult(nll, self.bits_per_dim(-nll), norm)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what ``state_dict()`` holds beside the parameters: plain values and tensors."""
+        """Return what ``state_dict()`` holds besides parameters: plain values and tensors."""
         return {
             "shape": self._shape(),
             "steps": self.steps,

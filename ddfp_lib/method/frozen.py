@@ -154,7 +154,7 @@ class FrozenDensity(nn.Module):
         self.log_weights.log_()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the step count, which ``state_dict()`` holds beside the buffers."""
+        """Return the step count, which ``state_dict()`` holds in addition to the buffers."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

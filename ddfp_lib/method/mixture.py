@@ -80,7 +80,8 @@ class GaussianMixture(nn.Module):
 
         Raises:
             UserError: a label is neither a class nor UNLABELED. Only checked on the CPU, where
-                looking costs nothing; CUDA reports the index itself, later and less kindly.
+                the check costs nothing. On CUDA the error comes later, and its message is less
+                clear.
         """
         dot_minus_norm, rest = self._expand(z)
         marginal = dot_minus_norm.logsumexp(1) - math.log(len(self.means))
@@ -132,6 +133,6 @@ class GaussianMixture(nn.Module):
         wrong = (labels != UNLABELED) & ((labels < 0) | (labels >= len(self.means)))
         if wrong.any():
             raise UserError(
-                f"density label {labels[wrong][0].item()} is no class 0..{len(self.means) - 1}; "
+                f"density label {labels[wrong][0].item()} is not a class 0..{len(self.means) - 1}; "
                 f"mark points of unknown class with UNLABELED ({UNLABELED})"
             )

@@ -91,10 +91,10 @@ class DensityDescent:
 
     ``delta = eps * g / |g|`` with ``g = grad_F of the sum over moved pixels of -log p(F)``, the
     norm being taken over the channels of each pixel. The sum is the paper's mean up to a factor
-    that the normalisation cancels, and unlike the mean it does not underflow on large images.
+    that the normalization cancels, and unlike the mean it does not underflow on large images.
 
     Where ``log_density`` looks through 3x3 convolutions, g is non-zero in a ring of unconfident
-    neighbours too. The released code moves them (model/model/attack.py divides every non-zero
+    neighbors too. The released code moves them (model/model/attack.py divides every non-zero
     gradient by its norm); here they stay, unless ``leak`` is set.
 
     Args:
@@ -103,7 +103,7 @@ class DensityDescent:
             (the method) the shift has norm eps exactly, with more at most eps.
         leak: move every pixel with a non-zero gradient, as released.
         max_fall: in nats. A pixel's step is shorter where moving this pixel alone would lower the
-            sum of log p by more, to first order; neighbours that move too can add to the fall.
+            sum of log p by more, to first order; neighbors that move too can add to the fall.
             Infinity (the method) leaves all steps eps long.
 
     Raises:
@@ -143,7 +143,7 @@ class DensityDescent:
 class UniformNoise:
     """Step in a random direction, uniform on the sphere of radius eps.
 
-    The control for "any shift of this length would do". A normalised standard normal vector.
+    The control for "any shift of this length would do". A normalized standard normal vector.
 
     Args:
         eps: length of the step, in units of the features.
@@ -237,7 +237,7 @@ def complementary_masks(
     Args:
         images: B.
         channels: C.
-        generator: source of all randomness; the masks lie on its device.
+        generator: source of all randomness; the masks are on its device.
 
     Returns:
         Two factors for features (B, C, h, w): (B, C, 1, 1) float32.

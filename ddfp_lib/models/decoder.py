@@ -160,7 +160,7 @@ class Embedding(nn.Module):
         Args:
             features: F, (B, inputs, h, w) float.
             auxiliary: use the statistics kept for perturbed features.
-            eval_mode: normalise by running statistics and leave them alone.
+            eval_mode: normalize by running statistics and leave them alone.
             generator: draws the dropout masks, on the device of ``features``; without it, and in
                 evaluation, there is no dropout.
         """

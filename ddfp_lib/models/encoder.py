@@ -14,7 +14,7 @@ from ddfp_lib.models.weights import load_weights
 PLAIN = ("vision_transformer", "eva", "deit")
 """timm's modules whose backbones keep one resolution from end to end, such as DINOv2 and DINOv3.
 
-A backbone of another module that has one stride everywhere is recognised by its strides."""
+A backbone of another module that has one stride everywhere is recognized by its strides."""
 
 RESIZABLE = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
 """timm's modules that take images of any size if they are asked to."""
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
     A plain transformer has one stride, its patch size p, whatever ``output_stride`` is. The
     low-level features are those after a quarter, a half and three quarters of its blocks, side by
-    side; the high-level features are those after the last block. All are normalised by the
+    side; the high-level features are those after the last block. All are normalized by the
     backbone's last LayerNorm.
 
     The decoder enlarges low-level features of a plain transformer four times, to stride p / 4: 3.5
@@ -248,7 +248,7 @@ class Encoder(nn.Module):
         return None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode normalised images.
+        """Encode normalized images.
 
         Args:
             images: (B, 3, H, W) float.

@@ -106,7 +106,7 @@ class FastConv2dSame(nn.Conv2d):
     """timm's ``Conv2dSame``, which does not keep the padded copy of its input for the gradient.
 
     The output has 1 / stride of the input's pixels, rounded up. Where that asks for an odd number
-    of padding pixels, the last one lies below and to the right, as in TensorFlow.
+    of padding pixels, the last one is below and to the right, as in TensorFlow.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def _is_mostly_padding(
     dilation: tuple[int, int],
     groups: int,
 ) -> bool:
-    """Say whether a convolution's taps mostly lie outside of the image, as ASPP's may."""
+    """Say whether a convolution's taps are mostly outside of the image, as ASPP's may."""
     if groups > 1 or stride != (1, 1) or dilation == (1, 1):
         return False
     pixels = taps = 1  # of the output, of the kernel
@@ -220,7 +220,7 @@ class _Convolution(torch.autograd.Function):
     """A convolution with the gradients of the table above.
 
     Arguments as of ``conv2d``; ``border`` is zeros around the input, as ``torch.nn.functional.pad``
-    takes them, beside ``padding``.
+    takes them, in addition to ``padding``.
     """
 
     @staticmethod

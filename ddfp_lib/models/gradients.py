@@ -96,10 +96,10 @@ def _classes(images: Tensor, step: int, begin: tuple[int, int], size: tuple[int,
 
 
 def _span(first: int, step: int, length: int, count: int) -> tuple[slice, slice]:
-    """Return which of the positions first + step * r, r < count, lie in 0 .. length - 1.
+    """Return which of the positions first + step * r, r < count, are in 0 .. length - 1.
 
     Returns:
-        A slice of r, and the slice of the positions; both are empty where none lies there.
+        A slice of r, and the slice of the positions; both are empty if there are none.
     """
     begin = max(0, -(first // step))
     end = max(begin, min(count, (length - 1 - first) // step + 1))

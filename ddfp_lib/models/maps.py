@@ -9,13 +9,13 @@ def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Resize labels (B, H, W) to (B, *size): each takes the upper left pixel of what it covers.
 
     That is how the release makes labels for features, in training: up to half a feature away from
-    the feature's centre. :func:`at_centres` is exact.
+    the feature's center. :func:`at_centres` is exact.
     """
     return _resized(labels, size, "nearest")
 
 
 def at_centres(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize labels (B, H, W) to (B, *size): each takes the pixel at the centre of what it covers.
+    """Resize labels (B, H, W) to (B, *size): each takes the pixel at the center of what it covers.
 
     Measurements compare a feature's class with this one.
     """
@@ -39,7 +39,7 @@ def resize(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Te
     Args:
         maps: float.
         size: height and width.
-        align_corners: corner pixels lie on corner pixels (the release). By default the borders of
+        align_corners: corner pixels are on corner pixels (the release). By default the borders of
             the maps do: then a pixel of a map covers a square of the image.
     """
     return nn.functional.interpolate(

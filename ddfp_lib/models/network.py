@@ -46,11 +46,11 @@ class SegmentationNetwork(nn.Module):
     backbone needs). Training composes these three calls. Values at the seams are always float32,
     so densities, perturbations and losses do not depend on the precision of the convolutions.
 
-    Images are normalised by ``config.mean`` and ``config.std``. Where these are ``None``, timm's
+    Images are normalized by ``config.mean`` and ``config.std``. Where these are ``None``, timm's
     values for the backbone are used with starting weights, and ImageNet's without.
 
     Args:
-        config: widths, backbone, output stride, normalisation.
+        config: widths, backbone, output stride, normalization.
         classes: number of classes K.
         seed: seed of the random starting weights.
         precision: ``float32``, or the type of convolutions under autocast: ``bfloat16``,
@@ -147,8 +147,8 @@ class SegmentationNetwork(nn.Module):
 
         Args:
             features: F, float.
-            auxiliary: normalise by the statistics of perturbed features.
-            eval_mode: normalise by running statistics without updating them; no dropout.
+            auxiliary: normalize by the statistics of perturbed features.
+            eval_mode: normalize by running statistics without updating them; no dropout.
             generator: draws the dropout masks in training; ``None`` means no dropout.
         """
         return self.embedding(

@@ -26,12 +26,12 @@ class DualBatchNorm2d(nn.Module):
         self.auxiliary = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor, *, auxiliary: bool = False, eval_mode: bool = False) -> Tensor:
-        """Normalise ``x``.
+        """Normalize ``x``.
 
         Args:
             x: (B, C, H, W) float.
             auxiliary: use the second set (perturbed features).
-            eval_mode: normalise by the running statistics and leave them as they are, also in
+            eval_mode: normalize by the running statistics and leave them as they are, also in
                 training: for queries that must not change the network.
 
         Returns:
@@ -45,7 +45,7 @@ class PooledBatchNorm2d(nn.Module):
     """BatchNorm of globally pooled features: (B, C, 1, 1), one value per image and channel.
 
     The variance of one value is not defined. A training batch of one image, over all ranks, is
-    normalised by the running statistics and leaves them alone, so that one image per step works.
+    normalized by the running statistics and leaves them alone, so that one image per step works.
 
     Args:
         channels: number of channels C.
@@ -56,14 +56,14 @@ class PooledBatchNorm2d(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``, (B, C, 1, 1) float."""
+        """Normalize ``x``, (B, C, 1, 1) float."""
         if self.training and len(x) * world_size() == 1:
             return normalised_by_running(self.norm, x)
         return self.norm(x)
 
 
 def normalised_by_running(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalise ``x``, (B, C, H, W), by a BatchNorm's running statistics, and leave them alone."""
+    """Normalize ``x``, (B, C, H, W), by a BatchNorm's running statistics, and leave them alone."""
     return nn.functional.batch_norm(
         x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
     )
@@ -77,7 +77,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``, (B, C, H, W) float."""
+        """Normalize ``x``, (B, C, H, W) float."""
         if not self.training:
             return super().forward(x)
         values = x.float()

@@ -145,7 +145,7 @@ def _read(path: Path, digest: str | None) -> dict[str, Tensor]:
         )
     if digest is not None and sha256(path) != digest:
         raise UserError(
-            f"network.weights: {path} is another file than this run was planned with (SHA-256 "
+            f"network.weights: {path} is not the file that this run was planned with (SHA-256 "
             f"{digest[:12]}...); restore that file, or choose another --out"
         )
     try:
@@ -166,11 +166,11 @@ def _to_timm_names(
     if "_conv_stem.weight" in renamed:
         if not name.startswith("tf_"):
             raise UserError(
-                f"network.weights: {path} is of an EfficientNet that pads as TensorFlow does, and "
-                f"{name} does not; set network.encoder=tf_{name}"
+                f"network.weights: {path} holds weights of an EfficientNet that pads as TensorFlow "
+                f"does, but {name} does not; set network.encoder=tf_{name}"
                 if name.startswith("efficientnet")
-                else f"network.weights: {path} is of an EfficientNet, and {name} is none; set "
-                "network.encoder to the tf_efficientnet_... of the same size"
+                else f"network.weights: {path} holds weights of an EfficientNet, but {name} is not "
+                "one; set network.encoder to the tf_efficientnet_... of the same size"
             )
         return _from_efficientnet_pytorch(renamed, wanted)
     if "stem.7.weight" in renamed:  # OpenMMLab's deep stem; ConvNeXt's ends at stem.1

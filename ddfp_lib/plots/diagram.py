@@ -1,6 +1,6 @@
 """The method as a drawing: ``python -m ddfp_lib.plots.diagram docs/diagram.svg``.
 
-Lessons show the same drawing with the pieces that they are about in colour.
+Lessons show the same drawing with the pieces that they are about in color.
 """
 
 import itertools
@@ -80,7 +80,7 @@ GROUPS = {
     ),
     "losses": ("clean loss", "perturbed loss"),
 }
-"""What a lesson can be about, and the boxes that are then in colour."""
+"""What a lesson can be about, and the boxes that are then in color."""
 
 IN_WORDS = {
     "data": "the images and pseudo-labels",
@@ -101,7 +101,7 @@ def diagram(*here: str) -> Picture:
     """Draw the method: the networks, the density and the step, from images to losses.
 
     Args:
-        here: keys of :data:`GROUPS` whose boxes are drawn in colour.
+        here: keys of :data:`GROUPS` whose boxes are drawn in color.
 
     Raises:
         UserError: there is no such group.
@@ -120,7 +120,7 @@ def in_words(*here: str) -> str:
     """Return the alternative text of :func:`diagram`.
 
     Args:
-        here: keys of :data:`GROUPS`, the boxes in colour.
+        here: keys of :data:`GROUPS`, the boxes in color.
     """
     coloured = listed([IN_WORDS[group] for group in here]) if here else "none"
     return (

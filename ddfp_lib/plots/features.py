@@ -23,11 +23,11 @@ STEP_METHODS = {
     "random step": "noise",
     "descent in 8 steps": "ddfp_plus",
 }
-"""The method whose colour a kind of step has."""
+"""The method whose color a kind of step has."""
 
 
 def step_colour(name: str) -> str:
-    """Return the colour that a kind of step has in every figure."""
+    """Return the color that a kind of step has in every figure."""
     return method_colour(STEP_METHODS.get(name, name))
 
 
@@ -107,7 +107,7 @@ def embeddings(
         after: for each kind of step (N, 2) float, the same features after it.
         classes: (N,) integers.
         names: of the K classes.
-        palette: their colours, 0..255.
+        palette: their colors, 0..255.
     """
     with figure_style():
         picture, grid = new_picture(1, len(after), 4.6, sharex=True, sharey=True)

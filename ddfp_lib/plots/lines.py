@@ -97,7 +97,7 @@ def against_steps(
     references: Mapping[str, float],
     quantity: str,
 ) -> Picture:
-    """Draw a quantity over the steps of training, each seed a line, beside constant references.
+    """Draw a quantity over the steps of training, each seed a line, next to constant references.
 
     Args:
         steps: (M,), drawn on a logarithmic axis.

@@ -83,7 +83,7 @@ def train_classifier(
 
 
 def overview(seed: int = 1) -> Figure:
-    """Draw the claim of the paper on two moons with three labels each, beside a random control."""
+    """Draw the claim of the paper on two moons with three labels each, next to a random control."""
     points, labels = two_moons(3, seed)
     models = fit_density(points, labels)
     everywhere = torch.ones(len(points), dtype=torch.bool)
@@ -110,7 +110,7 @@ def overview(seed: int = 1) -> Figure:
     with figure_style():
         figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.75), sharex=True, sharey=True)
         for axes in row:
-            # a vmax above the data keeps the densest regions grey, so that marks stay readable
+            # a vmax above the data keeps the densest regions gray, so that marks stay readable
             axes.imshow(
                 height,
                 cmap="Greys",

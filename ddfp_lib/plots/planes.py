@@ -34,7 +34,7 @@ RESOLUTION = 120
 """Nodes along each side of the grid that functions are asked at."""
 
 BEFORE, NOW = "#8C8C8C", "#111111"
-"""Colours of an earlier decision boundary and of the one that a panel is about."""
+"""Colors of an earlier decision boundary and of the one that a panel is about."""
 
 LEVELS = 2.0 ** np.arange(-6, 1)
 """Density levels as parts of the highest one: each twice the one below."""
@@ -56,7 +56,7 @@ class Window:
         return cls(left - margin, right + margin, bottom - margin, top + margin)
 
     def square(self) -> "Window":
-        """Return the smallest square around this window, with the same centre."""
+        """Return the smallest square around this window, with the same center."""
         half = max(self.right - self.left, self.top - self.bottom) / 2
         x, y = (self.left + self.right) / 2, (self.bottom + self.top) / 2
         return Window(x - half, x + half, y - half, y + half)
@@ -84,13 +84,13 @@ class Panel:
     Attributes:
         title: above the map.
         points: (N, 2), drawn as small dots.
-        classes: (N,) class of each dot, which colours it; None: all dots are grey.
+        classes: (N,) class of each dot, which colors it; None: all dots are gray.
         labels: (N,) class of the labeled points, UNLABELED (-1) elsewhere; drawn large.
         classifier: points -> (N, K) class scores; its regions are tinted, its boundary drawn.
         before: an earlier classifier, whose boundary is drawn dashed.
         log_density: points -> (N,) log-density; contours, each level twice the one below.
         shift: (N, 2), an arrow from each point.
-        centres: (K, 2), a cross in the colour of each class.
+        centres: (K, 2), a cross in the color of each class.
         note: a few words in the lower left corner, such as a number.
         axis_names: of the two coordinates.
     """
@@ -113,7 +113,7 @@ def maps(
     window: Window | Sequence[Window],
     columns: int | None = None,
 ) -> Picture:
-    """Draw small maps beside one another, with one legend for all.
+    """Draw small maps next to each other, with one legend for all.
 
     Args:
         panels: what each map shows; density levels are shared among them.
@@ -181,7 +181,7 @@ def density_under_boundary(
     Args:
         classifier: points (N, 2) -> (N, K) class scores.
         log_density: points (N, 2) -> (N,), of the data.
-        window: what lies outside is not counted.
+        window: points outside are not counted.
         resolution: nodes along each side of the grid that the boundary is looked for on.
 
     Returns:
@@ -212,7 +212,7 @@ def boundary_lines(scores: np.ndarray, window: Window) -> list[np.ndarray]:
     """Return the decision boundary of class scores on the grid, (R, R, K): lines, each (M, 2).
 
     It is where a class's score equals the best other one. Of two classes the first has all of it;
-    of more, each line comes twice, once for each of the classes beside it.
+    of more, each line comes twice, once for each of the classes next to it.
     """
     x, y = window.axes(len(scores))
     classes = scores.shape[-1]

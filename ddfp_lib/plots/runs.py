@@ -17,7 +17,7 @@ from ddfp_lib.plots import words
 from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
 
 VOID = (255, 255, 255)
-"""Colour of ignored pixels."""
+"""Color of ignored pixels."""
 
 
 OUTLYING = 10.0
@@ -125,7 +125,7 @@ def curves(
     Args:
         logs: for each method the ``metrics.jsonl`` of each seed.
         marks: steps at which something begins, by what begins; drawn as vertical lines.
-        released: (step, mIoU) of the release's log, drawn beside ours; see
+        released: (step, mIoU) of the release's log, drawn next to ours; see
             :func:`ddfp_lib.experiments.published.released_curve`.
     """
     panels = {
@@ -167,7 +167,7 @@ def _mean_curve(
 
 
 def colourise(labels: Tensor, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Turn class indices (H, W) into colours (H, W, 3) uint8; ignored pixels are white."""
+    """Turn class indices (H, W) into colors (H, W, 3) uint8; ignored pixels are white."""
     table = torch.full((256, 3), 255, dtype=torch.uint8)
     table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
     table[IGNORE_INDEX] = torch.tensor(VOID, dtype=torch.uint8)
@@ -188,7 +188,7 @@ def segmentations(
         truths: n of (H, W) uint8; ignored pixels are drawn white.
         predictions: for each method n of (H, W) uint8.
         classes: K names, for the legend.
-        palette: their K colours, 0..255.
+        palette: their K colors, 0..255.
     """
     rows = ["image", "truth", *predictions]
     height, width = images[0].shape[1:]
@@ -214,14 +214,14 @@ def samples(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> Picture:
-    """Draw images of a data set, each with its mask beside it, two a row.
+    """Draw images of a data set, each with its mask next to it, two per row.
 
     Args:
         images: n of (3, H, W) uint8, of any sizes.
         masks: n of (H, W) uint8; ignored pixels are drawn white.
         names: n names.
         classes: K names, for the legend.
-        palette: their K colours, 0..255.
+        palette: their K colors, 0..255.
     """
     rows = -(-len(images) // 2)
     tallest = max(image.shape[1] / image.shape[2] for image in images)
@@ -245,7 +245,7 @@ def _class_legend(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> None:
-    """Name the colours of the classes that occur."""
+    """Name the colors of the classes that occur."""
     present = sorted({int(v) for mask in masks for v in mask.unique()} - {IGNORE_INDEX})
     handles = [
         Patch(facecolor=np.array(palette[k]) / 255, edgecolor="0.5", label=classes[k])

@@ -20,7 +20,7 @@ PANELS = {
 """Quantities of :mod:`ddfp_lib.evaluation.mechanism`, and their names in a figure."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Shapes of the methods' points, so that no picture depends on colour alone."""
+"""Shapes of the methods' points, so that no picture depends on color alone."""
 
 
 def boundary(mechanism: pd.DataFrame) -> Picture:

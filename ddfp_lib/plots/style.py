@@ -1,6 +1,6 @@
-"""What all figures share: sizes, type, and a colour for each method.
+"""What all figures share: sizes, type, and a color for each method.
 
-Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart, and where
+Colors are Okabe and Ito's, which people with any kind of color vision can tell apart, and where
 those run out Paul Tol's indigo.
 """
 
@@ -33,17 +33,17 @@ METHOD_COLOURS = {
 }
 
 CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
-"""Colours of classes 0, 1, ... in the plane, where no method is drawn by colour."""
+"""Colors of classes 0, 1, ... in the plane, where no method is drawn by color."""
 
 CLASS_MARKERS = ("o", "s", "^", "D")
-"""Shapes of their points, so that no picture depends on colour alone."""
+"""Shapes of their points, so that no picture depends on color alone."""
 
 SEQUENCE = "viridis"
-"""Colour map of quantities that run from low to high."""
+"""Color map of quantities that run from low to high."""
 
 
 def method_colour(name: str) -> str:
-    """Return the colour that a method has in every figure; grey for one without.
+    """Return the color that a method has in every figure; gray for one without.
 
     A variant is named after its method and what differs, ``noise, eps 3``: it has the method's.
     """
@@ -76,8 +76,8 @@ def figure_style() -> Iterator[None]:
 class Picture(Figure):
     """A figure that a notebook shows as the last value of a cell, once, with any backend.
 
-    It stands outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
-    pixels keep it sharp where the page is zoomed; 256 colours keep it small.
+    It is outside pyplot: nothing stays open, and no backend draws it a second time. Twice the
+    pixels keep it sharp where the page is zoomed; 256 colors keep it small.
 
     Attributes:
         alt: what the picture shows, in words, for readers who do not see it. A notebook stores it

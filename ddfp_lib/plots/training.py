@@ -17,13 +17,13 @@ from ddfp_lib.plots.style import (
 )
 
 YES, NO = (0.0, 0.36, 0.58), (0.86, 0.86, 0.86)
-"""Colours of yes and no, 0..1; white is left for "nothing here"."""
+"""Colors of yes and no, 0..1; white is left for "nothing here"."""
 
 
 class TrueColours(Picture):
-    """A picture that keeps every colour.
+    """A picture that keeps every color.
 
-    For photographs beside classes: reduced to 256 colours, small areas would take those of others.
+    For photographs next to class maps: with 256 colors, small areas would take those of others.
     """
 
     def png(self) -> bytes:
@@ -41,9 +41,9 @@ def panels(
     Args:
         rows: for each name n tensors of one kind: images (3, H, W), uint8 or float in 0..1; classes
             (H, W) of integers; yes or no (H, W) bool, yes dark, no light; or quantities (H, W)
-            float, with a scale beside the row that ends at the 2nd and 98th percentile. White
+            float, with a scale next to the row that ends at the 2nd and 98th percentile. White
             means "nothing here" in all of them: an ignored pixel, or NaN.
-        palette: colour of each class, 0..255; needed for classes.
+        palette: color of each class, 0..255; needed for classes.
         one_scale: all quantities have the same scale.
     """
     quantities = [t for tensors in rows.values() for t in tensors if _is_quantity(t)]

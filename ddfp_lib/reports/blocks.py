@@ -1,6 +1,6 @@
-"""The generated blocks of a page: what stands between two comments is renewed, the rest is kept.
+"""The generated blocks of a page: what is between two comments is renewed, the rest is kept.
 
-This module imports no other room, so that replacing a block does not import the figures.
+This module imports no other package, so that replacing a block does not import the figures.
 """
 
 from ddfp_lib.errors import UserError

@@ -151,12 +151,13 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
     )
     return (
         f"The paper reports {known} (mIoU on VOC, second hand). `ddfp reproduce voc --data DIR` "
-        "runs these cells on GPUs."
+        "runs all five splits; add `--splits 732` for a single one. With one GPU, see "
+        "[One GPU](reproduce/README.md#one-gpu)."
     )
 
 
 def write_figures() -> list[Path]:
-    """Draw every study that was run, beside its table."""
+    """Draw every study that was run, next to its table."""
     written = []
     for study in studies():
         runs, inside = study.stored(), study.stored_mechanism()

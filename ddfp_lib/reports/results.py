@@ -208,5 +208,5 @@ def _measured(runs: pd.DataFrame) -> str:
 def _splits(benchmark: str) -> list[str]:
     try:
         return splits_of(find_benchmark(benchmark))
-    except UserError:  # somebody's own benchmark, that lies elsewhere
+    except UserError:  # a contributor's own benchmark, which is not in this repository
         return []

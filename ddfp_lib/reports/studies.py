@@ -78,7 +78,7 @@ QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
 def filled(
     study: Study, runs: pd.DataFrame, text: str, mechanism: pd.DataFrame | None = None
 ) -> str:
-    """Return a text with the numbers that its ``{{A | B}}`` stand for.
+    """Return a text with numbers in place of its ``{{A | B}}``.
 
     Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
     of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,

@@ -4,7 +4,7 @@
 file                  content
 ====================  =========================================================================
 ``config.yaml``       the resolved configuration
-``environment.json``  versions, threads, GPUs, commit, and the classes with their colours
+``environment.json``  versions, threads, GPUs, commit, and the classes with their colors
 ``metrics.jsonl``     one line per logged step and per validation
 ``tensorboard/``      the numbers of ``metrics.jsonl`` again, with ``--tensorboard``
 ``checkpoints/``      the last two, see :mod:`ddfp_lib.runs.checkpoints`
@@ -161,7 +161,7 @@ class Run:
         folder: of the run.
         config: its resolved configuration.
         classes: names of the classes, K of them.
-        palette: colour of each class, red, green and blue in 0..255.
+        palette: color of each class, red, green and blue in 0..255.
     """
 
     folder: Path

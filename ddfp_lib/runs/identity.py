@@ -112,7 +112,7 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
     """Compare the data of a run folder with the data as they are now; nothing is written.
 
     A folder from before ``data.json`` is compared by its classes, and by its images if it is
-    finished. A folder that holds neither a checkpoint nor a result passes: it starts anew.
+    finished. A folder without a checkpoint and a result passes: the run starts again.
 
     Args:
         out: the run folder.
@@ -142,7 +142,9 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
                 f"{getattr(now, kind)} now; {advice}"
             )
     if before["images"] != now.images:
-        raise UserError(f"{out}: was started with other images or lists than {data} has; {advice}")
+        raise UserError(
+            f"{out}: was started with different images or lists from those in {data}; {advice}"
+        )
     for title, digest in before["masks"].items():
         if now.masks.get(title, digest) != digest:
             raise UserError(

@@ -17,7 +17,7 @@ class MetricsLog:
     Args:
         path: of the file.
         start: lines of later steps are dropped; the resumed run writes them again.
-        tensorboard: also write all numbers for TensorBoard, into ``tensorboard`` beside the file.
+        tensorboard: also write all numbers for TensorBoard, into ``tensorboard`` next to the file.
 
     Raises:
         UserError: ``tensorboard`` is set and TensorBoard is not installed.

@@ -39,7 +39,7 @@ NOTE = "what-is-wrong.txt"
 
 
 RESTARTS = 3
-"""How often the launcher starts the ranks anew after one was lost."""
+"""How often the launcher starts the ranks again after one was lost."""
 
 
 GRACE = 5.0
@@ -50,7 +50,7 @@ GRACE = 5.0
 def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """Join the group that torchrun's environment describes, and leave it at the end.
 
-    gloo on CPUs, NCCL on GPUs (with gloo for what lies in host memory). Without such an
+    gloo on CPUs, NCCL on GPUs (with gloo for tensors in host memory). Without such an
     environment, or where it names one process, there is no group.
 
     Args:
@@ -83,9 +83,10 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
     """Call ``work(*arguments)`` in several ranks on this machine; return rank 0's result.
 
     torch.distributed's elastic launcher starts them. When one is lost, it stops the others and
-    starts all anew, at most ``RESTARTS`` times: ``work`` shall go on from its last checkpoint.
-    What only the user can change, as memory that is too small, ends all ranks at once, whichever
-    rank finds it. Cores are shared out among the ranks unless ``OMP_NUM_THREADS`` says otherwise.
+    starts all of them again, at most ``RESTARTS`` times: ``work`` must continue from its last
+    checkpoint. A problem that only the user can solve, such as too little memory, ends all ranks
+    at once, whichever rank finds it. Cores are divided among the ranks unless
+    ``OMP_NUM_THREADS`` is set.
 
     Args:
         work: a function of a module, which uses :func:`process_group` itself.
@@ -156,7 +157,7 @@ def _silent_once(note: Path) -> Iterator[None]:
 
 
 def _work(note: Path, work: Callable[..., Result], *arguments: Any) -> Result | Exception:
-    # A terminal's Ctrl-C reaches every process: the launcher speaks, its ranks end in silence.
+    # A terminal's Ctrl-C reaches every process: only the launcher prints a message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Found by one rank before this start: the others were waiting for it and had to be stopped.
     if note.exists():

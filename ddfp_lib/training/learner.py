@@ -268,8 +268,8 @@ class Learner:
             maps = described.shape[:1] + described.shape[2:]
             if density is None:
                 raise UserError(
-                    f"method.learns_density: {method.perturbation} uses a density, and none is "
-                    "learned; set it to true"
+                    f"method.perturbation: {method.perturbation} needs a density, but none is "
+                    "learned; set method.learns_density to true"
                 )
             return density.log_prob(to_rows(described), known).view(maps)
 

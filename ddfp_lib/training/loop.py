@@ -174,8 +174,8 @@ def train(
         if first:
             if training.compile and world_size() > 1:
                 say(
-                    "training.compile: with several processes the exchange of BatchNorm cuts what "
-                    "is compiled, and parts may run uncompiled"
+                    "training.compile: with several processes, BatchNorm communication splits the "
+                    "compiled graph, so some code may run uncompiled"
                 )
             for line in (*data.findings.notices, *passed_over, *changed, *fewer, shares):
                 progress(start, training.steps, line)

@@ -31,7 +31,7 @@ def training_memory(config: Config, parts: int = 1) -> int:
 
     Weights of student and teacher, gradients, the optimizer's moments; what autograd keeps for the
     backward pass of labeled, strong and perturbed images, in ``training.precision``; and the
-    largest maps that a step holds beside these: images, the teacher's v, perturbed features, and
+    largest maps that a step holds in addition: images, the teacher's v, perturbed features, and
     gradients of logits at full size. Weights, F, v and losses are float32 in any precision. Left
     out: the density estimator, the workspace of convolutions, what the allocator holds back.
 
@@ -128,7 +128,7 @@ def _count(
     numbers = sum(p.numel() for p in weights.values())
     bytes_kept = activations + 4 * copies * numbers
     if dtype != torch.float32:
-        # F and v stay alive in float32, beside the halves that convolutions keep; so do the weights
+        # F and v stay alive in float32, with the halves that convolutions keep; so do the weights
         bytes_kept += 4 * (features.numel() + clean.numel()) + dtype.itemsize * numbers
     return bytes_kept, clean.numel(), of_moved
 
@@ -181,7 +181,7 @@ def micro_batches_changed(before: Sequence[int], now: int) -> list[str]:
 
 
 def batch_division(config: Config, accumulate: int, device: torch.device) -> str:
-    """Say how a step's images are divided, as ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
+    """Say how a step's images are divided: ``global batch 16+16 = 4 GPUs x 2 x 2+2``.
 
     The global batch is the configuration's, whatever it is trained on, and so is the learning
     rate, which belongs to it.
@@ -205,8 +205,9 @@ def batch_division(config: Config, accumulate: int, device: torch.device) -> str
     for name, size in sizes.items():
         if size % (processes * accumulate):
             raise UserError(
-                f"training.batch_{name}: {size} images cannot be shared by {many} in {accumulate} "
-                "part(s) each; choose their number or --accumulate so that the product divides it"
+                f"training.batch_{name}: {size} images cannot be divided among {many} with "
+                f"{accumulate} micro-batch{'es' if accumulate > 1 else ''} each; change "
+                "--accumulate or the number of processes so that their product divides the batch"
             )
     whole = "+".join(str(size) for size in sizes.values())
     part = "+".join(str(size // (processes * accumulate)) for size in sizes.values())
@@ -243,8 +244,8 @@ def loading_workers(config: Config, device: torch.device) -> tuple[int, list[str
     if asked is None and room > 0:
         return room, [f"data.workers: {room} instead of {workers}, which would need {need}"]
     raise UserError(
-        f"data.workers: {workers} need {need}; set data.workers={room}, or enlarge it, as with "
-        f"docker run --shm-size={math.ceil(workers * each / GIB)}g"
+        f"data.workers: {workers} need {need}; set data.workers={room}, or enlarge shared memory, "
+        f"for example with docker run --shm-size={math.ceil(workers * each / GIB)}g"
     )
 
 
@@ -273,14 +274,14 @@ def memory_advice(accumulate: int | None) -> Iterator[None]:
         if accumulate is None:
             raise UserError(
                 "out of GPU memory while images were segmented for scores; segment them in "
-                "windows, as with --set data.protocol=slide513, or set training.precision=bfloat16"
+                "windows (--set data.protocol=slide513), or set training.precision=bfloat16"
             ) from error
         raise UserError(
-            f"out of GPU memory; take a step's images in more parts with --accumulate "
+            f"out of GPU memory; split the batch into more micro-batches with --accumulate "
             f"{2 * accumulate}, or use more GPUs, or --set training.precision=bfloat16"
         ) from error
     except Exception as error:
-        # no public name stands for what torch.compile raises
+        # torch.compile's exceptions have no public name
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         reason = " ".join(str(error).strip().split("\n\n")[0].split())

@@ -56,7 +56,7 @@ def reference_step(learner: Learner, batch: Batch, step: int) -> Tensor:
         scores = teacher.classify(teacher_v[-len(weak) :], size)
         y = PseudoLabels.of(scores, batch.valid, training.confidence)
 
-    # Strong augmentation: colours, blur, and CutMix of images and pseudo-labels alike.
+    # Strong augmentation: colors, blur, and CutMix of images and pseudo-labels alike.
     box = cutmix_box(*size, augment, for_views).to(weak.device)
     strong, y = mix(strong_view(weak, augment, for_views), box), y.mixed(box)
 

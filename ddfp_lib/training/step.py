@@ -1,6 +1,6 @@
 """One training step in its general form; :mod:`~ddfp_lib.training.reference_step` comes first.
 
-What the reference step leaves out stands here: methods other than the paper's, stages of the
+What the reference step leaves out is here: methods other than the paper's, stages of the
 schedule, micro-batches, several ranks.
 
 On a GPU the host only queues the step's work and never waits for a result of it, with one
@@ -172,7 +172,7 @@ def teacher_pass(
     """
     teacher, config = learner.teacher, learner.config
     # Each part has labeled and weak images, as the student's has: a teacher in train mode
-    # normalises by its part.
+    # normalizes by its part.
     seen = [weak] if learner.density is None else [labeled, weak]
     parts = list(learner.micro_batches(*seen))
     features = [teacher.encode(torch.cat(part), generator=device) for part in parts]

@@ -17,7 +17,7 @@ class StudentBatch:
     Attributes:
         images: labeled images, (B, 3, H, W) float in [0, 1].
         labels: (B, H, W) int64.
-        strong: strong views, (V U, 3, H, W); the V views of an image are neighbours.
+        strong: strong views, (V U, 3, H, W); the V views of an image are neighbors.
         target: their pseudo-labels.
         counts: pixels that the losses of labeled images and strong views are means over.
         extra: weak views, (U, 3, H, W), where features of those are perturbed, else none.

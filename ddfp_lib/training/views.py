@@ -1,4 +1,4 @@
-"""Strong views of unlabeled images: colour and blur, then CutMix."""
+"""Strong views of unlabeled images: color and blur, then CutMix."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ KATEX_SHA512 = (
 WORK = ROOT / "build" / "site"
 
 NOT_SHIPPED = (".buildinfo", "*webpack-macros.html")
-"""What Sphinx leaves beside the pages and no page needs; the latter are the theme's templates."""
+"""What Sphinx leaves next to the pages and no page needs; the latter are the theme's templates."""
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
     shutil.copy(Path(__file__).parent / "conf.py", source)
     environment["DDFP_KATEX"] = str(katex(node, environment))
     warnings = [] if os.environ.get("DDFP_SITE_WARN") else ["-W", "--keep-going"]
-    html = WORK / "html"  # beside it, myst-nb leaves a folder of pictures
+    html = WORK / "html"  # next to it, myst-nb leaves a folder of pictures
     shutil.rmtree(html, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", *warnings]
     done = subprocess.run(

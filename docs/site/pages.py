@@ -1,4 +1,4 @@
-"""The pages of the site: what stands where, and how sources become what Sphinx reads.
+"""The pages of the site: what is where, and how sources become what Sphinx reads.
 
 A page is a Markdown file or a stored lesson of this repository. Sentences are copied, not edited:
 links that leave the site go to the repository, a link that is named after a file gets the title of
@@ -57,7 +57,7 @@ TITLES = {
     "reproduce/STUDY.md": "Findings",
     "reproduce/RESULTS.md": "Results beside the paper's",
 }
-"""Titles that pages have on the site alone: in the menu they stand without their folder's name."""
+"""Titles that pages have on the site alone: the menu does not show their folder's name."""
 
 FIRST_PAGE = ("What we found", "Start here", "Whose method is it?")
 """Sections of the README that are on the first page; its other sections are the page README.md."""
@@ -85,7 +85,7 @@ FENCED = re.compile(r"^([ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[^\n]*)$", re.DOTA
 
 
 def chapters(root: Path) -> dict[str, list[str]]:
-    """Return the pages of each chapter, paths relative to ``root``; a page stands in one chapter.
+    """Return the pages of each chapter, paths relative to ``root``; a page is in one chapter.
 
     Pages that a later chapter names by hand are not taken by an earlier pattern.
     """
@@ -133,7 +133,7 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
         if name == "docs/architecture.md":
             text = MERMAID.sub(_house(root), text)
         if name == GUIDE:
-            text = _opened(text)
+            text = _opened(text, explorer)
         if name in TITLES:
             text = HEADING.sub(f"# {TITLES[name]}", text, count=1)
         target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
@@ -273,7 +273,7 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _house(root: Path) -> str:
-    """Return the rooms as a stack of boxes, from the layers of pyproject.toml."""
+    """Return the packages as a stack of boxes, from the layers of pyproject.toml."""
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     contract = next(
         each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
@@ -283,9 +283,7 @@ def _house(root: Path) -> str:
         for layer in contract["layers"]
     ]
     boxes = "\n".join(f"<div>{row}</div>" for row in rows)
-    return (
-        f'<div class="house" role="img" aria-label="The rooms, highest first">\n{boxes}\n</div>\n'
-    )
+    return f'<div class="house" role="img" aria-label="Packages, top first">\n{boxes}\n</div>\n'
 
 
 def _slug(title: str) -> str:
@@ -293,18 +291,27 @@ def _slug(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
-def _opened(text: str) -> str:
-    """Return the page about the explorer with a link below the heading of each page."""
+def _opened(text: str, explorer: Path | None) -> str:
+    """Return the page about the explorer with a link to each tool below its heading.
+
+    Args:
+        text: of the page.
+        explorer: folder of the tools; one that is not built yet gets a link to the page that says
+            so.
+    """
     for name, title in EXPLORER.items():
         heading = f"## {title}\n"
         if heading not in text:
             raise ValueError(f"{GUIDE}: has no heading {title!r}")
-        text = text.replace(heading, f"{heading}\n[Open this page](../explore/{name}.md)\n")
+        link = f"[Open this page](../explore/{name}.md)"
+        if explorer is not None and (explorer / f"{name}.html").is_file():
+            link = f'<p><a href="../explorer/{name}.html">Open the tool</a></p>'
+        text = text.replace(heading, f"{heading}\n{link}\n")
     return text
 
 
 def _explorer_pages(source: Path, root: Path, explorer: Path | None) -> None:
-    """Write the pages that hold the explorer's pages in a frame, below what the guide says."""
+    """Write the pages to which lessons link: the guide's words, and the tool in a frame."""
     folder = source / "explore"
     folder.mkdir()
     guide = SECTION.split((root / GUIDE).read_text(encoding="utf-8"))
@@ -328,7 +335,7 @@ def _explorer_pages(source: Path, root: Path, explorer: Path | None) -> None:
 
 
 def _api_pages(source: Path, root: Path) -> None:
-    """Write a page for each room of the library, with all its modules."""
+    """Write a page for each package of the library, with all its modules."""
     folder = source / "api"
     folder.mkdir()
     for room in sorted(path.parent for path in (root / "ddfp_lib").glob("*/__init__.py")):

@@ -1,4 +1,4 @@
-// What all pages share: data, theme, canvas sizes, colours, the state in the address.
+// What all pages share: data, theme, canvas sizes, colors, the state in the address.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const CLASS_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7"];
 
@@ -57,7 +57,7 @@ function raster(columns, rows, paint) {
   return canvas;
 }
 
-// The colour of a density, 0 (lowest) to 1 (highest): towards grey, so that marks stay visible.
+// The color of a density, 0 (lowest) to 1 (highest): towards gray, so that marks stay visible.
 function shade(value) {
   const strength = 150 * value ** 1.5;
   return isDark() ? [150, 175, 205, strength] : [40, 70, 110, strength];
@@ -75,7 +75,7 @@ function dot(context, x, y, size, fill, edge) {
   }
 }
 
-// A labeled point or a mean: a shape for each class, so that nothing depends on colour alone.
+// A labeled point or a mean: a shape for each class, so that nothing depends on color alone.
 function mark(context, x, y, size, k) {
   context.beginPath();
   if (k === 0) context.arc(x, y, size, 0, 2 * Math.PI);

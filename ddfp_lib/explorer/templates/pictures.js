@@ -64,7 +64,7 @@ function drawPicture(image, element) {
     `${image.name}; feature in row ${row + 1}, column ${column + 1} is chosen.`);
 }
 
-// Blue (0, sparse) over grey to orange (100, dense); black where a feature does not move.
+// Blue (0, sparse) over gray to orange (100, dense); black where a feature does not move.
 function percentileColour(value) {
   const low = [44, 75, 160], middle = [225, 225, 225], high = [214, 94, 0];
   const [a, b, t] = value < 50 ? [low, middle, value / 50] : [middle, high, value / 50 - 1];
@@ -85,7 +85,7 @@ function drawMap(image, all, after) {
   $("key").textContent = labels
     ? `Predicted class of each feature after the ${kind}: `
       + DATA.classes.map((name, k) => `${colourName(DATA.palette[k])} ${name}`).join(", ")
-    : `Density percentile of each feature after the ${kind}: blue 0 (sparse), grey 50, orange 100 `
+    : `Density percentile of each feature after the ${kind}: blue 0 (sparse), gray 50, orange 100 `
       + "(dense); black: not confident, so it does not move.";
   $("map").setAttribute("aria-label", $("key").textContent);
   const moved = [...all.confident.keys()].filter((i) => all.confident[i]);
@@ -125,7 +125,7 @@ function table(image, all) {
   }));
   if (truth !== null) {
     const line = $("steps").insertRow();
-    for (const value of ["true class at its centre", "", "", truth]) {
+    for (const value of ["true class at its center", "", "", truth]) {
       line.insertCell().textContent = value;
     }
   }
