@@ -111,7 +111,22 @@ def as_device(name: str) -> "torch.device":
 
 
 def as_ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str, int]:
-    """Return the device and the number of processes that a training asks for."""
+    """Return the device and the number of processes that a training asks for.
+
+    Args:
+        device: value of ``--device``.
+        gpus: value of ``--gpus``; None if it is not given.
+        processes: value of ``--processes``, the same on CPUs; None if it is not given.
+
+    Returns:
+        Name of the device, and the number of processes: 1 without either option.
+
+    Raises:
+        UserError: both options are given; torchrun has already started the processes; a number
+            is below 1; ``--processes`` with a GPU as device; ``--gpus`` with more GPUs than this
+            machine has, or with a device other than ``auto`` and ``cuda``; or the device is
+            unknown or not there.
+    """
     import os
 
     import torch

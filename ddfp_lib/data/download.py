@@ -144,10 +144,17 @@ def _refuse_insecure(url: str) -> None:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a tar archive, compressed or not.
+    """Open a tar archive, compressed or not, for the time of a ``with`` block.
+
+    Args:
+        path: of the archive.
+
+    Yields:
+        The opened archive.
 
     Raises:
-        UserError: it is no archive or ends early, or (in the block) it cannot be unpacked.
+        UserError: it is not an archive or ends early, or (in the block) it cannot be unpacked or a
+            member leads out of its folder.
     """
     try:
         with tarfile.open(path) as archive:

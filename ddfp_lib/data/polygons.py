@@ -96,8 +96,14 @@ def coco(path: Path, classes: Sequence[str]) -> Regions:
         path: of the JSON file.
         classes: names in the order of the indices; empty for the order above.
 
+    Returns:
+        Names of the classes and, for each image of the file, what draws its mask. Nothing is drawn
+        yet.
+
     Raises:
-        UserError: the package is not installed, or an annotation cannot be drawn.
+        UserError: the package is not installed, the file is not a COCO file, regions use a
+            category that it does not define or that ``classes`` lacks, or two images have the same
+            name or id. Drawing a mask raises one if an annotation cannot be drawn.
     """
     tool = _package("pycocotools.coco", "pycocotools")
     try:

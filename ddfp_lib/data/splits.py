@@ -108,9 +108,13 @@ def read_split(
         held_out: names that are kept for validation; they leave the list of unlabeled images.
         among: names outside of these leave both lists; ``None`` keeps all.
 
+    Returns:
+        Indices of the labeled images and of the unlabeled images.
+
     Raises:
-        UserError: as :func:`read_names`; or there is no such list, a name in it that is not in the
-            data set, or a labeled image that is held out.
+        UserError: as :func:`read_names`; there is no such list; a list names no image of
+            ``among`` (``data.only``), or an image that is not in the data set; or a labeled image
+            is held out.
     """
     for path in (labeled, unlabeled):
         if path is not None and not path.is_file():

@@ -53,6 +53,10 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
         gpus: processes of the run.
         accumulate: micro-batches in which each process takes its share of a step's images; 0: as
             many as the memory of a card asks for.
+
+    Returns:
+        Hours of one run, GiB on each GPU, and numbers of micro-batches. Measured hours are the mean
+        over earlier runs of seconds / steps, times the steps of this run, divided by 3600.
     """
     memory = training_memory(config, gpus * max(1, accumulate)) / GIB
     parts = tuple(
@@ -72,11 +76,22 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
 
 
 def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
-    """Return the hours of a run on each of :data:`CARDS`, from counted operations.
+    r"""Return the hours of a run on each of :data:`CARDS`, from counted operations.
+
+    .. math:: \frac{1}{3600 \, g} \left( \sum_s n_s t_s
+        + N \left( \lceil n / e \rceil + \tfrac12 \right) t_v \right)
+
+    with g cards; n steps, of which :math:`n_s` are in stage s and take :math:`t_s` seconds each; a
+    validation after every e steps; N validation images, each :math:`t_v` seconds for student and
+    teacher together. The last half is the test at the end: it is assumed to have N images, and the
+    teacher alone segments them. So it costs half a validation.
 
     Args:
         config: of the run.
-        gpus: cards of one kind that share each step and each validation without loss.
+        gpus: g, cards of one kind that share each step and each validation without loss.
+
+    Returns:
+        Hours by the name of the card: ``A100``, ``H100``, ``4090``, ``3090``.
     """
     counted, training = operations(config), config.training
     stages = list(counted.stages)

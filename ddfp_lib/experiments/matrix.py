@@ -234,6 +234,13 @@ def _progress(waiting: Sequence[Cell], running: Sequence[Cell], pace: Pace, now:
 
 
 def find_runs(out: Path) -> list[Run]:
-    """Return the runs in a matrix's folder that have started, ordered by name."""
+    """Return the runs in a matrix's folder that have started, ordered by name.
+
+    Args:
+        out: folder of the matrix; its runs are in ``out/runs``.
+
+    Raises:
+        UserError: a run cannot be opened, see :meth:`~ddfp_lib.runs.folder.Run.open`.
+    """
     folders = sorted((Path(out) / "runs").glob("*/config.yaml"))
     return [Run.open(path.parent) for path in folders]

@@ -184,6 +184,10 @@ def _prepared(report: Path) -> str:
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """Refuse parameters that the notebook does not have; papermill only warns about them.
 
+    Args:
+        notebook: path of the .ipynb, with a cell tagged ``parameters``.
+        parameters: values by the names of the notebook's variables.
+
     Raises:
         UserError: a parameter is unknown, or the notebook is missing.
     """

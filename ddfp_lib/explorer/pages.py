@@ -128,7 +128,11 @@ def separation_page(clouds: dict[str, dict[str, Any]], still: tuple[bytes, str])
 
 
 def flow_page() -> str:
-    """Train a flow on each cloud and return the page on the flow."""
+    """Train a flow on each cloud and return the page on the flow, as HTML.
+
+    Raises:
+        UserError: the page is too large.
+    """
     return page("flow", {name: flow.flow_data(name) for name in flow.CLOUDS}, flow.still())
 
 

@@ -63,7 +63,19 @@ class PooledBatchNorm2d(nn.Module):
 
 
 def normalised_by_running(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalize ``x``, (B, C, H, W), by a BatchNorm's running statistics, and leave them alone."""
+    r"""Normalize a batch by the running statistics of a BatchNorm, and leave these as they are.
+
+    .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
+
+    Args:
+        norm: the BatchNorm over C channels: its running mean and variance, weight, bias and
+            epsilon are used; whether it is in training mode does not matter.
+        x: (B, C, H, W) float, of a dtype that ``torch.nn.functional.batch_norm`` takes with these
+            statistics.
+
+    Returns:
+        (B, C, H, W), of the dtype of ``x``.
+    """
     return nn.functional.batch_norm(
         x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
     )

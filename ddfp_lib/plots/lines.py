@@ -24,10 +24,14 @@ def seed_dots(
     quantity: str,
     colours: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Draw every seed as a dot and their mean as a bar, one panel a data set.
+    """Draw every seed as a dot and their mean as a bar, one panel per data set.
+
+    Each method's mean and standard deviation over seeds (n - 1 in the denominator) are printed as
+    ``mean ± standard deviation``.
 
     Args:
-        results: for each data set, for each method, a number for each seed.
+        results: for each data set, for each method, a number for each seed, at least two. Every
+            data set needs the same methods, in the same order.
         quantity: what the numbers are, with the unit.
         colours: by method; None: those that the methods have everywhere.
     """

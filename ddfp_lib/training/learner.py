@@ -87,7 +87,12 @@ def first_step(fraction: float, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Stage:
-    """Which parts of the method are active at a step."""
+    """Which parts of the method are active at a step.
+
+    Attributes:
+        consistency: unlabeled images are learned from, and the density is fitted.
+        perturb: features are perturbed; this never starts before consistency.
+    """
 
     consistency: bool
     perturb: bool
@@ -129,11 +134,7 @@ class Learner:
 
     @functools.cached_property
     def perturbation(self) -> FeaturePerturbation:
-        """The method's perturbation.
-
-        Made at its first use, in training: reading somebody's run folder imports no class that it
-        names.
-        """
+        """The method's perturbation, made at its first use: reading a folder imports no class."""
         return perturbation_for(self.config)
 
     def _make_density(self, classes: int) -> DensityEstimator | FrozenDensity | None:
