@@ -19,7 +19,7 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set; digits need none.")
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
+    str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:1.")
 ]
 Labeled = Annotated[
     str | None, typer.Option("--labeled", help="Labeled images: a count, a fraction (1/8), or all.")

@@ -195,8 +195,8 @@ class TrainingConfig:
             :func:`ddfp_lib.training.teacher.ema_decay_at`.
         evaluate_every: steps between two validations, >= 1.
         checkpoint_every: steps between two checkpoints, >= 1.
-        precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
-            scaled gradients). The density is always float32.
+        precision: precision of the networks: ``float32``, or autocast to ``bfloat16`` or
+            ``float16`` (with scaled gradients). The density is always float32.
         compile: compile the networks with torch.compile; the first steps then take minutes. With
             one process, what PyTorch cannot compile in one graph is an error.
         epochs: equal parts of the schedule, >= 1, as the release counts them; used by

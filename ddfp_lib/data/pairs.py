@@ -68,7 +68,7 @@ class FilePairs(SegmentationDataset):
             names: class names of this data set, in the order of the new indices.
 
         Raises:
-            UserError: fewer than two names, one twice, or one that is no class.
+            UserError: fewer than two names, one twice, or one that is not a class.
         """
         unknown = [name for name in names if name not in self.classes]
         if unknown:

@@ -30,7 +30,7 @@ class Regions(NamedTuple):
     """What annotation files hold.
 
     Attributes:
-        names: of the classes, in the order of the mask values.
+        names: names of the classes, in the order of the mask values.
         masks: what draws the mask of each image, by the image's name.
         tool: the package that draws them, with its version.
         notices: what a user should know, a line each.
@@ -93,7 +93,7 @@ def coco(path: Path, classes: Sequence[str]) -> Regions:
     for drawings of a brush (Datumaro, CVAT) and for objects with a hole (supervision).
 
     Args:
-        path: of the JSON file.
+        path: path of the JSON file.
         classes: names in the order of the indices; empty for the order above.
 
     Returns:

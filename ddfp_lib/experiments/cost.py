@@ -21,7 +21,7 @@ class Estimate:
     """The cost of one run.
 
     Attributes:
-        hours: of training and validation, by where it runs: names of :data:`CARDS`, or
+        hours: hours of training and validation, by where it runs: names of :data:`CARDS`, or
             :data:`MEASURED`.
         basis: what ``hours`` rests on.
         memory: GiB on each GPU, see :func:`ddfp_lib.training.memory.training_memory`, of all its
@@ -48,7 +48,7 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
     :mod:`ddfp_lib.experiments.operations`.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         ledger: ``reproduce/results.csv``.
         gpus: processes of the run.
         accumulate: micro-batches in which each process takes its share of a step's images; 0: as
@@ -87,7 +87,7 @@ def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
     teacher alone segments them. So it costs half a validation.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         gpus: g, cards of one kind that share each step and each validation without loss.
 
     Returns:
@@ -123,7 +123,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
     places = [MEASURED, *(card.name for card in CARDS)]
     places = [place for place in places if any(place in cost.hours for cost in costs.values())]
     head = f"{'labeled':<11} {'method':<14} {'runs':>5} {'steps':>9} {'images seen':>12} "
-    head += f"{'GiB a GPU':>10} {'micro-batches':>14}"
+    head += f"{'GiB per GPU':>11} {'micro-batches':>14}"
     lines = [" " * len(head) + "  hours of a run:", head + "".join(f" {p:>9}" for p in places)]
     sums, left = dict.fromkeys(places, 0.0), 0
     for (split, method), runs in groups.items():
@@ -136,7 +136,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
         taken = str(each[0]) if len(set(each)) == 1 else "/".join(map(str, each))
         row = (
             f"{split:<11} {method:<14} {len(runs):>5} {training.steps:>9,} "
-            f"{training.steps * batch:>12,} {cost.memory:>10.1f} {taken:>14}"
+            f"{training.steps * batch:>12,} {cost.memory:>11.1f} {taken:>14}"
         )
         for place in places:
             row += f" {cost.hours[place]:>9.2f}" if place in cost.hours else f" {'-':>9}"

@@ -101,7 +101,7 @@ def run_study(
     """Execute the study notebook and export it; see :mod:`ddfp_lib.experiments.study`.
 
     Args:
-        name: of the study, or path of its file.
+        name: name of the study, or path of its file.
         out: folder of all studies.
         root: folder of the data set; digit scenes need none.
         jobs: runs at the same time; 0: one per core, or one on a GPU.
@@ -132,7 +132,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
     """Execute a notebook of ``reproduce/`` with papermill, and export it as HTML.
 
     Args:
-        name: of the notebook, without the suffix.
+        name: name of the notebook, without the suffix.
         parameters: each must be one of its ``parameters`` cell.
         report: path of the executed notebook; the ``.html`` is written next to it.
 

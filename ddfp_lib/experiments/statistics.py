@@ -79,7 +79,7 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, 
 
     Args:
         values: (N,) float, one of each seed.
-        confidence: of the interval, between 0 and 1.
+        confidence: level of the interval, between 0 and 1.
 
     Returns:
         Its lower and upper end; NaN of fewer than two values.

@@ -198,7 +198,7 @@ def train(
         density: for descent.
         frames: the moments to keep, in training steps; ``steps`` is the end of training.
         steps: training steps.
-        warmup: of them on labels alone.
+        warmup: number of steps, at the start, on labels alone.
     """
     seeds = len(sample.labels)
     x = sample.x.T.expand(seeds, 2, -1)

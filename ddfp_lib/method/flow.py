@@ -100,7 +100,7 @@ class Flow(nn.Module):
         blocks: B; 0 makes the identity, which an ablation uses.
         hidden: width of the two hidden layers of each subnet.
         clamp: bound of the absolute log-scale of one coupling.
-        seed: of the permutations and the starting weights.
+        seed: seed of the permutations and the starting weights.
         init_std: every weight and bias starts as ``init_std`` * N(0, 1), small enough that the
             fresh flow is near a permutation (model/flow/model.py:22).
 

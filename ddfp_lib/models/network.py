@@ -118,7 +118,7 @@ class SegmentationNetwork(nn.Module):
         """Let torch.compile compile encoder and decoder; calls and state stay the same.
 
         Args:
-            options: of torch.compile.
+            options: arguments of torch.compile.
         """
         for part in self.children():
             part.compile(**options)

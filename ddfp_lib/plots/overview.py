@@ -41,8 +41,8 @@ def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0
     Args:
         points: (N, 2) float32.
         labels: (N,) int64, 0, 1 or ``UNLABELED``.
-        steps: of the flow's training; each uses all points.
-        seed: of the flow's starting weights and of the noise on the points.
+        steps: number of training steps; each uses all points.
+        seed: seed of the flow's starting weights and of the noise on the points.
 
     Returns:
         The log-density, (N, 2) to (N,) in nats. ``logits`` is the identity: it returns its points,
@@ -68,8 +68,8 @@ def train_classifier(
         points: (N, 2).
         labels: (N,), ``UNLABELED`` where there is none.
         shift: (N, 2), or None: train on the labels alone.
-        steps: of training.
-        seed: of the starting weights.
+        steps: number of training steps.
+        seed: seed of the starting weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -190,7 +190,7 @@ class Run:
     """A run folder, opened for reading.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         config: its resolved configuration.
         classes: names of the classes, K of them.
         palette: color of each class, red, green and blue in 0..255.
@@ -206,7 +206,7 @@ class Run:
         """Open a folder that :func:`~ddfp_lib.training.loop.train` wrote.
 
         Args:
-            folder: of the run, finished or not.
+            folder: folder of the run, finished or not.
 
         Raises:
             UserError: it is not a run folder, ``config.yaml`` is not a configuration, or
@@ -231,7 +231,7 @@ class Run:
         """Return the newest checkpoint of this run that is not damaged.
 
         Args:
-            device: of its tensors.
+            device: device of its tensors.
 
         Raises:
             UserError: the run has no checkpoint, or one of another configuration.
@@ -254,6 +254,6 @@ class Run:
         """Return the result, ``None`` if the run is not finished.
 
         Raises:
-            UserError: ``result.json`` is damaged, or is of another configuration.
+            UserError: ``result.json`` is damaged, or belongs to another configuration.
         """
         return finished_result(self.folder, self.config)
