@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     disk before it is renamed, and removed if ``write`` fails.
 
     Args:
-        path: of the file; missing parent folders are made.
+        path: path of the file; missing parent folders are made.
         write: called with the temporary path; writes the whole content.
 
     Raises:

@@ -15,7 +15,7 @@ def import_class(name: str, key: str) -> type:
 
     Args:
         name: ``package.module:Class``, importable from where ``ddfp`` runs.
-        key: of the configuration, for error messages.
+        key: key of the configuration, for error messages.
 
     Raises:
         UserError: the module cannot be imported, or has no such class.

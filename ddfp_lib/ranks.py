@@ -103,11 +103,16 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def first_of_next(batch: Tensor) -> Tensor:
     """Return the first item of the next rank's batch; the last rank gets the first rank's.
 
+    Every rank must call it.
+
     Args:
-        batch: (B, ...), B >= 1, the same shape on every rank.
+        batch: (B, ...), B >= 1, of any dtype; the same shape and dtype on every rank.
 
     Returns:
-        (1, ...). With one process, its own first item.
+        (1, ...), of the same dtype. With one process, its own first item.
+
+    Raises:
+        ConnectionError: another rank was lost.
     """
     first = batch[:1].contiguous()
     if world_size() == 1:

@@ -192,7 +192,7 @@ def test_a_mask_turned_against_its_image_is_refused(root):
 def test_images_of_sixteen_bits_are_refused(root):
     path = root / "JPEGImages" / "t3.jpg"
     save_sixteen_bits(Image.open(path).convert("L"), path)
-    refused(lambda: open_run_data(config(root)), "t3.jpg", "more than 8 bits a channel (RGB;16B)")
+    refused(lambda: open_run_data(config(root)), "t3.jpg", "more than 8 bits per channel (RGB;16B)")
 
 
 def test_files_in_folders_below_are_named(root):
@@ -224,7 +224,7 @@ def test_hidden_files_are_no_images(root):
 @pytest.mark.parametrize("names", [["cell"], ["ground,cell,rim"]])
 def test_a_single_class_is_refused(root, names):
     (root / "classes.txt").write_text("\n".join(names))
-    refused(lambda: open_run_data(config(root)), "classes.txt", "has one class", "one a line")
+    refused(lambda: open_run_data(config(root)), "classes.txt", "has one class", "one per line")
 
 
 # Masks that cannot be trusted --------------------------------------------------------------------

@@ -365,7 +365,7 @@ def test_verify_finds_val_images_and_strangers_in_lists(archives, tmp_path):
         names.write("v1\n")
     problems = verify("voc", tmp_path, counts={"train": 9, "val": 2})["train"].problems
     assert [problem.partition(": ")[2].partition(";")[0] for problem in problems] == [
-        "is in train and in val, as 1 of 2 validation images are",
+        "is in train and in val, like 1 of 2 validation images",
         "1 of 1 names are not in voc, the first is 'v0'",
         "1 of 2 names are not in voc, the first is 'zebra'",
     ]

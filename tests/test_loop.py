@@ -295,6 +295,36 @@ def test_the_folder_knows_its_configuration(tiny_config, finished):
     assert all(torch.equal(value, restored[name]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"classes": ["a"], "palette": [1]}'])
+def test_a_missing_or_damaged_environment_is_named(tiny_config, finished, tmp_path, content):
+    """The message says what to do, and that works."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished("supervised"), folder)
+    path = folder / "environment.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    advice = r"environment\.json: is missing or damaged; .* remove it and result\.json and start"
+    with pytest.raises(UserError, match=advice):
+        Run.open(folder)
+    path.unlink(missing_ok=True)
+    (folder / "result.json").unlink()
+    again = train(tiny_config("supervised"), folder, device=CPU)
+    run, whole = Run.open(folder), Run.open(finished("supervised"))
+    assert (run.classes, run.palette) == (whole.classes, whole.palette)
+    assert again.test_iou == whole.result().test_iou
+
+
+def test_a_run_does_not_go_on_from_a_damaged_environment(tiny_config, left_at_5, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(left_at_5, folder)
+    (folder / "environment.json").write_text("{")
+    with pytest.raises(UserError, match=r"environment\.json: .* or remove it and start the same"):
+        train(tiny_config("ddfp"), folder, device=CPU)
+    (folder / "environment.json").unlink()
+    assert train(tiny_config("ddfp"), folder, device=CPU).steps == 6
+
+
 def test_only_the_last_two_checkpoints_are_kept(finished):
     checkpoints = finished("ddfp") / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == [

@@ -30,10 +30,10 @@ Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
 def prepare_voc(
     root: Root,
     voc_archive: Annotated[
-        Path | None, typer.Option(help="VOCtrainval_11-May-2012.tar, where it is on disk.")
+        Path | None, typer.Option(help="VOCtrainval_11-May-2012.tar, if it is on disk already.")
     ] = None,
     sbd_archive: Annotated[
-        Path | None, typer.Option(help="SBD's benchmark.tgz, where it is on disk.")
+        Path | None, typer.Option(help="SBD's benchmark.tgz, if it is on disk already.")
     ] = None,
 ) -> None:
     """Fetch PASCAL VOC 2012 and SBD, and make the 10,582 training masks of both."""

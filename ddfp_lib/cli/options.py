@@ -19,7 +19,7 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set; digits need none.")
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
+    str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:1.")
 ]
 Labeled = Annotated[
     str | None, typer.Option("--labeled", help="Labeled images: a count, a fraction (1/8), or all.")
@@ -111,7 +111,22 @@ def as_device(name: str) -> "torch.device":
 
 
 def as_ranks(device: str, gpus: int | None, processes: int | None) -> tuple[str, int]:
-    """Return the device and the number of processes that a training asks for."""
+    """Return the device and the number of processes that a training asks for.
+
+    Args:
+        device: value of ``--device``.
+        gpus: value of ``--gpus``; None if it is not given.
+        processes: value of ``--processes``, the same on CPUs; None if it is not given.
+
+    Returns:
+        Name of the device, and the number of processes: 1 without either option.
+
+    Raises:
+        UserError: both options are given; torchrun has already started the processes; a number
+            is below 1; ``--processes`` with a GPU as device; ``--gpus`` with more GPUs than this
+            machine has, or with a device other than ``auto`` and ``cuda``; or the device is
+            unknown or not there.
+    """
     import os
 
     import torch

@@ -142,10 +142,10 @@ def _check_batches(config: "Config") -> None:
         if size % method.shares:
             raise UserError(
                 f"method.shares: {method.shares} shares do not divide training.{name}: {size}; "
-                "choose another number, as 1"
+                "choose another number, such as 1"
             )
     if training.labeled_loss == "ohem" and training.batch_labeled % training.ohem_images:
         raise UserError(
             f"training.ohem_images: groups of {training.ohem_images} images do not divide "
-            f"training.batch_labeled: {training.batch_labeled}; choose another number, as 1"
+            f"training.batch_labeled: {training.batch_labeled}; choose another number, such as 1"
         )

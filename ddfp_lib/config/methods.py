@@ -23,7 +23,7 @@ def load_method(name: str) -> MethodConfig:
     """Read a method: a preset, or a file of your own, on top of the base file.
 
     Args:
-        name: of a preset, or the path of a ``.yaml`` file; the file names the method.
+        name: name of a preset, or the path of a ``.yaml`` file; the file names the method.
 
     Raises:
         UserError: there is no such preset or file, its name is a preset's, or a key or value in it

@@ -34,7 +34,7 @@ def from_dict(values: Mapping[str, Any], source: str = "configuration") -> Confi
 
     Args:
         values: the keys of :class:`Config`, nested.
-        source: where they come from, for error messages.
+        source: file or option that they come from, for error messages.
 
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type or range.
@@ -56,7 +56,7 @@ def load_config(
     Args:
         benchmark: path of the benchmark's YAML.
         method: name of a preset, or path of a ``.yaml`` file with a method of your own.
-        seed: of the run.
+        seed: seed of the run.
         overrides: ``"training.steps=100"`` and the like: a dotted key and a YAML value.
         quick: also apply the overrides that the benchmark lists under ``quick``, before
             ``overrides``: a run of minutes that measures nothing.

@@ -174,35 +174,41 @@ class NetworkConfig:
 class TrainingConfig:
     """The schedule of a run.
 
+    :func:`~ddfp_lib.config.checks.check` refuses values out of range when a :class:`Config` is
+    built.
+
     Attributes:
-        steps: optimizer steps.
-        batch_labeled, batch_unlabeled: images a step, summed over all processes.
+        steps: optimizer steps, >= 1.
+        batch_labeled, batch_unlabeled: images per step, >= 1, summed over all processes.
         optimizer: ``sgd`` or ``adamw``.
-        lr_encoder, lr_head: learning rates of the backbone and of the other layers; they decrease
-            to 0 as ``(1 - step / steps) ** poly``.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of all parameters.
-        poly: exponent of the learning rate schedule.
-        consistency_from: fraction of the steps after which consistency and density estimation
-            start.
-        perturb_from: fraction of the steps after which features are perturbed.
-        confidence: a pixel has a pseudo-label where the teacher's probability exceeds this.
-        ema_decay: decay of the EMA teacher, see :func:`ddfp_lib.training.teacher.ema_decay_at`.
-        evaluate_every: steps between two validations.
-        checkpoint_every: steps between two checkpoints.
-        precision: of the networks: ``float32``, or autocast to ``bfloat16`` or ``float16`` (with
-            scaled gradients). The density is always float32.
+        lr_encoder, lr_head: learning rates of the backbone and of the other layers, >= 0; they
+            decrease to 0 as ``(1 - step / steps) ** poly``.
+        momentum: momentum of SGD, in [0, 1].
+        weight_decay: weight decay of all parameters, >= 0.
+        poly: exponent of the learning rate schedule, >= 0.
+        consistency_from: fraction of the steps, in [0, 1], after which consistency and density
+            estimation start.
+        perturb_from: fraction of the steps, in [0, 1], after which features are perturbed.
+        confidence: a pixel has a pseudo-label where the teacher's probability exceeds this, in
+            [0, 1].
+        ema_decay: decay of the EMA teacher, in [0, 1], see
+            :func:`ddfp_lib.training.teacher.ema_decay_at`.
+        evaluate_every: steps between two validations, >= 1.
+        checkpoint_every: steps between two checkpoints, >= 1.
+        precision: precision of the networks: ``float32``, or autocast to ``bfloat16`` or
+            ``float16`` (with scaled gradients). The density is always float32.
         compile: compile the networks with torch.compile; the first steps then take minutes. With
             one process, what PyTorch cannot compile in one graph is an error.
-        epochs: equal parts of the schedule, as the release counts them; used by
+        epochs: equal parts of the schedule, >= 1, as the release counts them; used by
             ``method.density_schedule: epochs`` alone.
         labeled_loss: loss of labeled images: ``cross_entropy``, or ``ohem``, the mean over hard
             pixels, which the literature uses for Cityscapes; see
             :func:`~ddfp_lib.training.losses.ohem_cross_entropy`.
-        ohem_threshold: a pixel is hard where the probability of its class is at most this.
-        ohem_pixels: hard pixels at least, in each group of images: 100,000 in U2PL, 200,000 in
-            UniMatch.
-        ohem_images: labeled images in a group: one GPU's batch, 2 in both.
+        ohem_threshold: a pixel is hard where the probability of its class is at most this, in
+            [0, 1].
+        ohem_pixels: the least number of pixels that count as hard in each group of images, >= 1:
+            100,000 in U2PL, 200,000 in UniMatch.
+        ohem_images: labeled images per group, >= 1: one GPU's batch, 2 in both.
         tf32: on GPUs the networks compute float32 products and convolutions in TF32; the density
             never does.
         cudnn_benchmark: on GPUs cuDNN times its convolutions in training and takes the fastest.

@@ -73,7 +73,7 @@ class Part(SegmentationDataset):
 
     Args:
         dataset: N images.
-        indices: of the images that are taken, each in 0..N-1.
+        indices: indices of the images that are taken, each in 0..N-1.
     """
 
     def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
@@ -98,7 +98,7 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
     """Return (height, width) of an image file from its header, without decoding it.
 
     Args:
-        path: of the image file.
+        path: path of the image file.
         upright: the size that :func:`read_image` returns for an upright picture.
 
     Raises:
@@ -114,7 +114,7 @@ def read_image(path: Path, *, upright: bool = False) -> Tensor:
     """Decode an image file as RGB.
 
     Args:
-        path: of the image file.
+        path: path of the image file.
         upright: turn the picture as its EXIF orientation says, as viewers do. Images that have
             masks are left as they are stored: so are their masks.
 
@@ -140,10 +140,10 @@ def orientation(image: Image.Image) -> int:
 
 
 def check_image(path: Path, image: Image.Image) -> None:
-    """Refuse an opened image that has more than 8 bits a channel; it is not decoded."""
+    """Refuse an opened image that has more than 8 bits per channel; it is not decoded."""
     stored = _stored_mode(image)  # Pillow reads RGB of 16 bits without the lower 8
     if image.mode[0] in "IF" or ";16" in stored:
-        raise UserError(f"{path}: more than 8 bits a channel ({stored}); save it as 8-bit")
+        raise UserError(f"{path}: more than 8 bits per channel ({stored}); save it as 8-bit")
 
 
 def read_mask(
@@ -162,7 +162,7 @@ def read_mask(
 
     Raises:
         UserError: as :func:`read_image`; or the file cannot hold class indices (see
-            :func:`check_mask`), has another size than ``size``, or a value that is no class.
+            :func:`check_mask`), has another size than ``size``, or a value that is not a class.
     """
     with opened_image(path) as image:
         check_mask(path, image)
@@ -258,7 +258,7 @@ def check_size(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> Non
 
 
 def not_a_class(path: Path, value: int, classes: int) -> str:
-    """Return what is said of a mask value that is no class."""
+    """Return the message for a mask value that is not a class."""
     return (
         f"{path}: mask value {value} is no class (0..{classes - 1}, or {IGNORE_INDEX} for ignored "
         "pixels); fix the mask or the list of classes, or give the values other numbers with "

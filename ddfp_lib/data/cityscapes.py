@@ -32,9 +32,9 @@ class Class(NamedTuple):
     """One of the 19 classes; its place in :data:`CLASSES` is its trainId.
 
     Attributes:
-        name: as published.
+        name: published name.
         label_id: value in the published masks.
-        colour: as published.
+        colour: published color.
     """
 
     name: str

@@ -49,7 +49,7 @@ class Converted:
     Attributes:
         kind: one of :data:`KINDS`.
         classes: names, in the order of the mask values.
-        pixels: of each class, and of ignored ones last, over all masks.
+        pixels: number of pixels of each class, then of ignored pixels, over all masks.
         masks: paths of the masks written.
         tool: the package that drew them, with its version; empty where files were read.
         notices: what a user should know, a line each.
@@ -84,8 +84,8 @@ def convert(
         What was written.
 
     Raises:
-        UserError: no mask; a mask in a lossy format, or with a color or value that is no class; a
-            table that cannot be read; classes other than in ``root/classes.txt``; or a mask that
+        UserError: no mask; a mask in a lossy format, or with a color or value that is not a class;
+            a table that cannot be read; classes other than in ``root/classes.txt``; or a mask that
             would be replaced.
     """
     source, root = Path(source), Path(root)
@@ -251,7 +251,7 @@ def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
     """Refuse masks whose values an optimizer of PNG files may have changed.
 
     Args:
-        files: of the masks.
+        files: paths of the masks.
         classes: number of classes.
         sure: the user says that the values are right.
     """

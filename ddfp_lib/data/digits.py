@@ -61,7 +61,7 @@ class DigitScenesConfig:
         val: number of validation scenes.
         test: number of test scenes.
         border: width of the ignored ring around each digit, pixels.
-        seed: of everything random.
+        seed: seed of everything random.
 
     Raises:
         UserError: a value is out of its range.

@@ -25,7 +25,7 @@ class PublishedFile:
 
     Attributes:
         url: https address.
-        md5: of its bytes, as 32 hexadecimal digits.
+        md5: MD5 of its bytes, as 32 hexadecimal digits.
     """
 
     url: str
@@ -144,10 +144,17 @@ def _refuse_insecure(url: str) -> None:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a tar archive, compressed or not.
+    """Open a tar archive, compressed or not, for the time of a ``with`` block.
+
+    Args:
+        path: path of the archive.
+
+    Yields:
+        The opened archive.
 
     Raises:
-        UserError: it is no archive or ends early, or (in the block) it cannot be unpacked.
+        UserError: it is not an archive or ends early, or (in the block) it cannot be unpacked or a
+            member leads out of its folder.
     """
     try:
         with tarfile.open(path) as archive:
@@ -167,7 +174,7 @@ def unpack(path: Path, folder: Path, wanted: Sequence[str]) -> None:
     """Unpack some folders of a tar archive; nothing of it can land elsewhere.
 
     Args:
-        path: of the archive.
+        path: path of the archive.
         folder: to unpack into.
         wanted: folders in the archive; all else is left out.
 

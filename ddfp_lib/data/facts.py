@@ -64,7 +64,7 @@ class MaskFacts:
         values: the values that occur, ascending.
         counts: pixels of each of them.
         checksum: CRC-32 of all values in reading order.
-        bits: of the file for each pixel.
+        bits: bits per pixel in the file.
         colours: the palette's color of each value; None for a gray mask.
     """
 
@@ -81,7 +81,7 @@ def image_facts(paths: Sequence[Path], *, fresh: bool = False) -> list[ImageFact
     """Return the header of each image file, or what is wrong with the file.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
         fresh: ignore the cache.
     """
     return _facts(paths, "images", _look_at_image, _image_from, fresh)
@@ -91,7 +91,7 @@ def mask_facts(paths: Sequence[Path], *, fresh: bool = False) -> list[MaskFacts 
     """Return the values of each mask file, or why the file cannot be used as a mask.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
         fresh: ignore the cache.
     """
     return _facts(paths, "masks", _look_at_mask, _mask_from, fresh)

@@ -78,7 +78,7 @@ class Findings:
         """Raise the first error.
 
         Args:
-            name: of the data set, for the command that shows the others.
+            name: name of the data set, for the command that shows the others.
             root: its folder.
 
         Raises:
@@ -142,8 +142,8 @@ def inspect_data(
         turned = [p for p in dataset.image_paths if getattr(headers[p], "turned", 1) != 1]
         if turned:
             findings.notices.append(
-                f"{turned[0]}: is stored turned (EXIF orientation), as {len(turned)} of the "
-                f"{title} images are; images are read as stored: check that the masks are too"
+                f"{turned[0]}: is stored turned (EXIF orientation), like {len(turned)} of the "
+                f"{title} images; images are read as stored: check that the masks are too"
             )
     datasets = [*used.values(), *([training] if training is not None else [])]
     findings.general += missing_classes_file(Path(root), datasets)
@@ -195,8 +195,8 @@ def _overlaps(training: FilePairs, sets: Mapping[str, FilePairs]) -> list[str]:
         if shared:
             name = "val" if title == "validation" else title
             lines.append(
-                f"{shared[0]}: is in train and in {name}, as {len(shared)} of {len(dataset)} "
-                f"{title} images are; scores on them say nothing about new images: take them out "
+                f"{shared[0]}: is in train and in {name}, like {len(shared)} of {len(dataset)} "
+                f"{title} images; scores on them say nothing about new images: take them out "
                 "of one list, or name a validation list with data.val"
             )
     return lines
@@ -232,7 +232,7 @@ def missing_classes_file(root: Path, datasets: Iterable[FilePairs]) -> list[str]
         return []
     return [
         f"{root / 'classes.txt'}: no such file, and {strange!r} is not an image of PASCAL VOC, "
-        "whose 21 classes would be used; write one class a line, in the order of the mask values "
+        "whose 21 classes would be used; write one class per line, in the order of the mask values "
         "from 0"
     ]
 

@@ -67,8 +67,8 @@ def sample_order(count: int, batch_size: int, step: int, seed: int) -> list[tupl
     Args:
         count: number of items, at least 1.
         batch_size: draws in one step.
-        step: from 0.
-        seed: of the permutations.
+        step: number of the step, from 0.
+        seed: seed of the permutations.
 
     Returns:
         ``batch_size`` pairs; no draw number ever comes twice.
@@ -185,10 +185,10 @@ def training_batches(
         dataset: masks are read for labeled images only.
         labeled: indices of labeled images.
         unlabeled: indices of unlabeled images; may be empty where ``batch_unlabeled`` is 0.
-        augment: of the weak views.
+        augment: augmentation of the weak views.
         batch_labeled: labeled images in the global batch of one step.
         batch_unlabeled: unlabeled ones; 0 trains on labeled images alone.
-        seed: of order and views.
+        seed: seed of order and views.
         start_step: first step, 0 in a new run.
         stop_step: one past the last step.
         rank: this process, 0..world-1.
@@ -260,7 +260,7 @@ def default_workers(device: torch.device, world: int = 1) -> int:
     Beside a GPU, its share of this machine's cores, but at most 8. A CPU is busy training.
 
     Args:
-        device: of the training.
+        device: device of the training.
         world: training processes on this machine.
     """
     if device.type == "cpu":
@@ -276,7 +276,7 @@ def evaluation_batches(
     Args:
         dataset: masks are read with the images.
         batch_size: greatest number of images in a batch.
-        indices: of the images; ``None``: all.
+        indices: indices of the images; ``None``: all.
 
     Yields:
         Images uint8 (B, 3, H, W) and masks int64 (B, H, W), 1 <= B <= ``batch_size``.

@@ -68,7 +68,7 @@ class FilePairs(SegmentationDataset):
             names: class names of this data set, in the order of the new indices.
 
         Raises:
-            UserError: fewer than two names, one twice, or one that is no class.
+            UserError: fewer than two names, one twice, or one that is not a class.
         """
         unknown = [name for name in names if name not in self.classes]
         if unknown:
@@ -157,12 +157,21 @@ class FilePairs(SegmentationDataset):
 def used_size(
     stored: Sequence[int], size: tuple[int, int] | None, long_side: int | None
 ) -> tuple[int, int]:
-    """Return the (height, width) at which an image is used.
+    r"""Return the (height, width) at which an image is used.
+
+    With ``size`` it is that. Otherwise a longer side than L = ``long_side`` is shrunk to L, and the
+    other one in proportion, rounded to the nearest pixel (halves to even), to at least 1:
+
+    .. math:: h' = \max(1, \text{round}(h f)), \qquad w' = \max(1, \text{round}(w f)), \qquad
+        f = \min(1, L / \max(h, w))
 
     Args:
         stored: (height, width) of the image, pixels.
-        size: (height, width) of all images; None to keep what is stored.
-        long_side: an image with a longer side is shrunk to it, pixels; None for no limit.
+        size: (height, width) of all images, pixels; None to keep what is stored.
+        long_side: L, pixels; None for no limit.
+
+    Returns:
+        (height, width), pixels.
     """
     height, width = stored
     if size is not None:

@@ -30,7 +30,7 @@ class Regions(NamedTuple):
     """What annotation files hold.
 
     Attributes:
-        names: of the classes, in the order of the mask values.
+        names: names of the classes, in the order of the mask values.
         masks: what draws the mask of each image, by the image's name.
         tool: the package that draws them, with its version.
         notices: what a user should know, a line each.
@@ -93,11 +93,17 @@ def coco(path: Path, classes: Sequence[str]) -> Regions:
     for drawings of a brush (Datumaro, CVAT) and for objects with a hole (supervision).
 
     Args:
-        path: of the JSON file.
+        path: path of the JSON file.
         classes: names in the order of the indices; empty for the order above.
 
+    Returns:
+        Names of the classes and, for each image of the file, what draws its mask. Nothing is drawn
+        yet.
+
     Raises:
-        UserError: the package is not installed, or an annotation cannot be drawn.
+        UserError: the package is not installed, the file is not a COCO file, regions use a
+            category that it does not define or that ``classes`` lacks, or two images have the same
+            name or id. Drawing a mask raises one if an annotation cannot be drawn.
     """
     tool = _package("pycocotools.coco", "pycocotools")
     try:

@@ -58,8 +58,8 @@ def prepare_voc(
 
     Raises:
         UserError: an archive cannot be fetched, is not what was published or is damaged; a mask
-            holds other values than 0..20 and 255 or has not the size of its image; or the numbers
-            of images are not those published.
+            holds other values than 0..20 and 255 or does not have the size of its image; or the
+            numbers of images are not those published.
     """
 
     def archive(given: Path | None, file: PublishedFile) -> Path:

@@ -45,7 +45,7 @@ def check_counts(
     """Compare numbers of images.
 
     Args:
-        root: of the data, for the message.
+        root: folder of the data, for the message.
         found: images of each subset.
         expected: images that it should have.
         advice: ends the message.

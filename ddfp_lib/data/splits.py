@@ -31,7 +31,7 @@ def read_lines(path: Path) -> list[str]:
         ) from error
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines:
-        raise UserError(f"{path}: is empty; write one name a line")
+        raise UserError(f"{path}: is empty; write one name per line")
     _refuse_repeated(path, lines)
     return lines
 
@@ -101,16 +101,20 @@ def read_split(
     """Read lists of names as indices of a data set, each in the order of its file.
 
     Args:
-        dataset: where the images are; no mask is read.
+        dataset: the data set of the images; no mask is read.
         labeled: list of the labeled images, see :func:`read_names`.
         unlabeled: list of the unlabeled ones, which may name labeled images again; None takes all
             others.
         held_out: names that are kept for validation; they leave the list of unlabeled images.
         among: names outside of these leave both lists; ``None`` keeps all.
 
+    Returns:
+        Indices of the labeled images and of the unlabeled images.
+
     Raises:
-        UserError: as :func:`read_names`; or there is no such list, a name in it that is not in the
-            data set, or a labeled image that is held out.
+        UserError: as :func:`read_names`; there is no such list; a list names no image of
+            ``among`` (``data.only``), or an image that is not in the data set; or a labeled image
+            is held out.
     """
     for path in (labeled, unlabeled):
         if path is not None and not path.is_file():
@@ -159,7 +163,7 @@ def make_split(
     Args:
         dataset: N images with masks.
         labeled: how many: a count (``92`` or ``"92"``), a fraction of N (``"1/16"``) or ``"all"``.
-        seed: of the order.
+        seed: seed of the order.
         include_labeled: let the labeled images be unlabeled ones too.
 
     Returns:
@@ -183,9 +187,9 @@ def write_split(
     """Write a split as ``labeled.txt`` and ``unlabeled.txt``; :func:`read_split` reads it back.
 
     Args:
-        dataset: whose names the indices mean.
+        dataset: the data set that the indices belong to.
         split: indices of the labeled and of the unlabeled images.
-        folder: of the two files; those that it has are replaced.
+        folder: folder of the two files; those that it has are replaced.
 
     Raises:
         UserError: the folder cannot be written.

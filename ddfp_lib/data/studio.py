@@ -21,7 +21,7 @@ def studio(
     """Put the files of each image together.
 
     Args:
-        files: of the export, at least one.
+        files: mask files of the export, at least one.
         classes: names in the order of the indices; empty for ``background``, where no label is,
             and the labels in alphabetical order.
         values: reads a file, integers (H, W), above 0 where the label is.

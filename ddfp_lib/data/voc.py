@@ -5,9 +5,9 @@
     root/JPEGImages/NAME.jpg                    images (or .png)
     root/SegmentationClass/NAME.png             masks, palette or 8-bit gray, of labeled images
     root/SegmentationClassAug/NAME.png          read instead of these, where they exist
-    root/ImageSets/Segmentation/SUBSET.txt      one name a line
+    root/ImageSets/Segmentation/SUBSET.txt      one name per line
     root/ImageSets/Segmentation/train_aug.txt   read for ``train``, where there is one
-    root/classes.txt                            one class a line; without it, the 21 of PASCAL VOC
+    root/classes.txt                            one class per line; without it, the 21 of PASCAL VOC
 
 PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,118 that SBD labeled.
 ``ddfp data prepare voc`` makes ``SegmentationClassAug`` and ``train_aug.txt`` of them.
@@ -51,7 +51,7 @@ class Voc(FilePairs):
 
     Raises:
         UserError: a folder or list that is not there, a name in the list without an image, or a
-            ``classes.txt`` that holds what is no class.
+            ``classes.txt`` with a line that is not a class.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def read_classes(path: Path) -> list[str]:
             "is class 0"
         )
     if len(names) == 1:
-        raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one a line")
+        raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one per line")
     if len(names) > IGNORE_INDEX:
         raise UserError(f"{path}: has {len(names)} classes; masks hold at most {IGNORE_INDEX}")
     return names
@@ -168,7 +168,7 @@ def write_mask(path: Path, mask: Tensor, palette: Sequence[Colour]) -> None:
     """Write a mask as a palette PNG: its pixels are class indices, and it shows in colors.
 
     Args:
-        path: of the file.
+        path: path of the file.
         mask: uint8 (H, W), classes or ``IGNORE_INDEX``.
         palette: a color for each class.
 

@@ -56,9 +56,9 @@ class Trained(Protocol):
     """What is measured of a training; a :class:`~ddfp_lib.training.learner.Learner` is one.
 
     Attributes:
-        config: of the run.
-        device: where the teacher is.
-        teacher: whose features are moved.
+        config: configuration of the run.
+        device: device that the teacher is on.
+        teacher: the network whose features are moved.
     """
 
     config: Config
@@ -94,7 +94,7 @@ def measure_descent(
         eps: length of the steps, in units of F.
         images: number of images, the first ones of the data set.
         batch_size: number of images at a time; on a GPU fewer of large ones, as for scores.
-        seed: of the random steps.
+        seed: seed of the random steps.
         independent: log-density of embeddings by an estimator that no method trained with,
             (N, D) float to (N,) in nats; see :mod:`ddfp_lib.evaluation.mechanism`.
     """

@@ -88,7 +88,7 @@ class IndependentDensity:
     Args:
         rows: (N, D) float, the features; at most :data:`INDEPENDENT_ROWS`, drawn at random, are
             used.
-        seed: of the draw and of the starting means.
+        seed: seed of the draw and of the starting means.
         components: number of Gaussians.
     """
 
@@ -156,8 +156,8 @@ def step_effects(measured: Descent, among: Tensor) -> dict[str, dict[str, float]
     """Summarize where steps from confident features lead.
 
     Args:
-        measured: by :func:`~ddfp_lib.evaluation.descent.measure_descent`, with an independent
-            density.
+        measured: result of :func:`~ddfp_lib.evaluation.descent.measure_descent`, with an
+            independent density.
         among: (N,) float, log-densities of all features of the data set by the same estimator.
 
     Returns:

@@ -48,7 +48,7 @@ def cut_to_memory(
     Args:
         images: (B, 3, H, W).
         masks: (B, H, W).
-        device: that computes.
+        device: device that computes.
     """
     count = len(images)
     if device.type != "cpu":
@@ -101,8 +101,8 @@ class Pictures:
     """Pictures to segment.
 
     Attributes:
-        names: of the results, one for each picture.
-        paths: of the files; None where a picture is made, not read.
+        names: names of the results, one for each picture.
+        paths: paths of the files; None where a picture is made, not read.
         read: returns picture ``i``, uint8 (3, H, W), at full size.
         stored: returns its (H, W) without decoding it.
         use: (height, width) at which a picture of this (height, width) is segmented.
@@ -127,7 +127,7 @@ class Pictures:
             UserError: a folder or pattern without a picture, or ``long_side`` is not a size.
         """
         if long_side is not None and long_side < 1:
-            raise UserError(f"--long-side {long_side}: is not a size; give pixels, as 512")
+            raise UserError(f"--long-side {long_side}: is not a size; give pixels, such as 512")
         files = list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
         data = run.config.data
         size, limit = (data.size, data.long_side) if long_side is None else (None, long_side)
@@ -163,7 +163,7 @@ def segment_all(
     Args:
         network: student or teacher.
         pictures: to segment.
-        device: where ``network`` is.
+        device: device that ``network`` is on.
         protocol: see :class:`~ddfp_lib.data.protocol.Protocol`.
 
     Yields:
@@ -213,7 +213,7 @@ def predict_files(
         run: how images are prepared, and the classes with their colors.
         images: see :meth:`Pictures.of_files`.
         out: folder for the results.
-        device: where ``network`` is.
+        device: device that ``network`` is on.
         long_side: shrink pictures with a longer side to this before they are segmented, pixels;
             None does as the run does.
         protocol: another one than the run's.

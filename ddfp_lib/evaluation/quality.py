@@ -32,10 +32,10 @@ class ErrorPrediction:
     0.5 is chance, 1 is perfect.
 
     Attributes:
-        density: by low log p alone.
-        confidence: by low confidence of the network alone.
-        confidence_fitted: by a logistic regression on the confidence.
-        both: by a logistic regression on confidence and log p. What it has more than
+        density: area of low log p alone.
+        confidence: area of low confidence of the network alone.
+        confidence_fitted: area of a logistic regression on the confidence.
+        both: area of a logistic regression on confidence and log p. What it has more than
             ``confidence_fitted`` is what the density knows beyond the confidence.
     """
 
@@ -103,10 +103,10 @@ def density_quality(
 
     Args:
         estimator: the flow and its mixture.
-        mixture: of 16 Gaussians, fitted to ``seen``.
+        mixture: mixture of 16 Gaussians, fitted to ``seen``.
         seen: features of training images, to which one Gaussian is fitted as well.
         unseen: features of validation images, image after image.
-        seed: of all draws.
+        seed: seed of all draws.
 
     Returns:
         ``log-likelihood, flow``, ``..., mixture`` (16 Gaussians) and ``..., Gaussian``: means over

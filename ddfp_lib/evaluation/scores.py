@@ -98,7 +98,7 @@ def evaluate_all(
     Args:
         networks: put into evaluation mode for the time being.
         dataset: images with masks.
-        device: where ``networks`` are.
+        device: device that ``networks`` are on.
         protocol: see :class:`~ddfp_lib.data.protocol.Protocol`.
         confidence: threshold of a pseudo-label, in [0, 1].
         batch_size: largest number of images at a time; they must have one size.

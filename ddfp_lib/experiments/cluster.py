@@ -38,9 +38,9 @@ class Resources:
     """What each run asks a cluster for.
 
     Attributes:
-        partition: of the cluster; ``None``: its default.
+        partition: partition of the cluster; ``None``: its default.
         hours: time limit of a job. A run that needs more is requeued and resumes.
-        gpus: of each run; 0: the run trains on CPUs.
+        gpus: GPUs of each run; 0: the run trains on CPUs.
         cpus: CPU cores of each run; 0: :data:`CPUS_PER_GPU` per GPU, or 1 without a GPU.
         parallel: runs at the same time; 0: as many as the cluster admits.
         extra: further options of ``sbatch`` without dashes, such as ``{"account": "vision"}``.
@@ -76,7 +76,7 @@ class ReportJob:
     """The report of a matrix as a job of a cluster.
 
     Attributes:
-        request: of the reproduction.
+        request: the reproduction to run.
     """
 
     request: Request
@@ -106,8 +106,8 @@ class Cluster(ABC):
 
         Args:
             folder: for pickles and logs, on a file system that the compute nodes see.
-            name: of the jobs, as the cluster lists them.
-            resources: of each job.
+            name: name of the jobs, as the cluster lists them.
+            resources: resources of each job.
             after: jobs that have to end first, in whatever way.
 
         Raises:
@@ -236,10 +236,11 @@ def submit(
     """Submit every run of a matrix that is neither finished nor in the queue, then the report.
 
     Args:
-        cells: of the matrix, checked.
-        request: that they come from. The report is made of it, after all runs have ended.
-        cluster: that carries out the jobs.
-        resources: of each run; the report takes one GPU where runs take any.
+        cells: runs of the matrix, checked.
+        request: the request that they come from. The report is made from it, after all runs have
+            ended.
+        cluster: the cluster that carries out the jobs.
+        resources: resources of each run; the report takes one GPU where runs take any.
 
     Returns:
         Lines that say what was done.

@@ -42,8 +42,8 @@ class Contributed:
 
     Attributes:
         contributor: a name without spaces, for example that of an account.
-        folder: that holds :data:`FILES`.
-        result: of the run.
+        folder: folder that holds :data:`FILES`.
+        result: result of the run.
         changed: settings that differ from the benchmark and the method of the same names here, as
             ``key=value``; ``None`` where this repository has no such benchmark, split or method.
     """
@@ -66,7 +66,7 @@ def check_run(folder: Path) -> tuple[RunResult, list[str] | None]:
     commit has to be one that others can look up, and the card a named one.
 
     Args:
-        folder: of a run; checkpoints are not needed.
+        folder: folder of a run; checkpoints are not needed.
 
     Returns:
         The result, and the changed settings; see :class:`Contributed`.

@@ -21,7 +21,7 @@ class Estimate:
     """The cost of one run.
 
     Attributes:
-        hours: of training and validation, by where it runs: names of :data:`CARDS`, or
+        hours: hours of training and validation, by where it runs: names of :data:`CARDS`, or
             :data:`MEASURED`.
         basis: what ``hours`` rests on.
         memory: GiB on each GPU, see :func:`ddfp_lib.training.memory.training_memory`, of all its
@@ -48,11 +48,15 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
     :mod:`ddfp_lib.experiments.operations`.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         ledger: ``reproduce/results.csv``.
         gpus: processes of the run.
         accumulate: micro-batches in which each process takes its share of a step's images; 0: as
             many as the memory of a card asks for.
+
+    Returns:
+        Hours of one run, GiB on each GPU, and numbers of micro-batches. Measured hours are the mean
+        over earlier runs of seconds / steps, times the steps of this run, divided by 3600.
     """
     memory = training_memory(config, gpus * max(1, accumulate)) / GIB
     parts = tuple(
@@ -72,11 +76,22 @@ def estimate(config: Config, ledger: pd.DataFrame, gpus: int = 1, accumulate: in
 
 
 def counted_hours(config: Config, gpus: int = 1) -> dict[str, float]:
-    """Return the hours of a run on each of :data:`CARDS`, from counted operations.
+    r"""Return the hours of a run on each of :data:`CARDS`, from counted operations.
+
+    .. math:: \frac{1}{3600 \, g} \left( \sum_s n_s t_s
+        + N \left( \lceil n / e \rceil + \tfrac12 \right) t_v \right)
+
+    with g cards; n steps, of which :math:`n_s` are in stage s and take :math:`t_s` seconds each; a
+    validation after every e steps; N validation images, each :math:`t_v` seconds for student and
+    teacher together. The last half is the test at the end: it is assumed to have N images, and the
+    teacher alone segments them. So it costs half a validation.
 
     Args:
-        config: of the run.
-        gpus: cards of one kind that share each step and each validation without loss.
+        config: configuration of the run.
+        gpus: g, cards of one kind that share each step and each validation without loss.
+
+    Returns:
+        Hours by the name of the card: ``A100``, ``H100``, ``4090``, ``3090``.
     """
     counted, training = operations(config), config.training
     stages = list(counted.stages)
@@ -108,7 +123,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
     places = [MEASURED, *(card.name for card in CARDS)]
     places = [place for place in places if any(place in cost.hours for cost in costs.values())]
     head = f"{'labeled':<11} {'method':<14} {'runs':>5} {'steps':>9} {'images seen':>12} "
-    head += f"{'GiB a GPU':>10} {'micro-batches':>14}"
+    head += f"{'GiB per GPU':>11} {'micro-batches':>14}"
     lines = [" " * len(head) + "  hours of a run:", head + "".join(f" {p:>9}" for p in places)]
     sums, left = dict.fromkeys(places, 0.0), 0
     for (split, method), runs in groups.items():
@@ -121,7 +136,7 @@ def table(cells: Sequence[Cell], ledger: pd.DataFrame, gpus: int = 1, accumulate
         taken = str(each[0]) if len(set(each)) == 1 else "/".join(map(str, each))
         row = (
             f"{split:<11} {method:<14} {len(runs):>5} {training.steps:>9,} "
-            f"{training.steps * batch:>12,} {cost.memory:>10.1f} {taken:>14}"
+            f"{training.steps * batch:>12,} {cost.memory:>11.1f} {taken:>14}"
         )
         for place in places:
             row += f" {cost.hours[place]:>9.2f}" if place in cost.hours else f" {'-':>9}"

@@ -46,7 +46,7 @@ def start_training(
     folder against the next start.
 
     Args:
-        folder: of the run; holds :data:`PLANNED`. Output goes to :data:`LOG` in it.
+        folder: folder of the run; holds :data:`PLANNED`. Output goes to :data:`LOG` in it.
         keep: number of checkpoints to keep.
         options: further options of ``ddfp train``.
         threads: CPU threads of each process of the run. Results depend on them in the last bits.
@@ -132,7 +132,7 @@ class TrainJob:
 
     Attributes:
         launcher: name of the launcher that submitted the job.
-        folder: of the run, absolute, on a file system that the compute nodes see.
+        folder: folder of the run, absolute, on a file system that the compute nodes see.
         keep: number of checkpoints to keep.
         options: further options of ``ddfp train``.
         threads: CPU threads of each process of the run.

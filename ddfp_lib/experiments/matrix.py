@@ -32,10 +32,10 @@ class Cell:
     """One run of a matrix.
 
     Attributes:
-        config: of the run.
-        folder: of the run.
+        config: configuration of the run.
+        folder: folder of the run.
         keep: number of checkpoints to keep.
-        process: that trains it, where this process has started one.
+        process: the process that trains it, if this process has started one.
     """
 
     config: Config
@@ -133,8 +133,8 @@ def run_matrix(
     """Train all runs that are not finished, and return all results in order.
 
     Args:
-        cells: from :func:`plan`.
-        device: of every run.
+        cells: result of :func:`plan`.
+        device: device of every run.
         jobs: runs at the same time; 0: see :func:`default_jobs`. On a CPU they share the cores.
         gpus: processes of each run, one per GPU.
         accumulate: micro-batches in which each process takes its share of a step's images; 0: as
@@ -219,7 +219,7 @@ def _progress(waiting: Sequence[Cell], running: Sequence[Cell], pace: Pace, now:
     Args:
         waiting: runs that were not finished when the matrix was started.
         running: those that train now.
-        pace: of the whole matrix; observes this moment.
+        pace: pace of the whole matrix; observes this moment.
         now: seconds, of a clock that only goes forward.
     """
     done = {cell.name: cell.steps_done() for cell in waiting}
@@ -234,6 +234,13 @@ def _progress(waiting: Sequence[Cell], running: Sequence[Cell], pace: Pace, now:
 
 
 def find_runs(out: Path) -> list[Run]:
-    """Return the runs in a matrix's folder that have started, ordered by name."""
+    """Return the runs in a matrix's folder that have started, ordered by name.
+
+    Args:
+        out: folder of the matrix; its runs are in ``out/runs``.
+
+    Raises:
+        UserError: a run cannot be opened, see :meth:`~ddfp_lib.runs.folder.Run.open`.
+    """
     folders = sorted((Path(out) / "runs").glob("*/config.yaml"))
     return [Run.open(path.parent) for path in folders]

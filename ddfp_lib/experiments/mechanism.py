@@ -34,7 +34,7 @@ def measure_run(run: Run, *, device: torch.device, images: int = 200) -> pd.Data
 
     Args:
         run: finished, with its checkpoints.
-        device: of the networks.
+        device: device of the networks.
         images: number of training images and of validation images, the first ones of each.
 
     Returns:

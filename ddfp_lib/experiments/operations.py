@@ -42,7 +42,7 @@ class Card:
     """A GPU, by the numbers of its maker's data sheet.
 
     Attributes:
-        name: as the table of costs shows it.
+        name: name in the table of costs.
         half: 10^12 dense operations per second in bfloat16 or float16, summed in float32.
         single: the same in float32.
         bandwidth: 10^9 bytes per second between memory and chip.
@@ -71,7 +71,7 @@ class Kernel:
 
     Attributes:
         flops: floating-point operations; a multiplication and an addition are two.
-        bytes: of all tensors that it reads and writes.
+        bytes: bytes of all tensors that it reads and writes.
         half: whether it computes in bfloat16 or float16.
     """
 
@@ -122,17 +122,17 @@ _NO_KERNEL = {aten.detach.default, aten.empty.memory_format, aten.empty_like.def
 """Operations that look at memory, or take some, and compute nothing."""
 
 
-def _normalised(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _normalized(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
 
 
-def _normalised_backward(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, ...]:
-    return _normalised(x, weight)
+def _normalized_backward(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, ...]:
+    return _normalized(x, weight)
 
 
 _SHAPES = {
-    aten.native_batch_norm.default: _normalised,
-    aten.native_batch_norm_backward.default: _normalised_backward,
+    aten.native_batch_norm.default: _normalized,
+    aten.native_batch_norm_backward.default: _normalized_backward,
 }
 """What BatchNorm returns: PyTorch finds the shapes out by hundreds of small steps in Python."""
 
@@ -142,8 +142,8 @@ class Operations:
     """The kernels of a run, by where they run.
 
     Attributes:
-        stages: of one step in each stage: ``supervised``, ``consistency``, ``perturbed``.
-        validation: of one validation image, by student and teacher.
+        stages: kernels of one step in each stage: ``supervised``, ``consistency``, ``perturbed``.
+        validation: kernels of one validation image, by student and teacher.
     """
 
     stages: dict[str, list[Kernel]]
@@ -166,7 +166,7 @@ def operations(config: Config) -> Operations:
     """Count the operations of a run; nothing is computed and no data are needed.
 
     Args:
-        config: of the run, with any backbone.
+        config: configuration of the run, with any backbone.
     """
     training, data = config.training, config.data
     batch = (training.batch_labeled, training.batch_unlabeled, training.optimizer)

@@ -70,8 +70,8 @@ def seconds_left(
     """Estimate the time to the end of a run from its log.
 
     Args:
-        lines: of ``metrics.jsonl``, with ``step`` and ``seconds`` of training.
-        steps: of the whole run.
+        lines: lines of ``metrics.jsonl``, with ``step`` and ``seconds`` of training.
+        steps: number of steps of the whole run.
         silent: seconds since the last line was written.
         window: length of the past to look at, in seconds of training.
 

@@ -101,7 +101,7 @@ def run_study(
     """Execute the study notebook and export it; see :mod:`ddfp_lib.experiments.study`.
 
     Args:
-        name: of the study, or path of its file.
+        name: name of the study, or path of its file.
         out: folder of all studies.
         root: folder of the data set; digit scenes need none.
         jobs: runs at the same time; 0: one per core, or one on a GPU.
@@ -132,7 +132,7 @@ def execute(name: str, parameters: dict[str, Any], report: Path) -> Path:
     """Execute a notebook of ``reproduce/`` with papermill, and export it as HTML.
 
     Args:
-        name: of the notebook, without the suffix.
+        name: name of the notebook, without the suffix.
         parameters: each must be one of its ``parameters`` cell.
         report: path of the executed notebook; the ``.html`` is written next to it.
 
@@ -183,6 +183,10 @@ def _prepared(report: Path) -> str:
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """Refuse parameters that the notebook does not have; papermill only warns about them.
+
+    Args:
+        notebook: path of the .ipynb, with a cell tagged ``parameters``.
+        parameters: values by the names of the notebook's variables.
 
     Raises:
         UserError: a parameter is unknown, or the notebook is missing.

@@ -79,7 +79,7 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, 
 
     Args:
         values: (N,) float, one of each seed.
-        confidence: of the interval, between 0 and 1.
+        confidence: level of the interval, between 0 and 1.
 
     Returns:
         Its lower and upper end; NaN of fewer than two values.
@@ -105,7 +105,12 @@ def difference_table(ledger: pd.DataFrame, baseline: str, score: str = "test_mio
 def signed(difference: Mapping[str, float]) -> str:
     """Write a :func:`paired_difference` in points, such as ``+1.7 (+0.7 to +2.8)``.
 
-    Without a seed in common it is ``-``.
+    Args:
+        difference: ``difference``, ``low`` and ``high``, in points of mIoU.
+
+    Returns:
+        The difference and its interval, rounded to 0.1. If the interval is NaN, which means one
+        seed, the difference alone; ``-`` without a seed in common.
     """
     if np.isnan(difference["difference"]):
         return "-"
@@ -116,9 +121,16 @@ def signed(difference: Mapping[str, float]) -> str:
 def verdict(difference: Mapping[str, float]) -> str:
     """Return in words whether the 95 % interval of a :func:`paired_difference` excludes zero.
 
-    ``significantly better (95 % CI +0.7 to +2.8)``, ``significantly worse (...)``, or ``not
-    significant (...)``: these seeds do not show a difference. Intervals are not corrected for the
-    number of comparisons; a text that has several of them says how many.
+    A difference is significant if ``low > 0`` (better) or ``high < 0`` (worse). Intervals are not
+    corrected for the number of comparisons; a text that has several of them says how many.
+
+    Args:
+        difference: ``low`` and ``high``, in points, and ``seeds``, the number of common seeds.
+
+    Returns:
+        ``significantly better (95 % CI +0.7 to +2.8)``, ``significantly worse (...)``, ``not
+        significant (...)`` (these seeds do not show a difference), ``one seed: significance cannot
+        be tested``, or ``no seed in common``.
     """
     if difference.get("seeds") == 0:
         return "no seed in common"

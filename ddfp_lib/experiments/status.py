@@ -24,10 +24,10 @@ class Status:
     """The state of one run.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         state: one of :data:`STATES`.
         step: last step in its log.
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         job: number on the cluster; empty where there is none.
         seconds_left: estimate by the run's current speed; ``None`` without one.
         said: score of a finished run, or the last line of one that failed or stopped.

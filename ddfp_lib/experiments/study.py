@@ -54,12 +54,12 @@ class Study:
     """A question, and the runs that answer it.
 
     Attributes:
-        name: of its file, without the suffix.
+        name: name of its file, without the suffix.
         number: its place in ``STUDY.md``.
         question: in one sentence.
         benchmark: name of a benchmark, or path of a ``.yaml``.
         seeds: one run of each variant per seed.
-        variants: by the name that figures and tables give them.
+        variants: the variants, by the name that figures and tables give them.
         baseline: the variant that the others are compared with.
         score: compared: ``test_miou``, or ``teacher_miou_last``, on validation images, where the
             study chooses a setting: then test images stay unseen until the choice is made.
@@ -162,7 +162,7 @@ class Study:
         return repository() / "reproduce" / "studies"
 
     def stored(self) -> pd.DataFrame | None:
-        """Return the ledger that was kept, or ``None`` where the study was not run yet."""
+        """Return the ledger that was kept, or ``None`` if the study has not been run yet."""
         path = self.folder / f"{self.name}.csv"
         return read_ledger(path) if path.is_file() else None
 
@@ -264,7 +264,7 @@ def record(study: Study, results: Path) -> list[Path]:
     """Keep a study's tables in the repository, next to its file.
 
     Args:
-        study: that was run.
+        study: a study that was run.
         results: folder that holds its ``<name>.csv`` and, with a mechanism or groups of classes,
             these tables too.
 

@@ -62,7 +62,14 @@ class Cloud:
 
 
 def make_clouds() -> dict[str, Cloud]:
-    """Return the clouds by name: moons, circles, blobs, and a gap inside of a class."""
+    """Return four clouds by name; their centers are float64, lengths are in units of the plane.
+
+    Returns:
+        ``moons``: two half circles of radius 1, one for each class, scatter 0.1. ``circles``: a
+        class at radius 1 and one at 0.45, scatter 0.08. ``blobs``: three points, each a class,
+        scatter 0.4. ``gap``: points at x = -1.6, 0 and 0.9, scatter 0.3; the first two are one
+        class, which has a gap inside, and the third, with twice the weight, is the other.
+    """
     turn = torch.linspace(0, 2 * math.pi, 401, dtype=torch.float64)[:-1]
     circle = torch.stack([turn.cos(), turn.sin()], dim=1)
     upper, one_of_each = circle[:200], torch.arange(2).repeat_interleave(200)
@@ -191,7 +198,7 @@ def train(
         density: for descent.
         frames: the moments to keep, in training steps; ``steps`` is the end of training.
         steps: training steps.
-        warmup: of them on labels alone.
+        warmup: number of steps, at the start, on labels alone.
     """
     seeds = len(sample.labels)
     x = sample.x.T.expand(seeds, 2, -1)

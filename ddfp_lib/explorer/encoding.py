@@ -14,7 +14,7 @@ def packed(values: Tensor | np.ndarray, dtype: str) -> str:
 
     Args:
         values: any shape.
-        dtype: of the bytes: ``u1``, ``i2`` or ``f4``; a value that it cannot hold is an error.
+        dtype: ``u1``, ``i2`` or ``f4``; a value that it cannot hold is an error.
 
     Raises:
         ValueError: a value does not fit the dtype.
@@ -41,7 +41,12 @@ def rounded(values: Any, digits: int) -> Any:
 
 
 def data_url(image: Tensor, quality: int | None = None) -> str:
-    """Return an image, uint8 (3, H, W), as a data URL: PNG, or JPEG of this quality."""
+    """Return an image as a data URL.
+
+    Args:
+        image: uint8 (3, H, W), red, green and blue.
+        quality: quality of a JPEG, 1 (worst) to 95 (best); None makes a PNG, without loss.
+    """
     stored = io.BytesIO()
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if quality is None:

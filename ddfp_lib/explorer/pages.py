@@ -109,8 +109,8 @@ def separation_page(clouds: dict[str, dict[str, Any]], still: tuple[bytes, str])
     """Return the page on low-density separation.
 
     Args:
-        clouds: by name, what :func:`~ddfp_lib.explorer.separation.cloud_data` returned.
-        still: of :func:`~ddfp_lib.explorer.separation.still`.
+        clouds: results of :func:`~ddfp_lib.explorer.separation.cloud_data` by the cloud's name.
+        still: result of :func:`~ddfp_lib.explorer.separation.still`.
     """
     data = {
         "frames": separation.FRAMES,
@@ -128,7 +128,11 @@ def separation_page(clouds: dict[str, dict[str, Any]], still: tuple[bytes, str])
 
 
 def flow_page() -> str:
-    """Train a flow on each cloud and return the page on the flow."""
+    """Train a flow on each cloud and return the page on the flow, as HTML.
+
+    Raises:
+        UserError: the page is too large.
+    """
     return page("flow", {name: flow.flow_data(name) for name in flow.CLOUDS}, flow.still())
 
 
@@ -137,7 +141,7 @@ def pictures_page(run: Path | None, data: Path | None, images: int) -> str:
 
     Args:
         run: folder of a finished run with a density; None: train one, half a minute.
-        data: where the run's data set is now; None: where the run found it.
+        data: folder of the run's data set now; None: the folder that the run used.
         images: number of images that are shown.
 
     Raises:

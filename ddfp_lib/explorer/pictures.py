@@ -64,7 +64,7 @@ def small_run(folder: Path, settings: dict[str, Any] | None = None) -> Learner:
     """Train DDFP on small digit scenes in ``folder`` and return what it learned.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         settings: keys that differ from :data:`SETTINGS`.
     """
     given = [f"{key}={value}" for key, value in (SETTINGS | (settings or {})).items()]
@@ -77,8 +77,8 @@ def learner_of(folder: Path, root: Path | None) -> Learner:
     """Return what a finished run has learned, on the CPU.
 
     Args:
-        folder: of the run.
-        root: where its data set is now; None: where the run found it.
+        folder: folder of the run.
+        root: folder of its data set now; None: the folder that the run used.
 
     Raises:
         UserError: the run is not finished, or it learned no density.
@@ -110,7 +110,7 @@ def picture_data(
         learner: with a density estimator.
         dataset: images with masks.
         images: number of images that are shown, spread over the data set.
-        lengths: of the steps, in units of the features.
+        lengths: lengths of the steps, in units of the features.
         others: names and images, uint8 (3, H, W), without masks.
 
     Returns:

@@ -61,10 +61,10 @@ def cloud_data(
     Args:
         name: a cloud of :func:`~ddfp_lib.explorer.clouds.make_clouds`.
         seeds: networks of each training.
-        lengths: of the steps, in units of the plane.
+        lengths: lengths of the steps, in units of the plane.
         frames: moments that are kept, in training steps.
         steps: training steps.
-        warmup: of them on labels alone.
+        warmup: number of steps, at the start, on labels alone.
         density_steps: training steps of the flow.
 
     Returns:

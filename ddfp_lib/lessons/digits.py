@@ -29,8 +29,8 @@ def small_config(method: str, seed: int, steps: int, *overrides: str) -> Config:
 
     Args:
         method: name of a preset.
-        seed: of the run.
-        steps: of training; the benchmark has 2,000.
+        seed: seed of the run.
+        steps: number of training steps; the benchmark has 2,000.
         overrides: more settings, each ``key=value``.
     """
     smaller = {

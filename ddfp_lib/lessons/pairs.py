@@ -90,7 +90,7 @@ def scripts(folder: Path = NOTEBOOKS, beginnings: Sequence[str] = ()) -> list[Pa
     """Return the lessons' sources in a folder, in order.
 
     Args:
-        folder: where the pairs are.
+        folder: folder of the pairs.
         beginnings: keep the names that begin with one of these; none: keep all.
 
     Raises:
@@ -243,7 +243,7 @@ def student(script: Path, folder: Path) -> Path:
 
     Args:
         script: the source.
-        folder: where the .ipynb is written.
+        folder: folder that the .ipynb is written to.
     """
     notebook = as_notebook(script)
     kept = []

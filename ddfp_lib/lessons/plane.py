@@ -134,14 +134,14 @@ def train_consistently(
     warmup: int = 60,
     confidence: float = 0.95,
 ) -> Classifiers:
-    """Train one network a seed as lesson 1 does: labels, then pseudo-labels at x and at x + shift.
+    """Train one network per seed as in lesson 1: labels, then pseudo-labels at x and at x + shift.
 
     Args:
         points: (N, 2) float64.
         labels: (S, N), ``UNLABELED`` where there is none; the same number of them for each seed.
         perturb: returns the shift (S, 2, N) of points (S, 2, N), given the students.
-        steps: of training.
-        warmup: of them on labels alone.
+        steps: number of training steps.
+        warmup: number of steps, at the start, on labels alone.
         confidence: a teacher's probability has to exceed it for a pseudo-label.
     """
     seeds = len(labels)

@@ -19,7 +19,7 @@ class DensityConfig:
         hidden: width of the subnets' hidden layers.
         clamp: bound of a coupling's absolute log-scale.
         lr: starting learning rate of Adam.
-        betas: of Adam.
+        betas: betas of Adam.
         lr_decay: ratio of the last learning rate to the first.
         noise: standard deviation of the Gaussian noise added to training features.
         samples: rows that one training step uses at most, of each share (``method.shares``).
@@ -54,7 +54,7 @@ class MethodConfig:
         perturbation: ``none``, ``density``, ``noise``, ``vat``, ``dropout``, or a class of your
             own as ``package.module:Class``, see :mod:`ddfp_lib.method.own`.
         perturb_at: ``features`` (F) or ``embedding`` (v).
-        clean_weight, perturbed_weight: of these two losses, at least 0.
+        clean_weight, perturbed_weight: weights of these two losses, at least 0.
         consistency_mean: ``valid`` or ``confident``.
         moved: ``confident``, ``all`` or ``leaky``.
         descent_steps: at least 1; each is ``eps / descent_steps`` long.
@@ -70,7 +70,7 @@ class MethodConfig:
         teacher_mode: ``eval`` or ``train``.
         perturbation_options: keyword arguments of a class of your own.
         learns_density: whether a density is learned for a class of your own.
-        labeled_weight: of the loss on labeled images, at least 0.
+        labeled_weight: weight of the loss on labeled images, at least 0.
         strong_views: strong views of each unlabeled image, at least 1.
         complementary_drop: channel dropout of two strong views with complementary masks.
         perturbed_view: ``strong`` or ``weak``.

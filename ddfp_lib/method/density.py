@@ -71,7 +71,7 @@ class DensityEstimator(nn.Module):
         classes: K.
         config: shape and training, see :class:`DensityConfig`.
         total_steps: length of the schedule, in calls of :meth:`fit_step`.
-        seed: of the starting weights, means and permutations.
+        seed: seed of the starting weights, means and permutations.
         progress: fraction of the schedule that is over, as a function of the number of steps;
             ``None``: steps / total_steps, at most 1.
 
@@ -208,7 +208,7 @@ class DensityEstimator(nn.Module):
                 and the result is NaN. A rank alone may have no rows.
             labels: (N,), class 0..K-1 or UNLABELED (-1); None: no labels. Not used if
                 ``config.labels`` is ``none``.
-            generator: of the row choice and the noise; fastest on the features' device.
+            generator: generator of the row choice and the noise; fastest on the features' device.
             counted: (N,) bool, the rows that are learned; None: all. With it the host never waits
                 for a GPU: where no row counts, the result is 0, and where loss or gradient is not
                 finite, the result says so. In both cases the parameters stay as they are.

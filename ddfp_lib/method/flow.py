@@ -100,7 +100,7 @@ class Flow(nn.Module):
         blocks: B; 0 makes the identity, which an ablation uses.
         hidden: width of the two hidden layers of each subnet.
         clamp: bound of the absolute log-scale of one coupling.
-        seed: of the permutations and the starting weights.
+        seed: seed of the permutations and the starting weights.
         init_std: every weight and bias starts as ``init_std`` * N(0, 1), small enough that the
             fresh flow is near a permutation (model/flow/model.py:22).
 
@@ -115,6 +115,10 @@ class Flow(nn.Module):
         (torch.Size([3, 4]), torch.Size([3]))
         >>> torch.allclose(flow.inverse(z), x, atol=1e-6)
         True
+
+    Source: Dinh et al., Density estimation using Real NVP, ICLR 2017
+    (https://arxiv.org/abs/1605.08803); Kingma and Dhariwal, Glow, NeurIPS 2018
+    (https://arxiv.org/abs/1807.03039); model/flow/model.py:41 of the release.
     """
 
     def __init__(
@@ -172,7 +176,7 @@ class _Affine(torch.autograd.Function):
 
     x and y are (N, H), the subnet's output [u, t] is (N, 2 H), the log-determinant l is (N,), in
     nats, and a is ``clamp * ATAN_SLOPE``. The gradient is written out, since most of a
-    coupling's time beside its matrix products goes into fetching arrays, and this fetches fewer
+    coupling's time outside of its matrix products goes into fetching arrays, and this fetches fewer
     than autograd would:
 
     .. math::
@@ -201,7 +205,16 @@ class _Affine(torch.autograd.Function):
 
 
 class _Subnet(nn.Sequential):
-    """A 3-layer MLP with ReLU, its memory not yet filled."""
+    """The network that reads one half and returns log-scale and shift of the other.
+
+    Three linear layers with ReLU between them: (N, inputs) to (N, outputs). Its parameters are
+    allocated but have no values yet; :class:`CouplingBlock` draws them.
+
+    Args:
+        inputs: number of features that it reads.
+        hidden: width of the two hidden layers.
+        outputs: twice the number of features of the other half.
+    """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         # nn.Linear's own start would draw from the global generator.

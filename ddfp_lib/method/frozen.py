@@ -39,7 +39,7 @@ class FrozenDensity(nn.Module):
         features: D.
         components: Gaussians of the mixture.
         freeze_after: calls of :meth:`fit_step` after which it is fitted; at least 1.
-        seed: of the mixture's starting means.
+        seed: seed of the mixture's starting means.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FrozenDensity(nn.Module):
         Args:
             features: (N, D), any float dtype.
             labels: not used.
-            generator: of the choice of rows.
+            generator: generator of the choice of rows.
             counted: (N,) bool, the rows that are used; None: all. The host waits for a GPU to
                 select them.
 

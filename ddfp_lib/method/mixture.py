@@ -28,7 +28,7 @@ class GaussianMixture(nn.Module):
     Args:
         components: K, the number of classes.
         features: D.
-        seed: of the starting means.
+        seed: seed of the starting means.
 
     Example:
         >>> mixture = GaussianMixture(components=2, features=3)

@@ -260,7 +260,7 @@ class AfterDropout:
     already? Ours.
 
     Args:
-        step: where to go from the dropped features.
+        step: the perturbation that starts from the dropped features.
         p: probability that a channel is dropped.
     """
 
@@ -291,7 +291,7 @@ def make_perturbation(
             ``package.module:Class``.
         eps: length of the step, in units of the features.
         options: keyword arguments of a class of your own, see :mod:`ddfp_lib.method.own`.
-        leak: as ``steps`` and ``max_fall`` for :class:`DensityDescent` alone, see there.
+        leak: an argument of :class:`DensityDescent`, like ``steps`` and ``max_fall``; see there.
         steps: see there.
         max_fall: see there.
         drop: probability that a channel is dropped before the step, see :class:`AfterDropout`.

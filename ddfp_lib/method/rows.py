@@ -87,7 +87,7 @@ def draw_counted_of_all(
     Args:
         counted: (N,) bool, rows of this rank that may be drawn.
         samples: rows of all ranks that are drawn at most.
-        generator: as of :func:`draw_counted`.
+        generator: see :func:`draw_counted`.
 
     Returns:
         As :func:`draw_counted`.

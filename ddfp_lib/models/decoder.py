@@ -25,7 +25,7 @@ class ASPP(nn.Module):
     Args:
         inputs: channels of the high-level features.
         width: channels of each branch and of the output.
-        dilations: of the 3x3 branches.
+        dilations: dilations of the 3x3 branches.
         head_kernel: side of the last convolution, which joins the branches: 1 (the paper's) or 3
             (model/model/decoder.py:158-168 of the DDFP release).
         pooling_norm: the image pooling branch has a BatchNorm (the release) instead of a bias
@@ -64,17 +64,17 @@ class ASPP(nn.Module):
 
 
 class Fusion(nn.Module):
-    """First half of the decoder: ASPP beside the projected low-level features, at stride 4.
+    """First half of the decoder: ASPP and the projected low-level features, at stride 4.
 
     Its output F is what a perturbation is added to.
 
     Args:
-        low_channels, high_channels: of the encoder's outputs.
+        low_channels, high_channels: channels of the encoder's two outputs.
         low_width: channels of the projected low-level features.
         width: channels of the ASPP output; F has ``channels = low_width + width`` of them.
-        dilations: of ASPP.
+        dilations: dilations of ASPP.
         enlarge: F has this many times the size of the low-level features.
-        head_kernel, pooling_norm: of ASPP.
+        head_kernel, pooling_norm: arguments of :class:`ASPP`.
         channel_dropout: probability that a channel of the ASPP output is zeroed in training.
         align_corners: how maps are resized, see :func:`~ddfp_lib.models.maps.resize`.
     """
@@ -183,7 +183,7 @@ def dropout(
 
     Args:
         x: (B, C, h, w) float.
-        probability: of being zeroed, from 0 to below 1; with 0 nothing is drawn.
+        probability: probability that a value is zeroed, from 0 to below 1; with 0 nothing is drawn.
         generator: draws the mask, on the device of ``x``; ``None``: no dropout.
         channels: zero whole channels of an image, not single elements.
     """

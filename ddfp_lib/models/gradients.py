@@ -20,7 +20,28 @@ def plain_gradient(
     groups: int,
     wanted: tuple[bool, bool],
 ) -> Tensor:
-    """Return PyTorch's own gradient: the input's or the weights', whichever is wanted."""
+    r"""Return PyTorch's own gradient of a convolution: the input's or the weights'.
+
+    .. math:: \frac{\partial L}{\partial x} \text{ or } \frac{\partial L}{\partial w}
+        \quad \text{of } y = x * w, \quad \text{from } G = \frac{\partial L}{\partial y}
+
+    All tensors have one floating-point dtype and are on one device.
+
+    Args:
+        grad: G, (B, O, H', W').
+        x: (B, C, H, W), the input as the convolution got it.
+        weight: (O, C / groups, k, k').
+        stride: pixels between outputs, vertically and horizontally.
+        padding: pixels of zeros at each side, vertically and horizontally.
+        dilation: pixels between taps, vertically and horizontally.
+        groups: number of groups of channels.
+        wanted: (True, False) for the input's gradient, (False, True) for the weights'.
+
+    Returns:
+        The shape of ``x``, or of ``weight``.
+
+    Source: ``aten::convolution_backward`` of PyTorch.
+    """
     found = torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (*wanted, False)
     )
@@ -111,7 +132,23 @@ def _span(first: int, step: int, length: int, count: int) -> tuple[slice, slice]
 def taps_of(
     x: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Iterator[tuple[range, range]]:
-    """For each tap, yield the rows and columns of the output at which it meets the image."""
+    r"""Yield, for each tap, the rows and columns of the output at which it meets the image.
+
+    A convolution of stride 1 reads pixel :math:`(h + d i - p, w + d j - p)` for output (h, w) and
+    tap (i, j). The tap meets the image where that pixel is not padding:
+
+    .. math:: \max(0, p - d i) \le h < \min(H', H + p - d i), \qquad H' = H + 2 p - d (k - 1)
+
+    Args:
+        x: (B, C, H, W); only its shape is used.
+        weight: (O, C, k, k'); only its shape is used.
+        padding: p, pixels of zeros at each side, vertically and horizontally.
+        dilation: d, pixels between taps, vertically and horizontally.
+
+    Yields:
+        Rows and columns of each of the k k' taps, row by row of the kernel: (0, 0), (0, 1), ...
+        A range is empty where the tap meets nothing but padding.
+    """
     sides = []
     for side, kernel, pad, step in zip(
         x.shape[2:], weight.shape[2:], padding, dilation, strict=True

@@ -141,7 +141,7 @@ class JoinedConv2d(nn.Module):
 
     Args:
         conv: with zeros as padding, or timm's padding as in TensorFlow.
-        norm: of its output, in evaluation.
+        norm: the BatchNorm of its output, in evaluation mode.
         act: ``ReLU``, ``ReLU6`` or None.
     """
 

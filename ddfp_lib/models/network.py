@@ -42,8 +42,9 @@ class SegmentationNetwork(nn.Module):
     ``classify(v)``         v to logits (B, K, h, w)
     ======================  =====================================  ===============================
 
-    with h = H/4, w = W/4 (stride 3.5 with DINOv2; H and W are rounded up to the multiple that the
-    backbone needs). Training composes these three calls. Values at the seams are always float32,
+    Images are float32 in [0, 1], red, green and blue. F, v and logits are float32. h = H/4, w = W/4
+    (stride 3.5 with DINOv2; H and W are rounded up to the multiple that the backbone needs).
+    Training composes these three calls. Values at the seams are always float32,
     so densities, perturbations and losses do not depend on the precision of the convolutions.
 
     Images are normalized by ``config.mean`` and ``config.std``. Where these are ``None``, timm's
@@ -59,6 +60,9 @@ class SegmentationNetwork(nn.Module):
     Raises:
         UserError: timm has no such backbone, or it cannot be used, see
             :class:`~ddfp_lib.models.encoder.Encoder`.
+
+    Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+    Segmentation, ECCV 2018 (https://arxiv.org/abs/1802.02611).
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class SegmentationNetwork(nn.Module):
         """Let torch.compile compile encoder and decoder; calls and state stay the same.
 
         Args:
-            options: of torch.compile.
+            options: arguments of torch.compile.
         """
         for part in self.children():
             part.compile(**options)

@@ -63,7 +63,19 @@ class PooledBatchNorm2d(nn.Module):
 
 
 def normalised_by_running(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalize ``x``, (B, C, H, W), by a BatchNorm's running statistics, and leave them alone."""
+    r"""Normalize a batch by the running statistics of a BatchNorm, and leave these as they are.
+
+    .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
+
+    Args:
+        norm: the BatchNorm over C channels: its running mean and variance, weight, bias and
+            epsilon are used; whether it is in training mode does not matter.
+        x: (B, C, H, W) float, of a dtype that ``torch.nn.functional.batch_norm`` takes with these
+            statistics.
+
+    Returns:
+        (B, C, H, W), of the dtype of ``x``.
+    """
     return nn.functional.batch_norm(
         x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
     )
@@ -83,14 +95,14 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         values = x.float()
         count = world_size() * values.numel() / values.shape[1]
         mean = differentiable_total(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = differentiable_total(centred.square().sum((0, 2, 3))) / count
+        centered = values - mean[:, None, None]
+        variance = differentiable_total(centered.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
@@ -101,7 +113,7 @@ def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
 
     Args:
         network: changed in place.
-        device: that it lives on: ``torch.nn.SyncBatchNorm`` on GPUs, :class:`SharedBatchNorm2d`
+        device: device that it is on: ``torch.nn.SyncBatchNorm`` on GPUs, :class:`SharedBatchNorm2d`
             on CPUs.
 
     Raises:

@@ -215,6 +215,6 @@ def _hint(given: Mapping[str, Tensor]) -> str:
     if "conv1.0.weight" in given:
         stem = f"stem_type: deep, stem_width: {len(given['conv1.0.weight'])}"
     else:
-        stem = "no stem_type: one 7x7 convolution, as torchvision's"
+        stem = "no stem_type: one 7x7 convolution, like torchvision's"
     name = RESNETS.get((*blocks, "layer1.0.conv3.weight" in given), f"ResNet of {blocks} blocks")
     return f"the file is a {name} with {stem}"

@@ -106,7 +106,7 @@ def embeddings(
         before: (N, 2) float, places of the unperturbed embeddings, drawn by class.
         after: for each kind of step (N, 2) float, the same features after it.
         classes: (N,) integers.
-        names: of the K classes.
+        names: names of the K classes.
         palette: their colors, 0..255.
     """
     with figure_style():

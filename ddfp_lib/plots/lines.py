@@ -24,12 +24,16 @@ def seed_dots(
     quantity: str,
     colours: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Draw every seed as a dot and their mean as a bar, one panel a data set.
+    """Draw every seed as a dot and their mean as a bar, one panel per data set.
+
+    Each method's mean and standard deviation over seeds (n - 1 in the denominator) are printed as
+    ``mean ± standard deviation``.
 
     Args:
-        results: for each data set, for each method, a number for each seed.
+        results: for each data set, for each method, a number for each seed, at least two. Every
+            data set needs the same methods, in the same order.
         quantity: what the numbers are, with the unit.
-        colours: by method; None: those that the methods have everywhere.
+        colours: color of each method; None: those that the methods have everywhere.
     """
     methods = list(next(iter(results.values())))
     with figure_style():
@@ -69,7 +73,7 @@ def curves(
     Args:
         panels: for each panel (the key names its horizontal axis), the curves by name.
         quantity: what goes up, with the unit.
-        colours: by the name of a curve.
+        colours: color of each curve, by its name.
         categories: space the positions evenly and write them as they are.
     """
     with figure_style():
@@ -139,7 +143,7 @@ def change_of_variables(
         log_density: (N,) -> (N,), of x, in nats.
         base_log_density: (N,) -> (N,), of z, in nats.
         reach: x is drawn from -reach to reach.
-        intervals: of x; each is carried along the map to the interval of z with the same area.
+        intervals: intervals of x; the map carries each to the interval of z with the same area.
     """
     x = torch.linspace(-reach, reach, 600, dtype=torch.float64)
     with torch.no_grad():

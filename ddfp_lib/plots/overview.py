@@ -36,7 +36,18 @@ def two_moons(labels_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def fit_density(points: Tensor, labels: Tensor, steps: int = 1500, seed: int = 0) -> FeatureModels:
-    """Fit a flow to the points and return it as what a perturbation uses; without a classifier."""
+    """Fit a flow to points of the plane, and return it as what a perturbation uses.
+
+    Args:
+        points: (N, 2) float32.
+        labels: (N,) int64, 0, 1 or ``UNLABELED``.
+        steps: number of training steps; each uses all points.
+        seed: seed of the flow's starting weights and of the noise on the points.
+
+    Returns:
+        The log-density, (N, 2) to (N,) in nats. ``logits`` is the identity: it returns its points,
+        and takes the place of a classifier that density descent does not use.
+    """
     config = DensityConfig(blocks=4, hidden=64, lr=3e-3, noise=0.02)
     estimator = DensityEstimator(2, 2, config, total_steps=steps, seed=seed)
     rng = generator(seed, 7)
@@ -57,8 +68,8 @@ def train_classifier(
         points: (N, 2).
         labels: (N,), ``UNLABELED`` where there is none.
         shift: (N, 2), or None: train on the labels alone.
-        steps: of training.
-        seed: of the starting weights.
+        steps: number of training steps.
+        seed: seed of the starting weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -92,7 +92,7 @@ class Panel:
         shift: (N, 2), an arrow from each point.
         centres: (K, 2), a cross in the color of each class.
         note: a few words in the lower left corner, such as a number.
-        axis_names: of the two coordinates.
+        axis_names: names of the two coordinates.
     """
 
     title: str
@@ -195,7 +195,7 @@ def density_under_lines(lines: Sequence[np.ndarray], classes: int, log_density: 
     """Return the integral of :func:`density_under_boundary` for lines that are known already.
 
     Args:
-        lines: of :func:`boundary_lines`.
+        lines: result of :func:`boundary_lines`.
         classes: K, of the classifier.
         log_density: points (N, 2) -> (N,), of the data.
     """

@@ -155,7 +155,7 @@ def curves(
 def _mean_curve(
     axes: Axes, seeds: Sequence[Sequence[Mapping[str, float]]], key: str, method: str
 ) -> None:
-    """Draw one thin line a seed and a thick one for their mean."""
+    """Draw one thin line per seed and a thick one for their mean."""
     lines = [[(line["step"], line[key]) for line in seed if key in line] for seed in seeds]
     colour = method_colour(method)
     for line in lines:
@@ -181,7 +181,7 @@ def segmentations(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> Picture:
-    """Draw the same images as each method segments them, one column an image.
+    """Draw the same images as each method segments them, one column per image.
 
     Args:
         images: n of (3, H, W) uint8.

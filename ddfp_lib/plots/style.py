@@ -125,9 +125,9 @@ def new_picture(
     """Return a picture of full width and its axes; call it inside :func:`figure_style`.
 
     Args:
-        rows: of axes.
-        columns: of axes.
-        height: of the picture, in inches.
+        rows: number of rows of axes.
+        columns: number of columns of axes.
+        height: height of the picture, in inches.
         options: handed to ``Figure.subplots``.
 
     Returns:

@@ -36,7 +36,7 @@ def panels(
     palette: Sequence[Sequence[int]] | None = None,
     one_scale: bool = False,
 ) -> TrueColours:
-    """Draw rows of small pictures, one column an image.
+    """Draw rows of small pictures, one column per image.
 
     Args:
         rows: for each name n tensors of one kind: images (3, H, W), uint8 or float in 0..1; classes

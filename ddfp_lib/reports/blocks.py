@@ -16,7 +16,7 @@ def replace_block(text: str, name: str, content: str, by: str = "ddfp report") -
 
     Args:
         text: a page in Markdown.
-        name: of the block, in the comments around it.
+        name: name of the block, in the comments around it.
         content: Markdown.
         by: the command that generates it, in the first comment.
 

@@ -93,7 +93,17 @@ def architecture_page(text: str) -> str:
 
 
 def headline(study: Study) -> str:
-    """Return the comparisons of the README as a table, their cost, and the command."""
+    """Return the comparisons of the README as a table, their cost, and the command.
+
+    Args:
+        study: one of :data:`FOUND`; its kept results are read.
+
+    Returns:
+        Markdown; one sentence if the study has no results yet.
+
+    Raises:
+        KeyError: the study has results but is not in :data:`FOUND`.
+    """
     runs = study.stored()
     if runs is None:
         return f"Not run yet. {command(study)}"

@@ -87,13 +87,13 @@ def filled(
     the end of its training.
 
     Args:
-        study: whose variants A and B are.
+        study: the study that has the variants A and B.
         runs: its ledger.
-        text: of the study's file.
+        text: text of the study's file.
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`, for ``density of``.
 
     Raises:
-        UserError: A or B is no variant or no quantity, or has no runs.
+        UserError: A or B is not a variant or a quantity, or has no runs.
     """
     learned = {} if mechanism is None else _densities(mechanism)
 
@@ -301,7 +301,7 @@ def _summary() -> str:
 
 
 def page() -> str:
-    """Return ``STUDY.md``; a study that was not run yet says so."""
+    """Return ``STUDY.md``; a study that has not been run yet says so."""
     parts = [
         "# Studies",
         "Questions of our own, and what we measured. The methods are defined in the [glossary]"

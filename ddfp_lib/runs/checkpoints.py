@@ -20,8 +20,8 @@ class Checkpoints:
     be wrong, but cannot run code.
 
     Args:
-        folder: of the checkpoints; made on the first save.
-        config_hash: of the run; checkpoints of another configuration are refused.
+        folder: folder of the checkpoints; made on the first save.
+        config_hash: hash of the run's configuration; checkpoints of another one are refused.
         keep: number of checkpoints that are kept, at least 2, so that one is left if the newest is
             damaged.
     """
@@ -76,7 +76,7 @@ class Checkpoints:
         """Return the newest checkpoint that is not damaged, and a line for each that was skipped.
 
         Args:
-            device: of the returned tensors.
+            device: device of the returned tensors.
 
         Returns:
             The state, ``None`` without a checkpoint; and a line for each damaged checkpoint.

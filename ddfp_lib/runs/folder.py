@@ -118,11 +118,43 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 def stored_micro_batches(out: Path) -> list[int]:
-    """Return the numbers of micro-batches that a run folder was trained with so far, in order."""
+    """Return the numbers of micro-batches that a run folder was trained with so far, in order.
+
+    Args:
+        out: the run folder.
+
+    Returns:
+        One number for each change; empty if the folder has no ``environment.json``.
+
+    Raises:
+        UserError: ``environment.json`` is damaged.
+    """
     path = Path(out) / "environment.json"
-    if not path.is_file():
-        return []
-    return json.loads(path.read_text(encoding="utf-8")).get("micro_batches", [])
+    return _environment(path).get("micro_batches", []) if path.is_file() else []
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    """Read ``environment.json``.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> UserError:
+    finished = (path.parent / "result.json").is_file()
+    first = "remove it and result.json and" if finished else "remove it and"
+    return UserError(
+        f"{path}: is missing or damaged; restore it from a copy, or {first} start the same "
+        "training again, which writes it"
+    )
 
 
 def describe(
@@ -158,7 +190,7 @@ class Run:
     """A run folder, opened for reading.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         config: its resolved configuration.
         classes: names of the classes, K of them.
         palette: color of each class, red, green and blue in 0..255.
@@ -173,8 +205,12 @@ class Run:
     def open(cls, folder: Path) -> "Run":
         """Open a folder that :func:`~ddfp_lib.training.loop.train` wrote.
 
+        Args:
+            folder: folder of the run, finished or not.
+
         Raises:
-            UserError: it is not a run folder.
+            UserError: it is not a run folder, ``config.yaml`` is not a configuration, or
+                ``environment.json`` is missing or damaged.
         """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
@@ -183,15 +219,19 @@ class Run:
             )
         values = read_yaml(folder / "config.yaml")
         config = from_dict(values, str(folder / "config.yaml"))
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        palette = tuple(tuple(colour) for colour in environment["palette"])
-        return cls(folder, config, tuple(environment["classes"]), palette)
+        path = folder / "environment.json"
+        environment = _environment(path)
+        try:
+            palette = tuple(tuple(colour) for colour in environment["palette"])
+            return cls(folder, config, tuple(environment["classes"]), palette)
+        except (KeyError, TypeError) as error:
+            raise _damaged(path) from error
 
     def newest_checkpoint(self, device: torch.device) -> dict[str, Any]:
         """Return the newest checkpoint of this run that is not damaged.
 
         Args:
-            device: of its tensors.
+            device: device of its tensors.
 
         Raises:
             UserError: the run has no checkpoint, or one of another configuration.
@@ -203,9 +243,17 @@ class Run:
         return state
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of ``metrics.jsonl``."""
+        """Return the lines of ``metrics.jsonl``, one dictionary per line; [] without the file.
+
+        Raises:
+            UserError: a line other than the last is damaged.
+        """
         return read_metrics(self.folder / "metrics.jsonl")
 
     def result(self) -> RunResult | None:
-        """Return the result, ``None`` if the run is not finished."""
+        """Return the result, ``None`` if the run is not finished.
+
+        Raises:
+            UserError: ``result.json`` is damaged, or belongs to another configuration.
+        """
         return finished_result(self.folder, self.config)

@@ -28,7 +28,7 @@ class Identity:
         images: see :func:`data_digest`.
         labeled: number of labeled images.
         unlabeled: number of unlabeled images.
-        masks: by set of images, see :func:`mask_digests`; empty where images are made, not read.
+        masks: digest of each set of images, see :func:`mask_digests`; empty if images are made.
     """
 
     classes: tuple[str, ...]
@@ -86,9 +86,9 @@ def check_classes(classes: Sequence[str], found: Sequence[str], where: object) -
     """Compare the classes of a run with those of data.
 
     Args:
-        classes: of the run.
-        found: of the data.
-        where: the data are, for the message.
+        classes: class names of the run, in the order of the indices.
+        found: class names of the data, in the same order.
+        where: folder or name of the data, for the message.
 
     Raises:
         UserError: another number of classes, other names, or another order.
@@ -116,8 +116,8 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
 
     Args:
         out: the run folder.
-        now: of the data.
-        data: where the data are, for messages.
+        now: identity of the data as they are now.
+        data: folder or name of the data, for messages.
 
     Raises:
         UserError: other classes, images or masks, or other images are labeled.

@@ -15,7 +15,7 @@ class MetricsLog:
     """``metrics.jsonl``: one JSON object a line, each with its step.
 
     Args:
-        path: of the file.
+        path: path of the file.
         start: lines of later steps are dropped; the resumed run writes them again.
         tensorboard: also write all numbers for TensorBoard, into ``tensorboard`` next to the file.
 

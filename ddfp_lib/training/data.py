@@ -81,7 +81,7 @@ class RunData:
         unlabeled: indices of the unlabeled ones.
         validation: validation images.
         test: the images that end the run.
-        findings: of the inspection; empty where images are made, not read.
+        findings: findings of the inspection; empty where images are made, not read.
     """
 
     training: SegmentationDataset
@@ -110,7 +110,7 @@ def open_run_data(
     """Open and inspect all images that a run uses, before any work starts.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         inspect: look at the files; one of several processes is enough.
         say: called with a line before many files are read.
 

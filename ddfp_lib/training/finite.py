@@ -30,7 +30,7 @@ class FiniteCheck:
     with damaged weights in between are discarded.
 
     Args:
-        device: of the numbers.
+        device: device of the numbers.
     """
 
     def __init__(self, device: torch.device) -> None:

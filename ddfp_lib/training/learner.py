@@ -72,7 +72,7 @@ def _epochs_over(training: TrainingConfig, begin: int, steps: int) -> float:
     Args:
         training: the schedule.
         begin: steps of training before the first one of the density.
-        steps: of the density.
+        steps: number of steps of the density.
     """
     return (begin + steps) * training.epochs // training.steps / training.epochs
 
@@ -87,7 +87,12 @@ def first_step(fraction: float, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Stage:
-    """Which parts of the method are active at a step."""
+    """Which parts of the method are active at a step.
+
+    Attributes:
+        consistency: losses on unlabeled images are used, and the density is fitted.
+        perturb: features are perturbed; this never starts before consistency.
+    """
 
     consistency: bool
     perturb: bool
@@ -97,9 +102,9 @@ class Learner:
     """All that training changes: two networks, the density estimator, the optimizer.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         classes: number of classes K.
-        device: where everything lives.
+        device: device that everything lives on.
         accumulate: number of micro-batches. A step's images go through the networks in so many
             parts, one after another, and the gradients are summed. More micro-batches need less
             memory. BatchNorm computes its training statistics over one micro-batch, so the number
@@ -129,11 +134,7 @@ class Learner:
 
     @functools.cached_property
     def perturbation(self) -> FeaturePerturbation:
-        """The method's perturbation.
-
-        Made at its first use, in training: reading somebody's run folder imports no class that it
-        names.
-        """
+        """The method's perturbation, made at its first use: reading a folder imports no class."""
         return perturbation_for(self.config)
 
     def _make_density(self, classes: int) -> DensityEstimator | FrozenDensity | None:
@@ -246,7 +247,7 @@ class Learner:
 
         Args:
             dropout: generator of the dropout masks, used by ``density_query: auxiliary`` alone.
-            network: whose ``embed`` and ``classify`` are used; ``None``: the student's.
+            network: the network whose ``embed`` and ``classify`` are used; ``None``: the student.
             labels: pseudo-labels at the size of the features, used by ``descend: conditional``
                 alone.
         """
@@ -339,7 +340,7 @@ def load_learner(run: Run, device: torch.device) -> Learner:
 
     Args:
         run: its configuration and classes say what to build.
-        device: of the networks.
+        device: device of the networks.
 
     Raises:
         UserError: the run has no checkpoint, or one of another configuration.

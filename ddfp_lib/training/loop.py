@@ -69,7 +69,7 @@ def train(
     that all of them see. Each takes its share of every batch, the first alone writes.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         out: its folder.
         device: to train on.
         accumulate: parts in which a process takes its share, where all of it is too much for the

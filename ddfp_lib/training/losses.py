@@ -21,7 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, pixels: "PixelCounts | None" =
     Args:
         logits: (B, K, H, W) float.
         labels: (B, H, W) int64, ``IGNORE_INDEX`` where there is none.
-        pixels: of the whole batch, of which these are a part; without it these are all.
+        pixels: counts over the whole batch, of which these images are a part; None: they are all.
     """
     count = (labels != IGNORE_INDEX).sum() if pixels is None else pixels.labeled
     return _mean(logits, labels, count)
@@ -116,8 +116,8 @@ class PixelCounts:
 
         Args:
             labels: (B, H, W) int64, of the labeled images.
-            pseudo: of the unlabeled images, after CutMix; none in a supervised step.
-            shares: of all ranks together; 1: the losses are means over the whole batch.
+            pseudo: pseudo-labels of the unlabeled images, after CutMix; none in a supervised step.
+            shares: number of shares of all ranks together; 1: losses are means over the batch.
         """
         areas = [labels != IGNORE_INDEX, *[torch.zeros_like(labels, dtype=torch.bool)] * 2]
         if pseudo is not None:
@@ -205,7 +205,8 @@ class PseudoLabels:
             logits: (B, K, H, W) float, the student's.
             mean: divide the sum over confident pixels by the number of ``valid`` pixels (as
                 UniMatch) or of ``confident`` ones (as the release).
-            pixels: of the whole batch, of which these are a part; without it these are all.
+            pixels: counts over the whole batch, of which these images are a part; None: they
+                are all.
         """
         if pixels is None:
             count = (self.valid if mean == "valid" else self.confident).sum()
@@ -289,11 +290,11 @@ def density_rows(
     each of its 4 GPUs (train_ddfp_pascal.py:478).
 
     Args:
-        described: as of :func:`density_pixels`, (B + U, D, h, w) float.
+        described: v or F, as for :func:`density_pixels`, (B + U, D, h, w) float.
         batch: those images.
         pseudo: (U, H, W) int64, or ``None``.
         void: ``unlabeled`` or ``dropped``.
-        shares: on this rank; ``None``: nothing is drawn here.
+        shares: number of shares on this rank; ``None``: nothing is drawn here.
         samples: rows of a share at most; all where it has fewer.
         generator: draws them.
         wait: for the device, to learn how many rows there are; without it some do not count.

@@ -36,8 +36,8 @@ def training_memory(config: Config, parts: int = 1) -> int:
     out: the density estimator, the workspace of convolutions, what the allocator holds back.
 
     Args:
-        config: of the run; backbones of any kind.
-        parts: that a step's images are taken in, side by side on GPUs or one after another.
+        config: configuration of the run; backbones of any kind.
+        parts: number of parts of a step's images, side by side on GPUs or one after another.
     """
     method, training = config.method, config.training
     shares = [-(-n // parts) for n in (training.batch_labeled, training.batch_unlabeled)]
@@ -82,15 +82,15 @@ def _count(
     """Count what autograd and weights keep for this many images of ``size``.
 
     Args:
-        config: of the network.
+        config: configuration of the network.
         classes: K.
         labeled: number of labeled images.
         strong: number of strong views.
         extra: number of weak views whose features are perturbed, instead of the strong ones'.
         size: (height, width) of them.
-        perturbed_at: where features are perturbed, ``None`` for nowhere.
+        perturbed_at: ``features`` or ``embedding``, what is perturbed; ``None`` for nothing.
         copies: how often the weights are held, with gradients and moments.
-        dtype: of the convolutions.
+        dtype: dtype of the convolutions.
 
     Returns:
         Bytes, numbers in v of all images, and numbers in the perturbed features.
@@ -139,9 +139,9 @@ def fitting_parts(config: Config, processes: int, memory: int) -> int:
     Counted by :func:`training_memory`, in the precision of the run.
 
     Args:
-        config: of the run.
-        processes: that share the batch.
-        memory: of each GPU, bytes; a fifth of it is left for what is not counted.
+        config: configuration of the run.
+        processes: number of processes that share the batch.
+        memory: memory of each GPU, bytes; a fifth of it is left for what is not counted.
 
     Returns:
         A number that divides the shares of labeled and unlabeled images; as many parts as there are
@@ -187,9 +187,9 @@ def batch_division(config: Config, accumulate: int, device: torch.device) -> str
     rate, which belongs to it.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         accumulate: parts in which each process takes its share.
-        device: of the processes.
+        device: device of the processes.
 
     Raises:
         UserError: the images cannot be shared out evenly.
@@ -222,8 +222,8 @@ def loading_workers(config: Config, device: torch.device) -> tuple[int, list[str
     for one, the worker dies amid the training.
 
     Args:
-        config: of the run.
-        device: of the training.
+        config: configuration of the run.
+        device: device of the training.
 
     Returns:
         The number, and lines for the log where that is less than usual.

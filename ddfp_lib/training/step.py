@@ -97,7 +97,7 @@ def embed_views(
         learner: its student is trained.
         features: F of these images, (B + V U, C, h, w) float.
         part: the images.
-        stage: of the schedule.
+        stage: stage of the schedule.
         device: generator of dropout.
     """
     method, student, count = learner.config.method, learner.student, len(part.images)
@@ -126,7 +126,7 @@ def fit_density(
         learner: its density is trained.
         described: what the teacher made of labeled and weak images, (B + U, D, h, w) float.
         batch: the images.
-        pseudo: of the weak images; used with ``density.labels: teacher`` alone.
+        pseudo: pseudo-labels of the weak images; used with ``density.labels: teacher`` alone.
         device: generator of the rows and of their noise.
         step: number of this step, for the finite check.
 

@@ -55,8 +55,8 @@ def student_batch(
         labeled: (B, 3, H, W) float in [0, 1].
         labels: (B, H, W) int64.
         weak: (U, 3, H, W) float in [0, 1].
-        pseudo: of the weak views.
-        stage: of the schedule.
+        pseudo: pseudo-labels of the weak views.
+        stage: stage of the schedule.
         host: generator of the views.
     """
     method = learner.config.method

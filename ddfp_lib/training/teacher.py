@@ -55,7 +55,7 @@ def update_ema(
     other weights would not fit. Counters are copied.
 
     Args:
-        teacher: of kind ``ema``; changed in place.
+        teacher: a teacher of kind ``ema``; changed in place.
         student: followed.
         step: number of this step, from 0.
         decay: see :func:`ema_decay_at`.

@@ -57,7 +57,7 @@ def draw_cutmix(config: Config, images: Tensor, generator: torch.Generator) -> C
     transform.py:144-154).
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         images: this rank's share, (U, ..., H, W).
         generator: on the CPU, equal on every rank: boxes of the whole batch are drawn.
     """

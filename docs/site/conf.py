@@ -17,6 +17,7 @@ version = release = version_of("ddfp")
 html_title = "ddfp"
 html_context = {"default_mode": "auto"}  # light or dark, as the system is
 language = "en"
+smartquotes_action = "qe"  # quotes and ellipses; an option such as --data keeps its two dashes
 
 extensions = [
     "myst_nb",
