@@ -522,7 +522,7 @@ def test_what_one_rank_finds_wrong_stops_both(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("accumulate", "sizes", "named"),
     [
-        (3, {}, "training.batch_labeled: 4 images .* 1 process with 3 micro-batches"),
+        (3, {}, "training.batch_labeled: 4 images .* 1 process with 3 micro"),
         (4, {"batch_unlabeled": 6}, "training.batch_unlabeled: 6 images"),
         (-1, {}, "--accumulate -1"),
     ],
