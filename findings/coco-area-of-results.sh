@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # pycocotools: a "bbox" in the results changes the AP of masks for small, medium and large objects.
 #
-# Guess: with `iouType="segm"` only the masks of the results count; an additional "bbox" is of no effect.
+# Guess: with `iouType="segm"` only the masks of the results count; an additional "bbox" has no effect.
 # Seen: `loadRes` sets the area of a result to that of its box as soon as the first result has a "bbox",
 #   and to that of its mask otherwise. For annotations it is the area in the file, that of the mask.
 #   Unmatched results outside a size range are ignored. A thin diagonal object has a mask of 720 pixels

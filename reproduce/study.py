@@ -18,7 +18,7 @@
 # it is the report. Runs that are finished are not repeated.
 
 # %% tags=["parameters"]
-study = "rivals"
+study = "perturbations"
 out = "runs/study"
 root = None
 jobs = 0

@@ -109,7 +109,7 @@ def test_what_to_expect_is_the_stored_reproduction():
 
 def test_a_headline_without_runs_says_so(monkeypatch):
     monkeypatch.setattr(Study, "stored", lambda study: None)
-    assert headline(find_study("rivals")).startswith("Not run yet. Command: `ddfp study")
+    assert headline(find_study("perturbations")).startswith("Not run yet. Command: `ddfp study")
 
 
 def differences_of(study):

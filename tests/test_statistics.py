@@ -39,6 +39,16 @@ def test_means_are_over_the_seeds_that_all_methods_have(frame):
     assert statistics.common_seeds(apart) == [0, 1, 2, 3]
 
 
+def test_differences_over_common_seeds_and_over_all(frame):
+    rows = [("ddfp", 3, 10.0), ("consistency", 3, 20.0), ("vat", 0, 50.0), ("vat", 1, 50.0)]
+    more = pd.DataFrame(rows, columns=["method", "seed", "test_miou"])
+    found = statistics.differences(pd.concat([frame, more]), "ddfp", "consistency")
+    assert [gap["seeds"] for gap in found] == [2, 4]
+    assert found[0]["difference"] == pytest.approx(np.mean([1.5, 0.5]))
+    assert found[1]["difference"] == pytest.approx(np.mean([1.5, 0.5, 2.0, -10.0]))
+    assert len(statistics.differences(frame, "ddfp", "consistency")) == 1
+
+
 def test_measurements_of_seeds_that_a_method_lacks_are_left_out():
     rows = [("ddfp", seed, float(seed)) for seed in (0, 1, 2)] + [("vat", 1, 5.0)]
     kept = statistics.of_common_seeds(pd.DataFrame(rows, columns=["method", "seed", "value"]))

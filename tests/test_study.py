@@ -187,6 +187,8 @@ def test_a_reading_takes_its_numbers_from_the_table(minimal):
     assert wide == "+3.1 (+1.3 to +4.9)"  # 0.1 / sqrt(3) times 31.6, Student's t of 2
     two = runs[runs["seed"] < 2]
     assert filled(minimal, two, "{{noise, eps 3 | consistency}}") == "+3.1"  # no interval of two
+    apart = runs[(runs["method"] == "noise, eps 3") == (runs["seed"] > 0)]
+    assert "nan" not in section(minimal, apart)  # no seed in common
     with pytest.raises(UserError, match=r"{{vat \| consistency}} has no runs"):
         filled(minimal, runs, "{{vat | consistency}}")
 
@@ -204,6 +206,10 @@ def test_a_reading_compares_what_was_measured_of_a_density(minimal):
     assert text == "+15.1 (+14.9 to +15.3) nats"  # step 2, gaps of 15, 15.1 and 15.2
     with pytest.raises(UserError, match=r"{{density of vat \| flow \| Gaussian}} has no runs"):
         filled(minimal, runs, "{{density of vat | flow | Gaussian}}", mechanism)
+
+
+def test_a_study_is_found_by_its_former_name():
+    assert find_study("rivals") == find_study("perturbations")
 
 
 def test_a_variant_may_have_more_seeds(minimal, tmp_path):

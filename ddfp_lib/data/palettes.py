@@ -58,7 +58,7 @@ def renumbered(
 def looks_renumbered(masks: Iterable[tuple[Path, Painted]], usual: Painted) -> str | None:
     """Say what looks as if all palettes were renumbered, in the same way.
 
-    Most tools paint masks with PASCAL VOC's color map. Where all colors are of that map and
+    Most tools paint masks with PASCAL VOC's color map. Where all colors belong to that map and
     have other values, they may have been chosen so, or renumbered.
 
     Args:

@@ -9,6 +9,7 @@ reported as percentiles among its features of validation images: 50 is the media
 import warnings
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
@@ -45,6 +46,25 @@ ALL = "all"
 
 DENSITY = "density"
 """Value of the column ``features`` for measurements of the density that a method has learned."""
+
+
+def learned_densities(mechanism: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what was measured of each method's density, as a table of paired differences needs it.
+
+    Args:
+        mechanism: columns :data:`COLUMNS`.
+
+    Returns:
+        By method: a row for each seed and quantity at the end of training. The quantities are in
+        the column ``method``, their values in ``value``; see
+        :func:`ddfp_lib.evaluation.quality.density_quality` for their names and units.
+    """
+    last = mechanism[mechanism["step"] == mechanism["step"].max()]
+    learned = last[last["features"] == DENSITY]
+    return {
+        name: some.drop(columns="method").rename(columns={"quantity": "method"})
+        for name, some in learned.groupby("method")
+    }
 
 
 @dataclass(frozen=True)

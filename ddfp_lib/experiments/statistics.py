@@ -74,6 +74,24 @@ def paired_difference(
     return {"difference": gaps.mean(), "low": low, "high": high, "seeds": len(gaps)}
 
 
+def differences(
+    ledger: pd.DataFrame, method: str, baseline: str, score: str = "test_miou"
+) -> list[dict[str, float]]:
+    """Return the :func:`paired_difference` over common seeds, and over all if there are more.
+
+    The first one belongs to the means of :func:`score_table`.
+
+    Args:
+        ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
+        method: compared with the baseline.
+        baseline: subtracted from the method.
+        score: the column that is compared, mIoU in percent.
+    """
+    common = ledger[ledger["seed"].isin(common_seeds(ledger, score))]
+    found = [paired_difference(some, method, baseline, score) for some in (common, ledger)]
+    return found if found[0]["seeds"] < found[1]["seeds"] else found[:1]
+
+
 def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a mean, by Student's t.
 
@@ -118,6 +136,15 @@ def signed(difference: Mapping[str, float]) -> str:
     return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
 
 
+def excludes_zero(difference: Mapping[str, float]) -> bool:
+    """Return whether the interval of a :func:`paired_difference` does not contain 0.
+
+    Args:
+        difference: ``low`` and ``high``, in points; NaN means no interval, and False.
+    """
+    return bool(difference["low"] > 0 or difference["high"] < 0)
+
+
 def verdict(difference: Mapping[str, float]) -> str:
     """Return in words whether the 95 % interval of a :func:`paired_difference` excludes zero.
 
@@ -138,6 +165,6 @@ def verdict(difference: Mapping[str, float]) -> str:
         return "one seed: significance cannot be tested"
     low, high = difference["low"], difference["high"]
     words = "not significant"
-    if low > 0 or high < 0:
+    if excludes_zero(difference):
         words = f"significantly {'better' if low > 0 else 'worse'}"
     return f"{words} (95 % CI {low:+z.1f} to {high:+z.1f})"

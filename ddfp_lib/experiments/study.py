@@ -72,8 +72,8 @@ class Study:
             score, and so is the first group minus the second.
         answer: to the question, in one line, for the table at the top of ``STUDY.md``.
         reading: what we conclude from the numbers. In both, ``{{A | B}}`` means the paired
-            difference of two variants with its interval, ``{{A | B | split}}`` for that of a split,
-            ``{{A | B | 98.3 %}}`` for one with another interval.
+            difference of two variants with its interval; its other forms are explained at
+            :func:`ddfp_lib.reports.studies.filled`.
     """
 
     name: str
@@ -188,8 +188,12 @@ def studies() -> list[Study]:
     return sorted(map(read_study, folder.glob("*.yaml")), key=lambda study: study.number)
 
 
+RENAMED = {"rivals": "perturbations"}
+"""Former names of studies, which commands and notebooks may still use."""
+
+
 def find_study(name: str) -> Study:
-    """Return the study of this name, or that of a ``.yaml`` file.
+    """Return the study of this name or of a former name, or that of a ``.yaml`` file.
 
     Raises:
         UserError: there is none; the message lists the names.
@@ -197,6 +201,7 @@ def find_study(name: str) -> Study:
     if name.endswith((".yaml", ".yml")):
         return read_study(Path(name))
     known = {study.name: study for study in studies()}
+    name = RENAMED.get(name, name)
     if name not in known:
         raise UserError(f"study: {name!r} is unknown; choose one of {', '.join(known)}")
     return known[name]

@@ -16,7 +16,7 @@ from ddfp_lib.lessons.pairs import as_notebook
 DECIMAL = re.compile(r"\d+\.\d+")
 
 
-NO_PROSE = re.compile(
+NOT_PROSE = re.compile(
     r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|https?://\S+", re.DOTALL
 )
 
@@ -74,7 +74,7 @@ def unprinted(script: Path) -> Iterator[str]:
     for cell in stored.cells:
         if cell.cell_type != "markdown":
             continue
-        for number in DECIMAL.findall(NO_PROSE.sub(" ", cell.source)):
+        for number in DECIMAL.findall(NOT_PROSE.sub(" ", cell.source)):
             half = 0.5000001 / 10 ** len(number.partition(".")[2])
             near = np.abs(printed - float(number)) <= half
             if number not in known and not near.any():

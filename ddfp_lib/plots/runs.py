@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
-from ddfp_lib.experiments.statistics import common_seeds, paired_difference
+from ddfp_lib.experiments.statistics import common_seeds, differences, paired_difference
 from ddfp_lib.plots import words
 from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
 
@@ -30,9 +30,9 @@ def scores(
     """Draw each run's score, and each method's paired difference to the baseline.
 
     Methods that differ by more than :data:`OUTLYING` points have panels of their own, with their
-    own scale: the others would be squeezed to a point. Means are over the seeds that all methods
-    have; further seeds are empty dots. Of fewer than three seeds the differences
-    are drawn seed by seed, without an interval.
+    own scale: the others would be squeezed to a point. Means and differences are over the seeds
+    that all methods have. Further seeds are empty dots, and so is the difference over all seeds.
+    Of fewer than three seeds the differences are drawn seed by seed, without an interval.
 
     Args:
         ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
@@ -66,7 +66,7 @@ def scores(
         common = common_seeds(ledger, score)
         title = "every seed a dot, the mean a bar"
         if len(common) < ledger["seed"].nunique():
-            title = f"a dot a seed; the mean is that of the {len(common)} filled"
+            title = f"a dot per seed, and the mean of the {len(common)} filled"
         grid[0, 0].set_title(title)
         grid[0, 1].set_title(_wrapped(f"minus {baseline}", 32))
         grid[-1, 0].set_xlabel(label)
@@ -98,7 +98,7 @@ def _score_row(
     left.scatter(runs.loc[~common, score], [row] * (~common).sum(), **more)
     left.plot([mean] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.5)
     left.annotate(f"{mean:.1f}", (mean, row - 0.32), ha="center", va="bottom", fontsize=8.5)
-    gap = paired_difference(ledger, method, baseline, score)
+    gap, *more = differences(ledger, method, baseline, score)
     if method == baseline or np.isnan(gap["difference"]):
         return
     if gap["seeds"] < 3:
@@ -107,8 +107,10 @@ def _score_row(
         right.scatter(gaps, np.full(len(gaps), row), color=colour, s=20, alpha=0.7)
         right.plot([gaps.mean()] * 2, [row - 0.25, row + 0.25], color=colour, lw=2.5)
         return
-    reach = [[gap["difference"] - gap["low"]], [gap["high"] - gap["difference"]]]
-    right.errorbar(gap["difference"], row, xerr=reach, fmt="o", color=colour, capsize=3)
+    for place, (each, face) in enumerate([(gap, colour), *((other, "white") for other in more)]):
+        reach = [[each["difference"] - each["low"]], [each["high"] - each["difference"]]]
+        look = {"fmt": "o", "color": colour, "mfc": face, "capsize": 3}
+        right.errorbar(each["difference"], row + 0.25 * place, xerr=reach, **look)
 
 
 def _wrapped(name: str, width: int) -> str:

@@ -14,8 +14,8 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.experiments.statistics import (
     common_seeds,
+    differences,
     of_common_seeds,
-    paired_difference,
     score_table,
     signed,
 )
@@ -49,18 +49,24 @@ def scores(ledger: pd.DataFrame, baseline: str, score: str, label: str) -> str:
     methods = list(ledger["method"].unique())
     table = score_table(ledger, score)
     common, seeds = common_seeds(ledger, score), ledger["seed"].nunique()
-    gaps = {name: paired_difference(ledger, name, baseline, score) for name in methods}
-    compared = [name for name in methods if name != baseline and gaps[name]["seeds"]]
+    gaps = {name: differences(ledger, name, baseline, score) for name in methods}
+    compared = [name for name in methods if name != baseline and gaps[name][0]["seeds"]]
     over = "" if len(common) == seeds else f" over the {len(common)} seeds that all have"
     text = (
         f"Left: {label} of each method, {counted(seeds, 'seed')}: a dot for each run and a bar at "
         f"the mean{over}. The means are {_values(table['mean'].to_dict())}."
     )
     if compared:
-        differences = named({name: signed(gaps[name]) for name in compared})
-        interval = "" if np.isnan(gaps[compared[0]]["low"]) else ", with its 95 % interval"
-        text += f" Right: the paired difference to {baseline} in points{interval}: {differences}."
+        found = {name: _over_seeds(gaps[name]) for name in compared}
+        interval = "" if np.isnan(gaps[compared[0]][0]["low"]) else ", with its 95 % interval"
+        text += f" Right: the paired difference to {baseline} in points{interval}: {named(found)}."
     return text
+
+
+def _over_seeds(gaps: Sequence[Mapping[str, float]]) -> str:
+    """Write the difference over common seeds, and that over all seeds."""
+    more = (f" (with {gap['seeds']} seeds {signed(gap)})" for gap in gaps[1:])
+    return signed(gaps[0]) + "".join(more)
 
 
 def curves(

@@ -8,7 +8,7 @@ import pandas as pd
 from ddfp_lib.experiments.contributed import contributed, contributed_rows
 from ddfp_lib.experiments.ledger import read_ledger
 from ddfp_lib.experiments.published import PAPER, published_scores
-from ddfp_lib.experiments.statistics import paired_difference, signed, verdict
+from ddfp_lib.experiments.statistics import excludes_zero, paired_difference, signed, verdict
 from ddfp_lib.experiments.study import SCORES, Study, find_study, studies
 from ddfp_lib.files import repository, write_atomically, write_text
 from ddfp_lib.plots.runs import scores as draw_scores
@@ -39,7 +39,7 @@ def _compared(noise: str, vat: str, ddfp: str) -> tuple[tuple[str, str, str, str
 
 
 FOUND = {
-    "rivals": _compared("noise, eps 10", "vat, eps 3", "ddfp, eps 3"),
+    "perturbations": _compared("noise, eps 10", "vat, eps 3", "ddfp, eps 3"),
     "photographs": _compared("noise, eps 3", "vat, eps 1", "ddfp, eps 1"),
 }
 """What the README reports: studies, and of each the comparisons: both sides in words, and the two
@@ -118,8 +118,7 @@ def headline(study: Study) -> str:
     left = [
         f"{what} minus {other}"
         for what, other, *pair in found
-        if (gap := paired_difference(runs, *pair, study.score, strict))["low"] > 0
-        or gap["high"] < 0
+        if excludes_zero(paired_difference(runs, *pair, study.score, strict))
     ]
     note = (
         f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons. The "
@@ -144,7 +143,7 @@ def expectation(ledger: pd.DataFrame) -> str:
 
 def study_seeds() -> str:
     """Return the number of seeds of the README's study of digits, as a word or a number."""
-    count = len(find_study("rivals").seeds)
+    count = len(find_study("perturbations").seeds)
     return {3: "three", 4: "four", 5: "five", 10: "ten"}.get(count, str(count))
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ddfp_lib.config import find_benchmark, splits_of
+from ddfp_lib.config import find_benchmark, read_benchmark, splits_of
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.published import PAPER, UNPROVED
 from ddfp_lib.experiments.statistics import paired_difference, score_table, signed
@@ -166,7 +166,7 @@ def results_page(
         command = f"ddfp reproduce {benchmark} {option} {split}"
         command += f" --methods {','.join(runs['method'].unique())}"
         command += f" --seeds {','.join(map(str, sorted(runs['seed'].unique())))}"
-        command += "" if benchmark == "digits" else " --data DIR"
+        command += data_option(benchmark)
         baseline = "consistency" if "consistency" in set(runs["method"]) else runs["method"].iloc[0]
         parts += [
             f"## {benchmark}, {split} labeled",
@@ -203,6 +203,19 @@ def _measured(runs: pd.DataFrame) -> str:
     if len(on_gpu) < len(runs):
         told.append("on a CPU")
     return f"Measured: {'; '.join(told)}."
+
+
+def data_option(benchmark: str) -> str:
+    """Return `` --data DIR`` for the command of a benchmark whose data set lies in a folder, or "".
+
+    Args:
+        benchmark: name of a benchmark; one that is not in this repository is taken to need it.
+    """
+    try:
+        dataset = read_benchmark(find_benchmark(benchmark)).get("data", {}).get("dataset")
+    except UserError:  # a contributor's own benchmark
+        dataset = None
+    return "" if dataset == "digits" else " --data DIR"
 
 
 def _splits(benchmark: str) -> list[str]:

@@ -3,6 +3,7 @@
 Written by :mod:`ddfp_lib.reports.pages`.
 """
 
+import math
 import re
 
 import pandas as pd
@@ -18,10 +19,13 @@ from ddfp_lib.evaluation.mechanism import (
     RANK,
     RELATIVE,
     RIGHT,
+    learned_densities,
 )
 from ddfp_lib.experiments.statistics import (
     common_seeds,
     difference_table,
+    differences,
+    excludes_zero,
     of_common_seeds,
     paired_difference,
     score_table,
@@ -30,6 +34,7 @@ from ddfp_lib.experiments.statistics import (
 from ddfp_lib.experiments.study import SCORES, Study, group_scores, studies
 from ddfp_lib.plots.study import PANELS, in_words
 from ddfp_lib.plots.words import boundary as boundary_in_words
+from ddfp_lib.reports.results import data_option
 
 EFFECTS = {
     CHANGE: f"median {CHANGE} (nats)",
@@ -66,9 +71,8 @@ def section(
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
-        parts += filled(study, runs, study.reading, mechanism).split(
-            "\n"
-        )  # folded YAML: a line a paragraph
+        reading = filled(study, runs, study.reading, mechanism)
+        parts += reading.split("\n")  # folded YAML: one line per paragraph
     return "\n\n".join(parts)
 
 
@@ -82,7 +86,7 @@ def filled(
 
     Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
     of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
-    ``{{A | B | 98.3 %}}`` has another interval, ``{{A | B | validation}}`` is of validation images.
+    ``{{A | B | 98.3 %}}`` has another interval, ``{{A | B | validation}}`` has validation scores.
     ``{{density of M | A | B}}`` compares two quantities of the density that variant M learned, at
     the end of its training.
 
@@ -95,7 +99,7 @@ def filled(
     Raises:
         UserError: A or B is not a variant or a quantity, or has no runs.
     """
-    learned = {} if mechanism is None else _densities(mechanism)
+    learned = {} if mechanism is None else learned_densities(mechanism)
 
     def number(found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split("|")]
@@ -123,19 +127,9 @@ def filled(
 NOTHING = pd.DataFrame(columns=["method", "seed", "value"])
 
 
-def _densities(mechanism: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return what was measured of each variant's density: its quantities are the methods."""
-    last = mechanism[mechanism["step"] == mechanism["step"].max()]
-    learned = last[last["features"] == DENSITY]
-    return {
-        name: some.drop(columns="method").rename(columns={"quantity": "method"})
-        for name, some in learned.groupby("method")
-    }
-
-
 def _difference(gap: dict[str, float]) -> str:
     """Write a paired difference; two seeds have no interval worth printing."""
-    return signed(gap) if gap["seeds"] > 2 else f"{gap['difference']:+z.1f}"
+    return signed(gap if gap["seeds"] > 2 else {**gap, "low": math.nan})
 
 
 def _table(study: Study, runs: pd.DataFrame) -> str:
@@ -157,13 +151,11 @@ def _table(study: Study, runs: pd.DataFrame) -> str:
 
 
 def _minus(runs: pd.DataFrame, method: str, study: Study, score: str) -> str:
-    """Write the difference to the baseline over common seeds, and over all where there are more."""
-    common = common_seeds(runs, score)
-    all_seeds = paired_difference(runs, method, study.baseline, score)
-    if all_seeds["seeds"] <= len(common):
-        return _difference(all_seeds)
-    few = paired_difference(runs[runs["seed"].isin(common)], method, study.baseline, score)
-    return f"{_difference(few)}; with {all_seeds['seeds']} seeds {_difference(all_seeds)}"
+    """Write the difference to the baseline over common seeds, and over all if there are more."""
+    first, *more = differences(runs, method, study.baseline, score)
+    return _difference(first) + "".join(
+        f"; with {gap['seeds']} seeds {_difference(gap)}" for gap in more
+    )
 
 
 def _groups(study: Study, scores: pd.DataFrame) -> str:
@@ -202,7 +194,7 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
     gaps = difference_table(runs, study.baseline, study.score)
     if gaps["seeds"].max() < 2:
         return f"Compared with `{study.baseline}`, with one seed: significance cannot be tested."
-    significant = int(((gaps["low"] > 0) | (gaps["high"] < 0)).sum())
+    significant = sum(map(excludes_zero, gaps.to_dict("records")))
     return (
         f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.baseline}`, {significant} of "
         "them significant. The intervals are not corrected for the number of comparisons."
@@ -281,8 +273,7 @@ def _seeds(runs: pd.DataFrame) -> str:
 
 def command(study: Study) -> str:
     """Return the command that measures a study and keeps its results."""
-    data = "" if study.benchmark == "digits" else " --data DIR"
-    return f"Command: `ddfp study {study.name}{data} --record`"
+    return f"Command: `ddfp study {study.name}{data_option(study.benchmark)} --record`"
 
 
 def _summary() -> str:
