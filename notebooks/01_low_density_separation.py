@@ -75,7 +75,7 @@ density_steps = 400  # of the flow's training
 # %% [markdown]
 # ## Where are we?
 #
-# This is the whole method, as lesson 4 trains it. The coloured boxes are this lesson's: a density,
+# This is the whole method, as lesson 4 trains it. The colored boxes are this lesson's: a density,
 # and a step down that density. Here an "image" is a point of the plane, and the point itself plays
 # the role of the feature F. All other boxes come later.
 

@@ -404,8 +404,8 @@ assert nearest["density descent"] > 1.2
 assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
-# A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbours
-# stay neighbours. It takes a minute, so the map is stored; `weights/03_map.py` made it. UMAP was
+# A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbors
+# stay neighbors. It takes a minute, so the map is stored; `weights/03_map.py` made it. UMAP was
 # fitted to all three groups together: unperturbed, after random steps, after descent. Distances
 # between clusters mean nothing on such a map, so the numbers above count, not the picture.
 
@@ -420,7 +420,7 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 )
 
 # %% [markdown]
-# **Finding.** After descent the nearest neighbour is about one and a half times as far away as
+# **Finding.** After descent the nearest neighbor is about one and a half times as far away as
 # before; after a random step the distance hardly changes. Descent leads away from other features. A
 # part of this may be distance alone: as the picture shows, descent moves far in $v$ and a random
 # step hardly at all.
@@ -528,8 +528,8 @@ assert abs(fall - wanted) < 0.5
 # | steps, measured | `evaluation/descent.py` `measure_descent` | |
 #
 # The released code takes one straight step of length 4 in 304 dimensions. It moves confident
-# pixels, and also those neighbours that the gradient reaches through the convolutions. Here
-# neighbours do not move.
+# pixels, and also those neighbors that the gradient reaches through the convolutions. Here
+# neighbors do not move.
 #
 # ## References
 #

@@ -211,7 +211,7 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
-# The student sees the same images with other colours and blur. Then CutMix replaces a box of each
+# The student sees the same images with other colors and blur. Then CutMix replaces a box of each
 # image by the same box of the next one. Pseudo-labels move with their pixels.
 
 # %%
@@ -447,9 +447,10 @@ segmentations(
 #
 # ## What does the released code do instead?
 #
-# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behaviour
-# is the *preset* `ddfp_released`, a set of settings with a name; these are all settings in which it
-# differs from `ddfp`:
+# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behavior is
+# the *preset* `ddfp_released`, a set of settings with a name. The table has all settings of a
+# method in which it differs from `ddfp`. (The network differs as well: `voc.yaml` sets four more
+# keys; see [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -464,7 +465,7 @@ print(differences.drop("name").to_string())
 # | setting | what the release does |
 # |---|---|
 # | `consistency_mean` | averages the loss over confident pixels only |
-# | `moved` | also moves neighbours of confident pixels |
+# | `moved` | also moves neighbors of confident pixels |
 # | `density_void` | the flow does not learn from void (ignored) pixels |
 # | `density_query` | the step's forward pass changes the auxiliary BatchNorm statistics |
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |

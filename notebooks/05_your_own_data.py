@@ -113,8 +113,8 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # %% [markdown]
 # ## Does the library read the folder as intended?
 #
-# Before anything trains, open the list and read every mask once. The mask of an unlabeled picture
-# is never read, and need not exist.
+# Before anything trains, open the list and read every mask once. With a list of labeled pictures,
+# training does not read the masks of the others, and they need not exist.
 
 # %%
 dataset = Voc(root, "train")
@@ -278,8 +278,8 @@ assert last["pseudo_precision"] > 0.85
 # ## Predict
 #
 # For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at.
-# It also writes one legend for all pictures. (The overlay has VOC's colours. Below we draw one in
-# the colours of these lessons.)
+# It also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw one in
+# the colors of these lessons.)
 
 # %%
 names = validation.names[:7]

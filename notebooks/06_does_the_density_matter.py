@@ -69,7 +69,7 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The coloured boxes are what the claim is about. Everything else, teacher, pseudo-labels, strong
+# The colored boxes are what the claim is about. Everything else, teacher, pseudo-labels, strong
 # augmentation, a second pass, is also in methods that have no density.
 
 # %%
@@ -282,7 +282,7 @@ for name, best in table.idxmax(axis=1).items():
 # %% [markdown]
 # Note what this does *not* do. Two seeds choose; they prove nothing about which length is best.
 # Noise and dropout took the longest step of the list. Longer ones were not tried, which, if
-# anything, favours DDFP. The tuning budget is equal, and that is its purpose.
+# anything, favors DDFP. The tuning budget is equal, and that is its purpose.
 #
 # ## Pairs of seeds
 #
@@ -514,7 +514,7 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 # ## Part 5: the mechanism itself
 #
 # Does the boundary move to lower density *because of* descent? A method's own flow must not measure
-# that: it was trained together with the network, and may favour it. So we fit another density, a
+# that: it was trained together with the network, and may favor it. So we fit another density, a
 # mixture of 16 Gaussians that no method was trained with, to the features of each finished network.
 # It gives each feature a *percentile*: 50 is the median feature, 0 the sparsest one.
 
