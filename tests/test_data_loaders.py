@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import get_worker_info
 
+from ddfp_lib.data import loaders
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.loaders import (
     default_workers,
@@ -176,6 +177,39 @@ def test_a_lost_worker_is_told_in_one_line():
     with lost as caught, lost_worker_named():
         list(batches_of(Deadly(block_masks(5)), workers=2))
     assert "\n" not in str(caught.value)
+
+
+def broken_connection(error):
+    """Batches whose worker ends while it hands one over."""
+    yield "a batch"
+    raise error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), EOFError()])
+def test_a_worker_lost_while_it_hands_a_batch_over_is_told_in_one_line(error, monkeypatch):
+    monkeypatch.setattr(loaders, "SIGNAL_WAIT", 0.0)
+    batches = loaders._checked(broken_connection(error))
+    assert next(batches) == "a batch"
+    with pytest.raises(loaders.LostWorkerError, match=r"data\.workers: .*Error.* again") as caught:
+        next(batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_signal_of_a_lost_worker_is_awaited_and_gives_the_reason():
+    """A child ends after its connection broke; PyTorch's handler then raises as this one does."""
+
+    def handler(number, frame):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        lost = pytest.raises(loaders.LostWorkerError, match=r"data\.workers: .*is killed by signal")
+        with lost, lost_worker_named():
+            list(loaders._checked(broken_connection(ConnectionRefusedError())))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_other_errors_are_left_alone():

@@ -4,6 +4,7 @@ What step 700 sees is computed from the number 700. So a resumed run, a run with
 a run on other ranks see the same images, views and order as one that never stopped.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,9 @@ from ddfp_lib.machine import usable_cores
 from ddfp_lib.seeds import derive_seed, generator
 
 Item = TypeVar("Item")
+
+SIGNAL_WAIT = 1.0
+"""Seconds in which the signal of a worker's end arrives after its connection broke."""
 
 
 @dataclass
@@ -223,8 +227,24 @@ def training_batches(
 
 
 def _checked(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
-    """Raise what a worker could only hand over."""
-    for batch in batches:
+    """Raise what a worker could only hand over.
+
+    A worker that is killed while it hands a batch over breaks the connection before PyTorch's
+    signal arrives. The signal is awaited: later it would fall into the report of this error.
+
+    Raises:
+        UserError: an image or mask cannot be read.
+        LostWorkerError: the connection to a worker broke, and no signal told why.
+    """
+    remaining = iter(batches)
+    while True:
+        try:
+            batch = next(remaining)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as error:
+            time.sleep(SIGNAL_WAIT)  # PyTorch's error is raised in here, with the reason
+            raise _lost_worker(f"the connection to a worker broke ({error!r}).") from error
         if isinstance(batch, UserError):
             raise batch
         yield batch
@@ -232,6 +252,14 @@ def _checked(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
 
 class LostWorkerError(UserError):
     """A process that makes batches was killed; the same command may go on."""
+
+
+def _lost_worker(reason: str) -> LostWorkerError:
+    """Return the error of a lost worker, with the way out."""
+    return LostWorkerError(
+        f"data.workers: {reason} Too little memory, or too little space in /dev/shm? Start again "
+        "to go on, with fewer: --set data.workers=2"
+    )
 
 
 @contextmanager
@@ -248,10 +276,7 @@ def lost_worker_named() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise LostWorkerError(
-            f"data.workers: {str(error).splitlines()[0].strip()} Too little memory, or too little "
-            "space in /dev/shm? Start again to go on, with fewer: --set data.workers=2"
-        ) from error
+        raise _lost_worker(str(error).splitlines()[0].strip()) from error
 
 
 def default_workers(device: torch.device, world: int = 1) -> int:
