@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import get_worker_info
 
-from ddfp_lib.data import loaders
+from ddfp_lib.data import workers as loading
 from ddfp_lib.data.augment import AugmentConfig
 from ddfp_lib.data.loaders import (
-    default_workers,
     evaluation_batches,
-    lost_worker_named,
     sample_order,
     training_batches,
 )
+from ddfp_lib.data.workers import LostWorkerError, default_workers, lost_worker_named
 from ddfp_lib.errors import UserError
 from ddfp_lib.seeds import derive_seed, generator
 from tests.fixtures.trees import InMemory, block_masks
@@ -172,7 +171,7 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(workers):
     assert str(caught.value) == "pictures/last.jpg: not a whole image"
 
 
-def test_a_lost_worker_is_told_in_one_line():
+def test_a_lost_worker_gives_one_line():
     lost = pytest.raises(UserError, match=r"data\.workers: .*Start again to go on")
     with lost as caught, lost_worker_named():
         list(batches_of(Deadly(block_masks(5)), workers=2))
@@ -186,11 +185,11 @@ def broken_connection(error):
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), EOFError()])
-def test_a_worker_lost_while_it_hands_a_batch_over_is_told_in_one_line(error, monkeypatch):
-    monkeypatch.setattr(loaders, "SIGNAL_WAIT", 0.0)
-    batches = loaders._checked(broken_connection(error))
+def test_a_worker_lost_while_it_hands_a_batch_over_gives_one_line(error, monkeypatch):
+    monkeypatch.setattr(loading, "SIGNAL_WAIT", 0.0)
+    batches = loading.checked_batches(broken_connection(error))
     assert next(batches) == "a batch"
-    with pytest.raises(loaders.LostWorkerError, match=r"data\.workers: .*Error.* again") as caught:
+    with pytest.raises(LostWorkerError, match=r"data\.workers: .*Error.* again") as caught:
         next(batches)
     assert "\n" not in str(caught.value)
 
@@ -204,9 +203,9 @@ def test_the_signal_of_a_lost_worker_is_awaited_and_gives_the_reason():
     before = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        lost = pytest.raises(loaders.LostWorkerError, match=r"data\.workers: .*is killed by signal")
+        lost = pytest.raises(LostWorkerError, match=r"data\.workers: .*is killed by signal")
         with lost, lost_worker_named():
-            list(loaders._checked(broken_connection(ConnectionRefusedError())))
+            list(loading.checked_batches(broken_connection(ConnectionRefusedError())))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

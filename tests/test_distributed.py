@@ -13,8 +13,9 @@ import yaml
 import ddfp_lib.training.distributed as distributed
 import ddfp_lib.training.loop as loop
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.loaders import LostWorkerError, training_batches
+from ddfp_lib.data.loaders import training_batches
 from ddfp_lib.data.splits import make_split
+from ddfp_lib.data.workers import LostWorkerError
 from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.scores import evaluate
 from ddfp_lib.method.config import DensityConfig

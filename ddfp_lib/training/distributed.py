@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ddfp_lib.data.loaders import LostWorkerError
+from ddfp_lib.data.workers import LostWorkerError
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores

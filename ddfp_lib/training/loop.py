@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ddfp_lib.config import Config, tied_to_weights
 from ddfp_lib.data.base import SegmentationDataset
-from ddfp_lib.data.loaders import batch_names, lost_worker_named, training_batches
+from ddfp_lib.data.loaders import batch_names, training_batches
+from ddfp_lib.data.workers import lost_worker_named
 from ddfp_lib.evaluation.scores import evaluate, evaluate_all
 from ddfp_lib.files import write_text
 from ddfp_lib.kernels import compiling, cudnn_benchmark, training_kernels

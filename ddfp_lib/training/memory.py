@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddfp_lib.config import Config, NetworkConfig
 from ddfp_lib.config.expected import expected_classes
-from ddfp_lib.data.loaders import default_workers
+from ddfp_lib.data.workers import default_workers
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.maps import resize
 from ddfp_lib.models.network import SegmentationNetwork
