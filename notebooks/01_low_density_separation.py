@@ -16,15 +16,16 @@
 #
 # [All lessons](README.md) · next: [2. Normalizing flows](02_normalizing_flow_density.ipynb)
 #
-# Six labels, 234 points without one. Where should the decision boundary between two classes run?
-# *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the **cluster
-# assumption**: points of one cluster share a class, so the boundary belongs where points are few.
-# This is also called *low-density separation*.
+# Six points have a label, 234 points have none. Where should the decision boundary between two
+# classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
+# **cluster assumption**: points of one cluster share a class, so the boundary belongs where points
+# are few. This is also called *low-density separation*.
 #
-# **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on it. The paper's claim:
-# learn the density of the features, move each feature one step *down the density*, keep its class,
-# and the boundary settles where features are sparse. This course builds the method and then tests
-# the claim. In this lesson everything happens in the plane, where you can see all of it.
+# **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
+# method learns the density of the features. It moves each feature one step *down the density* and
+# keeps its class. The paper claims that the boundary then settles where features are sparse. This
+# course builds the method and then tests the claim. In this lesson everything happens in the plane,
+# where you can see all of it.
 #
 # **You will**
 # - see why a few labels leave the boundary in the middle of the data;
@@ -67,17 +68,17 @@ points = 240  # in a cloud
 labels_per_class = 3
 seeds = 8  # each draws its own labels and starting weights
 eps = 0.2  # length of a step
-steps = 400  # of training
-warmup = 60  # of them on labels alone
-confidence = 0.95  # a prediction below it is no pseudo-label
-density_steps = 400  # of the flow's training
+steps = 400  # training steps
+warmup = 60  # the first steps, on labels alone
+confidence = 0.95  # a prediction needs a higher probability to be a pseudo-label
+density_steps = 400  # training steps of the flow
 
 # %% [markdown]
 # ## Where are we?
 #
-# This is the whole method, as lesson 4 trains it. The colored boxes are this lesson's: a density,
-# and a step down that density. Here an "image" is a point of the plane, and the point itself plays
-# the role of the feature F. All other boxes come later.
+# This is the whole method, as lesson 4 trains it. The colored boxes belong to this lesson: a
+# density, and a step down that density. Here an "image" is a point of the plane, and the point
+# itself plays the role of the feature F. All other boxes come later.
 
 # %%
 diagram("flow", "step")
@@ -119,8 +120,8 @@ for name, cloud in clouds.items():
 # have the shape (seeds, features, points).
 #
 # On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds a
-# loss on all points. Pseudo-labels, explained below, do not come from the classifier that is
-# trained, the *student*, but from a second network, the *teacher*. The teacher's weights are an
+# loss on all points. The classifier that we train is the *student*. Some rules need pseudo-labels
+# (explained below). These come from a second network, the *teacher*. The teacher's weights are an
 # exponential moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher*
 # (Tarvainen and Valpola 2017):
 #
@@ -155,14 +156,14 @@ def train(name, rule=None, keep=()):
 
 
 # %% [markdown]
-# We measure two things: accuracy on fresh points, and the *density at the boundary*, with the exact
-# density:
+# We measure the accuracy on fresh points and the *density at the boundary*. The second number uses
+# the exact density:
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# It has a plain meaning. If the whole boundary moves sideways by 0.01, it crosses a fraction of
-# the data that is 0.01 times this number. A boundary in an empty region scores near zero, however
-# long it is.
+# The number has a plain meaning. If the whole boundary moves sideways by 0.01, it crosses a
+# fraction of the data. This fraction is 0.01 times the number. A boundary in an empty region scores
+# near zero, however long it is.
 
 
 # %%
@@ -207,8 +208,8 @@ def panel(name, model, title, seed, **more):
 # %% [markdown]
 # ## What do labels alone achieve?
 #
-# **Predict first.** Each class has three labels. How many of the other points will be right, on the
-# moons, the rings and the blobs?
+# **Predict first.** Each class has three labels. Which percentage of fresh points will get the
+# right class, on the moons, the rings and the blobs?
 
 # %%
 supervised = {name: train(name, keep=[warmup]) for name in clouds}
@@ -217,7 +218,7 @@ maps(
     [panel(name, frames[steps], f"{name}: labels alone", 0) for name, frames in supervised.items()],
     list(windows.values()),
 ).described(
-    "Three maps of the plane: moons, rings and blobs, each with its points in grey, three labeled "
+    "Three maps of the plane: moons, rings and blobs, each with its points in gray, three labeled "
     "points a class, and the decision boundary that labels alone give. The boundary cuts through "
     "both moons and crosses the outer ring twice. Only on the blobs does it run between the "
     "clusters."
@@ -240,17 +241,17 @@ alone = {name: accuracy(name, frames[steps]).mean() for name, frames in supervis
 assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] > 95
 
 # %% [markdown]
-# **Finding.** The classifier fits the labeled points; nothing in the loss depends on the unlabeled
-# ones. So the boundary crosses the moons and the rings: about a fifth of the points of the moons
-# and more than a quarter of those of the rings get the wrong class. On the blobs there is little
-# left to improve.
+# **Finding.** The classifier fits the labeled points. Nothing in the loss depends on the unlabeled
+# points. So the boundary crosses the moons and the rings. About a fifth of the points of the moons
+# and more than a quarter of the points of the rings get the wrong class. On the blobs there is
+# little left to improve.
 
 # %% [markdown]
 # ## Which way is down?
 #
-# A *normalizing flow* learns the density of the points, without any label.
-# [Lesson 2](02_normalizing_flow_density.ipynb) explains how. Here we only use it: it returns
-# $\log p(x)$, and PyTorch gives the gradient.
+# A *normalizing flow* learns the density of the points, without any label. [Lesson
+# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use it. The flow returns
+# $\log p(x)$, and PyTorch computes the gradient.
 
 
 # %%
@@ -282,7 +283,7 @@ def step_down(log_density, x, eps):
 
 
 downhill = {name: step_down(density[name].log_prob, train_set[name][0], eps) for name in clouds}
-fewer = slice(None, None, 3)  # arrows of every third point: all of them would hide the density
+fewer = slice(None, None, 3)  # every third point has an arrow: more would hide the density
 maps(
     [
         Panel(
@@ -326,12 +327,12 @@ assert table["moons"]["cosine with the exact step"] > 0.3
 assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
-# **Finding.** Nearly all steps go down in the learned density, and more than 85 % of them in the
-# exact one. But on moons and rings their direction is not that of the exact density: the mean
-# cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is that this small flow
-# fits both coarsely after 400 steps. (Lesson 2 shows what longer training of a larger flow
-# achieves: a good fit of the moons, not of the rings.) So the rest of this lesson tests descent
-# down a *learned* density.
+# **Finding.** Nearly all steps go down in the learned density. More than 85 % of the steps go down
+# in the exact density. But on moons and rings, their direction differs from the exact step: the
+# mean cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is that this small
+# flow fits both clouds coarsely after 400 steps. (Lesson 2 shows what longer training of a larger
+# flow achieves: a good fit of the moons, not of the rings.) So the rest of this lesson tests
+# descent down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
@@ -416,10 +417,10 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 )
 
 # %% [markdown]
-# Seeds differ as much as rules do, or more: it matters a lot which points have a label. So we
-# compare *within a seed*: with the same labels and the same starting weights, what did the rule
-# change? This is a *paired* comparison. The table has the mean ± standard deviation of eight such
-# differences. Differences of accuracy are in *percentage points*; tables and pictures call them
+# Seeds differ as much as rules do, or more. It matters a lot which points have a label. So we
+# compare *within a seed*: what did the rule change, with the same labels and the same starting
+# weights? This is a *paired* comparison. The table has the mean ± standard deviation of eight such
+# differences. Differences of accuracy are in *percentage points*. Tables and pictures call these
 # "points".
 
 
@@ -467,19 +468,20 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #   loses. Yet the density at the boundary falls by the same amount under all three rules. The gain
 #   in accuracy does not come from a boundary in a sparser place.
 # - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
-#   random step does not change the mean accuracy, though half of its seeds lose. It moves the
-#   boundary *further* down than descent does.
+#   random step does not change the mean accuracy, though half of its seeds lose. A random step
+#   moves the boundary *further* down than descent does.
 # - *Blobs:* all rules are near 98 %, and differ little.
 #
 # On the moons and on the rings all rules move the boundary to lower density on average. Descent
-# does not move it furthest on either of these two.
+# does not move the boundary furthest on either of these two clouds.
 
 # %% [markdown]
 # ## Frame by frame, for a typical seed
 #
-# A single seed can mislead. We choose a typical one. It is the seed that is closest to the mean
-# over all seeds, in the change of the density at the boundary under both the random step and
-# descent. The dashed line is the boundary at step 60, before the rules begin.
+# A single seed can mislead, so we choose a typical one. For each seed, we take two changes of the
+# density at the boundary: under the random step and under descent. The typical seed is closest to
+# the mean changes over all seeds. The dashed line is the boundary at step 60, before the rules
+# begin.
 
 
 # %%
@@ -520,8 +522,8 @@ maps(
 )
 
 # %% [markdown]
-# The next maps show the end of training for other seeds. Here the dashed line is the boundary of
-# labels alone at the end of *its* training.
+# The next maps show the end of training for other seeds. Here the dashed line is the boundary at
+# the *end* of training on labels alone.
 
 # %%
 maps(
@@ -546,13 +548,13 @@ maps(
 )
 
 # %% [markdown]
-# **Finding.** What a rule does to the boundary differs from seed to seed. The pictures of one
-# seed prove nothing; the table above is the result.
+# **Finding.** What a rule does to the boundary differs from seed to seed. The pictures of one seed
+# prove nothing. The table above is the result.
 #
 # **Play with it.** The [explorer's page on low-density
 # separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, rules
-# and lengths: drag through the training and watch the boundary. In a clone, `make explorer` makes
-# the page.
+# and lengths. On this page you can drag through the training and watch the boundary. In a clone,
+# `make explorer` makes the page.
 
 # %% [markdown]
 # ## How long should a step be?
@@ -577,8 +579,8 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
 # 0.4 as at 0.2. Steps of length 0.8 lose on average. They are longer than the gap, so many of them
 # probably land on the other moon and teach the wrong class there. The right length depends on the
-# width of the gap, and nobody knows that beforehand. So the length is a hyperparameter, to be
-# chosen on validation data, *for every method alike* (lesson 6).
+# width of the gap, and nobody knows this width beforehand. So the length is a hyperparameter.
+# Choose it on validation data, *in the same way for every method* (lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
@@ -632,10 +634,10 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** This is the one cloud of four on which descent clearly moves the boundary to the
-# lowest density. It loses accuracy there, on most seeds, by amounts that differ a lot. The cluster
-# assumption is an assumption about *classes*. Points without labels can neither confirm nor refute
-# it.
+# **Finding.** Of the four clouds, this is the only one on which descent clearly moves the boundary
+# to the lowest density. Descent loses accuracy there on most seeds, and the losses differ a lot.
+# The cluster assumption is an assumption about *classes*. Points without labels can neither confirm
+# nor refute it.
 
 # %% [markdown]
 # ## Exercises
@@ -643,9 +645,9 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
 # direction in which the *prediction* changes fastest.
 # `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step. `moved` is a
-# (seeds, points) tensor of True. Write the rule and train with it on moons and gap. (Make the step
-# inside the rule, where the student is known.) Is its gain nearer to that of the random step or to
-# that of descent?
+# boolean tensor (seeds, points) that is True everywhere. Write the rule and train with it on moons
+# and gap. (Define the step inside the rule, because the step needs the student.) Is its gain nearer
+# to that of the random step or to that of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -679,8 +681,9 @@ for name in ("moons", "gap"):
 # does not use the density, so its steps need not lead into a gap.
 
 # %% [markdown]
-# **2. A better density.** The learned density is a coarse copy of the exact one. `descent` takes
-# any other density: give it the exact one, for moons and gap. What do you expect? What do you find?
+# **2. A better density.** The learned density is a coarse copy of the exact one. `descent` also
+# accepts another density. Give it the exact density, for moons and gap. What do you expect? What do
+# you find?
 
 # %% tags=["solution", "nbval-ignore-output"]
 for name in ("moons", "gap"):
@@ -689,25 +692,25 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # One expects the exact density to gain more. It gains less on the moons, and on gap it does no harm
-# on average, though seeds vary a lot. The probable cause, which we did not measure: a moon is thin:
-# its points lie close to its arc. The steps of the exact density lead straight across it, to an
-# edge where the class was already clear. The learned density is coarse and points to the edge of
-# the whole cluster. Whatever the cause, what descent gains and loses here depends on the *errors*
-# of the flow. This should make you suspicious: does the method work for the reason that the paper
-# gives? Lesson 6 asks.
+# on average, though seeds vary a lot. The probable cause, which we did not measure, is that a moon
+# is thin. Its points lie close to its arc. The steps of the exact density lead straight across the
+# moon, to an edge where the class was already clear. The learned density is coarse and points to
+# the edge of the whole cluster. Whatever the cause, what descent gains and loses here depends on
+# the *errors* of the flow. This should make you suspicious: does the method work for the reason
+# that the paper gives? Lesson 6 asks.
 
 # %% [markdown]
 # ## What we saw
 #
 # - A few labels leave the boundary anywhere, often in the middle of the data.
-# - Rules for unlabeled points mostly move it to lower density. A probable reason, which we did not
-#   measure: the classifier learns its own confident predictions, right or wrong, and they spread to
-#   nearby points.
+# - Rules for unlabeled points mostly move the boundary to lower density. A probable reason, which
+#   we did not measure: the classifier learns its own confident predictions, right or wrong, and
+#   they spread to nearby points.
 # - Steps down a learned density gain most where classes are clusters (moons). They lose about five
 #   percentage points on average where classes are not clusters (gap), and also on the rings, where
 #   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
-# - They clearly move the boundary to the lowest density on one of four clouds, and lose accuracy
-#   there.
+# - Steps down a learned density clearly move the boundary to the lowest density on one of four
+#   clouds, and lose accuracy there.
 # - Seeds differ at least as much as rules do. Compare rules within a seed, over several seeds.
 #
 # ## In the real method
@@ -721,8 +724,8 @@ for name in ("moons", "gap"):
 #         shift = learner.perturbation(start.detach(), confident, models, for_features)
 # ```
 #
-# Whether that beats a random step is measured, not assumed: [lesson
-# 6](06_does_the_density_matter.ipynb) and [the studies](../reproduce/STUDY.md).
+# Does that beat a random step? [Lesson 6](06_does_the_density_matter.ipynb) and [the
+# studies](../reproduce/STUDY.md) measure it.
 #
 # ## References
 #

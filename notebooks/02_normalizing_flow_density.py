@@ -18,10 +18,10 @@
 # separation](01_low_density_separation.ipynb) · next: [3. The step down the
 # density](03_density_descending_shift.ipynb)
 #
-# To step down a density one needs a density: a number for every point, and its gradient, while the
-# points themselves keep changing. DDFP uses a *normalizing flow*. This lesson builds one, from one
-# equation in one dimension to a network that also predicts classes, and compares it with two
-# classical density estimators.
+# To step down a density, DDFP needs the density at every point and its gradient. The points keep
+# changing during training. DDFP uses a *normalizing flow* as the density. This lesson builds a
+# flow. It starts with one equation in one dimension and ends with a network that also predicts
+# classes. It compares the flow with two classical density estimators.
 #
 # **You will**
 # - compute by hand how a map changes a density, and check the result numerically;
@@ -31,7 +31,7 @@
 # - see which densities a flow can represent: rings, for example.
 #
 # **You need** Python, a little PyTorch, and what a Gaussian, a derivative and a determinant are.
-# From lesson 1 only the reason: DDFP needs the gradient of a log-density. Terms are explained in
+# From lesson 1 you need one fact: DDFP uses the gradient of a log-density. Terms are explained in
 # the [glossary](../docs/glossary.md).
 #
 # **Takes** about a minute on a laptop CPU, no GPU; about 25 minutes to read.
@@ -69,8 +69,8 @@ sweep_steps = 120
 # %% [markdown]
 # ## Where are we?
 #
-# At the flow: a network that returns $\log p(v)$ for an embedding $v$. In this lesson $v$ is a
-# point of the plane, or a number.
+# This lesson is about the flow, a network that returns $\log p(v)$ for an embedding $v$. Here $v$
+# is a point of the plane, or a number.
 
 # %%
 diagram("flow")
@@ -86,10 +86,9 @@ diagram("flow")
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
 #
 # This is the *change of variables*. The first term asks where the point lands. The second term
-# accounts for stretching: where $f$ is steep, points that are close in $x$ are spread over much of
-# $z$.
+# accounts for stretching: where $f$ is steep, points that are close in $x$ are far apart in $z$.
 #
-# **Predict first.** The map below is steep at -1 and 1, and nearly flat between. Where is $x$
+# **Predict first.** The map below is steep at -1 and 1, and nearly flat between them. Where is $x$
 # dense?
 
 
@@ -117,8 +116,8 @@ change_of_variables(
 ).described(
     "The map z = f(x) between two densities: a Gaussian of z on the left, the density of x below. "
     "The map rises steeply at -1 and 1 and is nearly flat between; the density of x has its two "
-    "peaks near the steep places. The interval of x around -1 goes to a wide interval of z, that "
-    "around 0 to a narrow one; both pairs are shaded."
+    "peaks near the steep places. The map takes the interval of x around -1 to a wide "
+    "interval of z, and the interval around 0 to a narrow one; both pairs are shaded."
 )
 
 # %% tags=["check"]
@@ -134,9 +133,9 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
     assert abs(mass - (high - low)) < 2e-3
 
 # %% [markdown]
-# **Finding.** One Gaussian and a bent map make two modes (peaks), near the steep places. They are a
-# little nearer to 0 than -1 and 1, because the Gaussian is denser there. A flow is such a map with
-# many parameters, in many dimensions, whose slope is still cheap to compute.
+# **Finding.** One Gaussian and a bent map make two modes (peaks), near the steep places. The modes
+# are a little nearer to 0 than -1 and 1 are, because the Gaussian is denser near 0. A flow is such
+# a map in many dimensions, with many parameters. Its slope is still cheap to compute.
 
 # %% [markdown]
 # ## Many dimensions, in ten lines
@@ -148,8 +147,9 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
-# Then the halves change roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and $c$, so
-# that no scale becomes extreme; $0.636 \approx 2/\pi$ brings the arctangent to the range $\pm 1$.
+# Then the halves exchange their roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and
+# $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times an arctangent. The
+# factor $0.636 \approx 2/\pi$ brings the arctangent to the range $\pm 1$.
 
 
 # %%
@@ -167,8 +167,8 @@ def coupling(x, block):
 
 # %% [markdown]
 # `block` only provides its weights: two small networks, `from_right` and `from_left`, and a fixed
-# permutation. The library's forward pass does the same; its `_Affine` is three of these lines with
-# their gradient written out, for speed:
+# permutation. The library's forward pass does the same. Its `_Affine` combines three of these lines
+# and has a hand-written gradient, for speed:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -197,9 +197,10 @@ def first_half(v):
 pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round(2)
 
 # %% [markdown]
-# **Finding.** The Jacobian is triangular, so its determinant is the product of the diagonal, and
-# the log of that is the sum of the $s_i$. The derivatives of the networks are not needed, nor are
-# their inverses. Several such blocks in a row are a *flow*, here of the type of Real NVP and Glow.
+# **Finding.** The Jacobian is triangular, so its determinant is the product of the diagonal. The
+# log of this product is the sum of the $s_i$. Neither the derivatives nor the inverses of the
+# networks are needed. Several such blocks in a row form a *flow*. Real NVP and Glow are flows of
+# this type.
 #
 # **Play with it.** On the [explorer's page on the
 # flow](../docs/explorer.md#the-flow-coupling-by-coupling) you drag a point through all couplings
@@ -208,18 +209,18 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # %% [markdown]
 # ## One Gaussian per class
 #
-# A flow needs a *base density* for $z$. DDFP takes FlowGMM's: a mixture of $K$ Gaussians, one per
-# class, with learned means $\mu_k$ and unit covariance. For a point without a label we use the
-# mixture, for a labeled one only the Gaussian of its class $y$:
+# A flow needs a *base density* for $z$. DDFP takes the one of FlowGMM: a mixture of $K$ Gaussians,
+# one per class, with learned means $\mu_k$ and unit covariance. For a point without a label we use
+# the mixture. For a labeled point we use only the Gaussian of its class $y$:
 #
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
 # The first is called the *marginal* density. Training maximizes the mean log-likelihood, with a
 # little noise on the points. Log-likelihoods are in *nats*, the unit of the natural logarithm.
-# *Held-out* points are points that nothing was trained on; they test the density. The image $z$ of
-# a point is its *latent*. We do it for a few steps on two moons, where three points of each class
-# have a label:
+# *Held-out* points are not used for training. They test the density. The image $z$ of a point is
+# its *latent*. We train a flow for a few steps on two moons, where three points of each class have
+# a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -339,24 +340,25 @@ assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the points
-# correctly with every seed; the nearest label does at least as well. With three labels, the flow is
-# better with two seeds and worse with two. Seed 3 has most of its points in the wrong class, as if
-# the classes were swapped. A probable reason: the likelihood weighs all points alike, and six
-# labels are 2 % of them. So they can lose against a bad initialization. (We did not try a second
-# one.) DDFP does not use the flow as a classifier: the step needs only the marginal density, and
-# that is the same for swapped classes.
+# correctly with every seed. The nearest label does at least as well. With three labels per class,
+# the flow is better than the nearest label with two seeds and worse with two. Seed 3 has most of
+# its points in the wrong class, as if the classes were swapped. A probable reason: the likelihood
+# weighs all points alike, and six labels are 2 % of them. So these labels may be too few to correct
+# a bad initialization. (We did not try a second initialization.) DDFP does not use the flow as a
+# classifier. The step needs only the marginal density, which stays the same when the classes are
+# swapped.
 
 # %% [markdown]
 # ## How long must a flow train?
 #
 # The classical estimators are not trained in steps. A *kernel density estimate* puts a small
-# Gaussian on every training point; its width is chosen by cross-validation. A *Gaussian mixture*
-# with full covariances (each Gaussian may be an ellipse in any direction) is fitted by the EM
-# algorithm, which repeats two steps: assign points to Gaussians, then fit the Gaussians. Here it
-# has 2 or 12 of them. We compare log-likelihoods on held-out points and subtract them from that of
-# the exact density, so that 0 is perfect. The flows of these curves see no label. (The pictures of
-# densities below show, for 200 steps, the flow trained above: it has six labels and a higher
-# learning rate.)
+# Gaussian on every training point. Cross-validation chooses its width. A *Gaussian mixture* with
+# full covariances (each Gaussian may be an ellipse in any direction) is fitted by the EM algorithm,
+# which repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the mixture has
+# 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each one from the
+# log-likelihood of the exact density, so that 0 is perfect. The flows of these curves use no label.
+# (The pictures of densities come later. Their flow of 200 steps is the flow trained above, with six
+# labels and a higher learning rate.)
 #
 # **Predict first.** After how many steps is the flow as good as the kernels? Does it ever overfit?
 
@@ -404,21 +406,22 @@ for name, values in rows.items():
 kernels = np.mean(gap["kernel density"])
 assert at_step[200].mean() > 2 * kernels
 assert at_step[2000].mean() < 1.3 * kernels
-assert (training_gap[:, -1] < 0.02).all()  # the training points look as likely as, or more likely
+assert (training_gap[:, -1] < 0.02).all()  # as likely as the exact density, or more
 assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
 # **Finding.** After 200 steps the flow is more than twice as far from the exact density as the
-# kernels are. After 2,000 steps it is about as close. What looked like a weakness of flows was a
-# short training. A comparison means little if it does not state the budget of every method.
+# kernels are. After 2,000 steps it is about as close as the kernels. What looked like a weakness of
+# flows was a short training. A comparison means little if it does not state the budget of every
+# method.
 #
-# (In both panels, the dashed lines are log-likelihoods of held-out points.) The right panel shows
-# **overfitting**: the training points become *more* likely than under the exact density (below 0),
-# while the held-out curve flattens: from 1,000 to 2,000 steps it gains little. What more training
-# would do was not tried.
+# (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
+# right panel shows **overfitting**. The training points become *more* likely than under the exact
+# density (below 0), while the held-out curve flattens. It gains little from 1,000 to 2,000 steps.
+# We did not try longer training.
 
 # %% [markdown]
-# The densities themselves, for one seed:
+# Here are the densities themselves, for one seed:
 
 # %%
 x, _ = train_set[0]
@@ -484,14 +487,14 @@ assert error < 0.01
 assert (g[1:] >= g[:-1]).all()
 
 # %% [markdown]
-# **Finding.** It is false. A smooth invertible map turns *one* Gaussian exactly into a blurred
-# ring. What such a map cannot change is the topology of the *support*, the region where the
-# density is not zero. In the hole, the density of the blurred ring is tiny but not zero. No flow
-# can make a ring with density zero in its hole.
+# **Finding.** The statement is false. A smooth invertible map turns *one* Gaussian exactly into a
+# blurred ring. Such a map cannot change the topology of the *support*, the region where the density
+# is not zero. In the hole, the density of the blurred ring is tiny but not zero. No flow can make a
+# ring with density zero in its hole.
 #
-# Whether a small *trained* flow finds such a map is another question. Here are two rings, a flow
-# that trained for 200 steps on the same 300 points, and flows that trained for 2,000 steps, on new
-# points at every step:
+# Whether a small *trained* flow finds such a map is another question. Here are two rings and three
+# flows. One flow was trained for 200 steps, on the same 300 points at every step. The other two
+# were trained for 2,000 steps, on new points at every step:
 
 # %%
 x, _ = rings.sample(300, generator("shown rings"))
@@ -544,12 +547,12 @@ for name in ("flow, 2,000 steps", "another seed"):
 
 # %% [markdown]
 # **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring begins to
-# show, and the likelihood is clearly higher. But it stays below the exact one: the inner ring is
-# still a disc, and *bridges* of density join the two. Between the rings the median density falls.
-# The highest one hardly changes with one seed and rises with the other. The limit here is the size
-# of the flow, six blocks with clamped scales, or its training; we did not test which. It is not a
-# limit of all flows, as the radial map proves. The flow of lesson 1 is like that of the second
-# picture.
+# show, and the likelihood is clearly higher. But the likelihood stays below that of the exact
+# density. The inner ring is still a disc, and *bridges* of density join the two rings. Between the
+# rings the median density falls. The highest density there hardly changes with one seed and rises
+# with the other. The limit here is the size of the flow (six blocks with clamped scales) or its
+# training. We did not test which. It is not a limit of all flows, as the radial map proves. The
+# flow of lesson 1 is like the flow in the second picture.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -616,16 +619,16 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
-# better. A clamp of 0.1 restricts the flow too much, and 8 is worse than 2 with both seeds. Noise
-# on the training points reduces the sign of overfitting, the difference between training and
-# held-out points: without noise, training points are clearly more likely; with noise of 0.05, the
-# released value, the two are closer. But in these short trainings the held-out points themselves
-# gain nothing from it: they are about as likely as without noise, or a little less. Noise of 0.2,
-# twice the scatter of the data, blurs the density.
+# better. A clamp of 0.1 restricts the flow too much, and 8 is worse than 2 with both seeds. The
+# difference between training and held-out points is a sign of overfitting. Noise on the training
+# points reduces this difference. Without noise, training points are clearly more likely. With noise
+# of 0.05, the value of the released code, the two are closer. But in these short trainings, noise
+# does not help the held-out points. They are about as likely as without noise, or a little less
+# likely. Noise of 0.2, twice the scatter of the data, blurs the density.
 
 # %% [markdown]
-# Far away from all data one sees what the clamp is for. Each of $B$ blocks can change the
-# log-volume by at most clamp · $D$, so nothing explodes, however strange the input:
+# Far away from all data, you see the use of the clamp. Each of $B$ blocks can change the log-volume
+# by at most clamp · $D$. So the result stays finite, even for a strange input:
 
 # %%
 far = torch.tensor([[1e3, 0.0], [-50.0, 2e4]], dtype=torch.float64)
@@ -669,10 +672,11 @@ maps(
 
 # %% [markdown]
 # **2. A stream of points.** Features of a network have many dimensions, and new ones come at every
-# step. Append 14 standard normal numbers to each point of the moons: the exact log-density is that
-# of the moons plus that of the 14 numbers. `wide` makes such points. Train a flow twice, on the
-# same 300 points at every step, and on 300 fresh ones at every step. Then compare it with a kernel
-# density (use a bandwidth of 0.7) on 300 and on 3,000 points.
+# step. Append 14 standard normal numbers to each point of the moons. The exact log-density is that
+# of the moons plus that of the 14 numbers. `wide` makes such points. Train two flows,
+# `DensityEstimator(16, 2, ...)`, for 150 steps: one on the same 300 points at every step, one on
+# 300 fresh points at every step. Then compare both with a kernel density (bandwidth 0.7) on 300 and
+# on 3,000 points.
 
 
 # %%
@@ -717,33 +721,33 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # On the same 300 points the flow overfits badly. On a stream it comes closest to the exact density,
 # and it stores none of the points. Kernels must store all their points. Ten times as many points
 # bring them from 3.2 to 2.1 nats below the exact density. This is not a fair comparison: the stream
-# had 150 x 300 = 45,000 different points. What counts is that the flow could use them all and keep
-# none. DDFP has many dimensions and new features at every step. This is one argument for a flow.
-# Lesson 6 tests it on the features of a network.
+# had 150 x 300 = 45,000 different points. But the flow could use all of them and store none. DDFP
+# has many dimensions and new features at every step. This is one argument for a flow. Lesson 6
+# tests it on the features of a network.
 
 # %% [markdown]
 # ## What we saw
 #
-# - The change of variables gives the density after a map; in a coupling block the log-determinant
+# - The change of variables gives the density after a map. In a coupling block the log-determinant
 #   is a simple sum.
 # - A flow with one Gaussian per class is both a density and a classifier.
-# - In the plane, a flow that trains long enough is about as good as kernels; a short training is
-#   not.
+# - In the plane, a flow that trains long enough is about as good as kernels. After a short training
+#   it is not.
 # - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges.
-# - On few points a flow overfits; noise on the points reduces the difference between training and
+# - On few points a flow overfits. Noise on the points reduces the difference between training and
 #   held-out points. On a stream of new points a flow cannot fit the same points again and again.
 #
 # ## In the real method
 #
-# The same class, with two blocks on 256 features (32 in our small networks). It learns at every
-# training step from the teacher's features, with labels where there are some:
+# The method uses the same class, with two blocks on 256 features (32 in our small networks). The
+# flow learns at every training step from the teacher's features, with labels where they exist:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
-# and the block, in the form it has there:
+# The block in the library:
 #
 # ```python
 # # ddfp_lib/method/flow.py
@@ -751,7 +755,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
-# The method has two blocks; [study 4](../reproduce/STUDY.md) compares one, two and four.
+# The method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four.
 #
 # ## References
 #

@@ -81,9 +81,9 @@ shown = 700  # features on the map
 # ## Where are we?
 #
 # A segmentation network has three stages. `encode` turns the image into *features* $F$, `embed`
-# turns them into *embeddings* $v$, and `classify` turns those into a score for each class. All
-# three are maps: each pixel of the map is one feature. The step moves $F$. The flow models the
-# density of $v$.
+# turns them into *embeddings* $v$, and `classify` turns those into a score for each class.
+# Features, embeddings and scores are maps. Each pixel of the map $F$ is one feature. The step moves
+# $F$. The flow models the density of $v$.
 
 # %%
 diagram("step", "flow")
@@ -96,8 +96,8 @@ diagram("step", "flow")
 # ## Where is down?
 #
 # To assess a step we need data for which we know the truth: three Gaussian classes in the plane.
-# For every place we then know the true density and the most probable class. In this first half
-# $v$ and $F$ are both the point itself.
+# For every place we then know the true density and the most probable class. In the first half of
+# this lesson, $v$ and $F$ are both the point itself.
 
 # %%
 centres = torch.tensor([[-1.3, 0.0], [1.0, 0.9], [1.1, -1.1]])
@@ -122,9 +122,9 @@ def draw(count, *seed):
 
 
 # %% [markdown]
-# The method does not know the truth. It has a classifier and a flow. The flow is trained on
-# points of which one in ten has a label. (Here the classifier sees all labels, so that its errors
-# do not disturb the comparison.)
+# The method does not know the truth. It has a classifier and a flow. The flow is trained on points,
+# and one in ten of them has a label. (Here the classifier sees all labels, so that its errors do
+# not disturb the comparison.)
 
 
 # %%
@@ -162,7 +162,7 @@ log_densities = {
 }
 maps(
     [
-        # far outside the flow's density is 0 in float32, which has no place on a log scale
+        # far outside, the flow's density is 0 in float32, which a log scale cannot show
         Panel(name, points=x, shift=shift, log_density=lambda at, p=p: p(at).clamp(min=-30))
         for name, p in log_densities.items()
     ],
@@ -187,9 +187,9 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # ## How far down, and at what price?
 #
 # We compare three steps of equal length: density descent; a random direction; and the adversarial
-# direction of VAT, in which the prediction changes fastest. The fourth is descent in eight small
-# steps with a new gradient before each: a path of the same length that may bend, so it can end
-# nearer. We measure two quantities on fresh points, for three seeds:
+# direction of VAT, in which the prediction changes fastest. The fourth step is descent in eight
+# small steps, with a new gradient before each. Its path has the same length but may bend, so it can
+# end nearer to its start. We measure two quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - how many points end where *another class* is the most probable one. Training gives these points
@@ -256,14 +256,14 @@ assert (falls["density descent"][:, at] > 0.75 * falls["random"][:, far]).all()
 assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].mean()
 
 # %% [markdown]
-# **Finding.** At length 0.4 descent falls about three times as far as a random step.
-# But at equal length it changes the true class more often than a random step, and at 0.8 more often
-# than the adversarial one. Keeping the class is an assumption of the method, and here it fails more
-# often for descent.
+# **Finding.** At length 0.4 descent falls about three times as far as a random step. But at equal
+# length descent changes the true class more often than a random step. At length 0.8 it also changes
+# the class more often than the adversarial step. The method assumes that a step keeps the class.
+# Here this assumption fails more often for descent.
 #
 # The right panel compares at equal *fall* instead. For the same fall, descent changes fewer classes
 # than a random step, because a much shorter step is enough. Which of the two comparisons is fair?
-# It depends on what a method is free to choose; lesson 6 returns to this question.
+# The answer depends on what a method is free to choose. Lesson 6 returns to this question.
 
 # %% [markdown]
 # ## Why does a random step fall so little?
@@ -273,12 +273,12 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 #
 # $$ \log p(v + \delta) - \log p(v) = - v \cdot \delta - \varepsilon^2 / 2 . $$
 #
-# Descent has $v \cdot \delta = \varepsilon \lVert v \rVert \approx \varepsilon \sqrt D$. For a
-# random direction $v \cdot \delta$ is normal with mean 0 and standard deviation $\varepsilon$, in
+# For descent, $v \cdot \delta = \varepsilon \lVert v \rVert \approx \varepsilon \sqrt D$. For a
+# random direction, $v \cdot \delta$ is normal with mean 0 and standard deviation $\varepsilon$, in
 # any dimension.
 #
-# **Predict first.** Which fraction of points falls under a random step of length 1: more or less
-# than half?
+# **Predict first.** For which fraction of the points does $\log p$ fall under a random step of
+# length 1? Is it more or less than half?
 
 # %%
 table = {}
@@ -303,10 +303,11 @@ assert all(abs(row["random: mean fall (nats)"] - 0.5) < 0.1 for row in table.val
 assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values())
 
 # %% [markdown]
-# **Finding.** Descent falls by $\varepsilon \sqrt D + \varepsilon^2/2$, a random step by
-# $\varepsilon^2/2$. At $\varepsilon = 1$ about 69 % of the points fall under a random step, not
-# half. The network below has 48 channels in $F$. If $F$ were standard normal, descent would fall 15
-# times as far there. In a network $F$ is not normal, so we measure.
+# **Finding.** Under descent, the mean log-density falls by $\varepsilon \sqrt D + \varepsilon^2/2$.
+# Under a random step, it falls by $\varepsilon^2/2$. At $\varepsilon = 1$ about 69 % of the points
+# fall under a random step, not half. The network below has 48 channels in $F$. If $F$ were standard
+# normal, its log-density would fall 15 times as far under descent as under a random step. In a
+# network $F$ is not normal, so we measure.
 
 # %% [markdown]
 # ## Does it hold in a trained network?
@@ -314,9 +315,10 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # We train DDFP for a few seconds on small scenes: one large handwritten digit, a 0, 1 or 2, pasted
 # into a photograph. Lesson 4 explains this training. A feature is *confident* if the network's
 # highest class probability there exceeds a threshold. All confident features of the validation
-# scenes then take steps of length 1. The flow has not seen these scenes.
+# scenes then take steps of length 1. The flow was not trained on these scenes.
 #
-# **Predict first.** Which percentage of the features falls under each of the three steps?
+# **Predict first.** For which percentage of the features does $\log p$ fall under each of the three
+# steps?
 
 # %%
 config = small_config("ddfp", seed=0, steps=train_steps)
@@ -363,17 +365,17 @@ assert descent["network keeps its class (%)"] > 95
 # half, but fewer than the 69 % of a normal density. The median fall of descent is about 13 nats,
 # that of the adversarial step about 1 nat. After descent, the network predicts the same class as
 # before for more than 95 % of the features. But that is the *network's* class. The last column says
-# how often it is the true one: for about 94 % of the features without a step, and as many after a
-# random step; for 92 % after descent, and for 90 % after the adversarial step.
+# how often it is the true class. Without a step, and also after a random step, it is true for about
+# 94 % of the features. After descent it is true for 92 %, and after the adversarial step for 90 %.
 #
 # ## Where do the moved features lie?
 #
-# We project the embeddings on their two *principal components*, the directions in which they vary
-# most. A line joins a feature with itself after the step. A projection hides the other dimensions.
-# So we also compute a number in all dimensions: the median distance to the nearest unperturbed
-# embedding of another feature, divided by the same median before the step. Note that the steps are
-# equally long in $F$ and not in $v$. So this number measures two things together: how far a step
-# moves $v$, and in which direction.
+# We project the embeddings onto their first two *principal components*, the directions in which
+# they vary most. A line joins each embedding to its place after the step. A projection hides the
+# other dimensions. So we also compute a number in all dimensions: the median distance to the
+# nearest unperturbed embedding of another feature, divided by the same median before the step. Note
+# that the steps have equal length in $F$, but not in $v$. So this number depends on two things: how
+# far a step moves $v$, and in which direction.
 
 # %%
 steps = steps_of(learner, validation)
@@ -384,7 +386,7 @@ _, _, components = torch.linalg.svd(some["unperturbed"] - mean, full_matrices=Fa
 flat = {name: ((v - mean) @ components[:2].T).numpy() for name, v in some.items()}
 before = flat.pop("unperturbed")
 embeddings(before, flat, steps.classes[steps.moved][chosen], validation.classes, PALETTE).described(
-    "Embeddings on their two principal components, coloured by class, with a line from each "
+    "Embeddings on two principal components, colored by class, with a line from each "
     "feature to its place after a step; random steps on the left, density descent on the right. "
     "The random steps are so short that they hardly show. The lines of descent are long, and many "
     "lead outwards from the clusters."
@@ -397,7 +399,7 @@ distance = {
 }
 nearest = {name: value / distance["unperturbed"] for name, value in distance.items()}
 for name, value in nearest.items():
-    print(f"{name:<16} nearest unperturbed neighbour at {value:.2f} times the distance")
+    print(f"{name:<16} nearest unperturbed neighbor at {value:.2f} times the distance")
 
 # %% tags=["check"]
 assert nearest["density descent"] > 1.2
@@ -405,9 +407,10 @@ assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
 # A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbors
-# stay neighbors. It takes a minute, so the map is stored; `weights/03_map.py` made it. UMAP was
-# fitted to all three groups together: unperturbed, after random steps, after descent. Distances
-# between clusters mean nothing on such a map, so the numbers above count, not the picture.
+# stay neighbors. UMAP takes a minute, so the map is stored. The script `weights/03_map.py` made it.
+# UMAP was fitted to all three groups together: unperturbed, after random steps, after descent.
+# Distances between clusters mean nothing on such a map. So trust the numbers above, not the
+# picture.
 
 # %%
 stored = np.load("weights/03_map.npz")
@@ -421,15 +424,15 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 
 # %% [markdown]
 # **Finding.** After descent the nearest neighbor is about one and a half times as far away as
-# before; after a random step the distance hardly changes. Descent leads away from other features. A
-# part of this may be distance alone: as the picture shows, descent moves far in $v$ and a random
-# step hardly at all.
+# before. After a random step this distance hardly changes. Descent leads away from other features.
+# The length of the move may explain some of this. As the picture shows, descent moves $v$ far, and
+# a random step hardly moves it.
 
 # %% [markdown]
 # ## Which pixels fell most?
 #
-# Back to the images. Each feature stands for 4 x 4 pixels. White pixels did not move: they are not
-# confident, or *ignored* (their mask gives no class).
+# Back to the images. Each feature stands for 4 x 4 pixels. White pixels did not move. They are not
+# confident, or they are *ignored* (their mask gives no class).
 
 # %%
 nothing = torch.tensor(float("nan"))
@@ -466,16 +469,16 @@ assert rank_correlation < -0.2
 # are unrelated.) Steps of equal length do not fall equally far.
 #
 # **Play with it.** The [explorer's page on
-# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the same for each feature of an
-# image, each kind of step and several lengths. In a clone, `make explorer` makes the page.
+# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows such a fall for each feature of
+# an image, each kind of step and several lengths. In a clone, `make explorer` makes the page.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. Where do straight steps go wrong?** Descent in eight steps falls about as far as one straight
-# step, and changes the class about half as often. Take one seed and length 0.8. Split the
-# points into those whose true class changed and the others. In which group does the flow's
-# log-density *rise* again between the middle of the step and its end?
+# step, and changes the class about half as often. Take one seed and length 0.8. Split the points
+# into those whose true class changed and the others. In which group does the flow's log-density
+# more often *rise* again between the middle of the step and its end?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])
@@ -489,8 +492,8 @@ assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 # %% [markdown] tags=["solution"]
 # Log p rises again for nearly half of the points whose class changed, and for almost none of the
 # others. These steps crossed a valley and climbed the other side. Eight small steps take a new
-# gradient at the bottom, so they could turn around; we did not measure whether they do. The other
-# half changed its class without climbing again.
+# gradient at the bottom, so they could turn around. We did not measure whether they do. The other
+# points of this group changed their class without climbing again.
 
 # %% [markdown]
 # **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of

@@ -18,8 +18,8 @@
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
 # Now everything comes together: a network, its teacher, a flow that is trained with them, and the
-# step down the density. You take one training step by hand, each formula followed by its code,
-# and check that the result is that of the library, bit for bit. The code is that of
+# step down the density. You take one training step by hand. The code follows each formula. Then you
+# check that the result equals that of the library, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**
@@ -87,9 +87,9 @@ steps = 240
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# The baseline `consistency` has no perturbed term, and its clean term has weight 1: the student
-# must agree with the teacher although its image is strongly augmented. Its images are augmented,
-# its features stay as they are. DDFP moves the features too.
+# The baseline `consistency` has no perturbed term, and its clean term has weight 1. The student
+# must agree with the teacher, although the student's image is strongly augmented. This baseline
+# changes images but does not move features. DDFP moves the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -116,7 +116,7 @@ panels(
     },
     PALETTE,
 ).described(
-    "Seven labeled scenes, each a coloured digit on a piece of a photograph, and their masks: "
+    "Seven labeled scenes, each a colored digit on a piece of a photograph, and their masks: "
     "background, the class of the digit, and an ignored ring around the digit in white."
 )
 
@@ -141,8 +141,8 @@ assert not (folder / "result.json").exists()
 # ## One step by hand
 #
 # We load the checkpoint and take the next step with *CutMix*, an augmentation that half of all
-# steps have (part 2 explains it). All randomness of a step is a function of the seed and of the
-# step's number, so the step can be repeated exactly.
+# steps use (part 2 explains it). The seed and the number of the step determine all randomness of a
+# step, so the step can be repeated exactly.
 
 # %%
 run = Run.open(folder)
@@ -162,15 +162,15 @@ for name, tensor in vars(batch).items():
 # ### Part 1. The teacher makes pseudo-labels
 #
 # The teacher sees *weakly augmented* images: scaled, cropped, flipped where that is allowed. At
-# each pixel its most probable class becomes the pseudo-label, where its probability exceeds a
-# threshold:
+# each pixel, the teacher's most probable class becomes the pseudo-label if its probability exceeds
+# a threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
 # This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
-# paper. A higher one gives fewer pseudo-labels; exercise 1 shows how many. We keep the teacher's
-# embeddings $v$: the flow will learn their density.
+# paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how many. We keep the
+# teacher's embeddings $v$: the flow will learn their density.
 
 # %%
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
@@ -227,7 +227,7 @@ panels(
     },
     PALETTE,
 ).described(
-    "Seven scenes in four rows: weakly augmented, with strong colours and blur, after CutMix, and "
+    "Seven scenes in four rows: weakly augmented, with strong colors and blur, after CutMix, and "
     "their pseudo-labels. CutMix puts a box of the next scene into each scene, and the "
     "pseudo-labels in the box are those of the next scene too."
 )
@@ -236,8 +236,8 @@ panels(
 # ### Part 3. The supervised and the clean loss
 #
 # The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all *valid*
-# pixels: all but the padding. Pixels without a pseudo-label count as 0 in this mean. So the loss is
-# small while few pixels have a pseudo-label.
+# pixels, which are all pixels except the padding. Pixels without a pseudo-label count as 0 in this
+# mean. So the loss is small while few pixels have a pseudo-label.
 
 # %%
 features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
@@ -251,7 +251,7 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # ### Part 4. The step down the density, and the perturbed loss
 #
 # For each confident pixel the flow says in which direction of $F$ its log-density falls fastest.
-# The step has length $\varepsilon$, see lesson 3:
+# The step has length $\varepsilon$ (see lesson 3):
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
 #
@@ -303,11 +303,11 @@ assert falls > 0.95
 # down.
 #
 # Two details deserve attention. First, the flow learns the *teacher's* embeddings and is evaluated
-# on the *student's*. The line above shows that it explains both about equally well: the two medians
-# of log p differ by less than one nat. Second, `auxiliary=True` gives moved features their own
-# BatchNorm statistics. Without it, the running averages would mix moved and clean features. We
-# think that they would fit neither. [Study 4](../reproduce/STUDY.md) measured what that costs on
-# the full benchmark, with steps of length 3 (here: 1):
+# on the *student's*. The printed medians show that it explains both about equally well: they differ
+# by less than one nat. Second, `auxiliary=True` gives moved features their own BatchNorm
+# statistics. Without this option, the running averages would mix moved and clean features. We think
+# that these averages would fit neither. [Study 4](../reproduce/STUDY.md) measured the cost of such
+# shared statistics on the full benchmark, with steps of length 3 (here: 1):
 
 # %%
 ablations = find_study("ablations")
@@ -352,7 +352,7 @@ update_ema(teacher, student, step, training.ema_decay)
 near = distance(teacher, student)
 print(f"rows of v: {tuple(rows.shape)}, {int((classes >= 0).sum())} of them with a class")
 print(f"a = {ema_decay_at(step, training.ema_decay):.2f}; ", end="")
-print(f"the distance of teacher and student shrinks to {near / far:.2f} of it")
+print(f"the distance of teacher and student becomes {near / far:.2f} times as large")
 
 # %% [markdown]
 # Was that really the library's step? We load the same checkpoint twice, let `reference_step` and
@@ -378,12 +378,13 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 # %% [markdown]
 # ## How does a whole training go?
 #
-# The same call finds the checkpoint and continues. *Coverage* is the fraction of pixels with a
-# pseudo-label; *precision* is the fraction of those that are right. *mIoU*, the mean intersection
-# over union, scores a segmentation: for each class, the pixels that have it in both prediction and
-# mask are divided by the pixels that have it in at least one of them. mIoU is the mean over
-# classes. The flow's loss is given in *bits per dimension*: its negative log-likelihood in bits
-# (with logarithms to the base 2), divided by the number of channels of $v$.
+# The same call of `train` finds the checkpoint and continues. *Coverage* is the fraction of pixels
+# with a pseudo-label. *Precision* is the fraction of these pseudo-labels that are right. *mIoU*,
+# the mean intersection over union, scores a segmentation. For each class, divide the number of
+# pixels that have it in both prediction and mask by the number that have it in at least one of
+# them. mIoU is the mean over classes. The flow's loss is given in *bits per dimension*: its
+# negative log-likelihood in bits (with logarithms to the base 2), divided by the number of channels
+# of $v$.
 
 # %%
 halfway = load_learner(run, device).teacher
@@ -415,10 +416,10 @@ assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
 # **Finding.** The teacher's mIoU more than doubles. At the end about nine pixels in ten have a
-# pseudo-label. While coverage rises, the precision falls in the first half: the teacher becomes
-# confident faster than it becomes right. Then it stays about the same. These are 240 steps of a
-# small training. On the full benchmark precision falls a little at first and rises later ([study
-# 2](../reproduce/STUDY.md)).
+# pseudo-label. While coverage rises, the precision falls in the first half. The teacher becomes
+# confident faster than it becomes right. Then the precision stays about the same. These are 240
+# steps of a small training. On the full benchmark precision falls a little at first and rises later
+# ([study 2](../reproduce/STUDY.md)).
 
 # %% [markdown]
 # ## What does it segment?
@@ -442,15 +443,15 @@ segmentations(
 )
 
 # %% [markdown]
-# Is it better than the baselines, and because of the density? One short run cannot say.
-# [Lesson 6](06_does_the_density_matter.ipynb) compares them over seeds.
+# Is DDFP better than the baselines, and is the density the reason? One short run cannot say.
+# [Lesson 6](06_does_the_density_matter.ipynb) compares the methods over seeds.
 #
 # ## What does the released code do instead?
 #
-# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. Its behavior is
-# the *preset* `ddfp_released`, a set of settings with a name. The table has all settings of a
-# method in which it differs from `ddfp`. (The network differs as well: `voc.yaml` sets four more
-# keys; see [Parity](../docs/parity.md).)
+# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. The *preset*
+# `ddfp_released`, a named set of settings, has the behavior of this code. The table has all method
+# settings in which `ddfp_released` differs from `ddfp`. (The network differs as well: `voc.yaml`
+# sets four more keys; see [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -460,7 +461,7 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# None of them raises an error, and each changes the method. In words:
+# None of these differences raises an error, and each of them changes the method. In words:
 #
 # | setting | what the release does |
 # |---|---|
@@ -471,8 +472,8 @@ print(differences.drop("name").to_string())
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
 # | `teacher` | the teacher shares the student's weights (*tied*) |
 # | `teacher_mode` | the teacher normalizes by the statistics of its batch |
-# | `shares` | means and CutMix within each of four GPUs |
-# | `cutmix_box` | each image has a CutMix box of its own |
+# | `shares` | computes means and CutMix within each of four GPUs |
+# | `cutmix_box` | draws a separate CutMix box for each image |
 # | `strong_norm` | strong images use the auxiliary BatchNorm until features move |
 # | `density_schedule` | the flow's learning rate falls once an epoch, not at every step |
 #
@@ -481,14 +482,14 @@ print(differences.drop("name").to_string())
 #
 # ### A teacher that is its own student
 #
-# In its second epoch the release hands over the student's weights with `t.data = s.data`, and later
-# it averages in place.
+# In its second epoch, the release passes the student's weights to the teacher with
+# `t.data = s.data`. Later it averages the weights in place.
 #
 # **Predict first.** Which values do `s` and `t` have at the end of this cell?
 
 # %%
 s, t = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(3))
-t.data = s.data  # meant: copy the values; done: share the memory
+t.data = s.data  # intended: copy the values; actual: share the memory
 with torch.no_grad():
     s += 5  # the student learns
     t.copy_(0.99 * t + 0.01 * s)  # the teacher "follows slowly"
@@ -528,15 +529,15 @@ assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
 # **Finding.** The released teacher *is* the student, at every step. What the release trains is
-# self-training: the student learns its own confident predictions. That need not be worse; study 3
-# in [STUDY.md](../reproduce/STUDY.md) compares both.
+# self-training: the student learns its own confident predictions. That need not be worse. Study 3
+# in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
 #
-# The released teacher stays in train mode: its BatchNorm uses the statistics of the current
-# batch. So the pseudo-label of a scene depends on the other scenes in the batch. We segment the
-# same six scenes twice, in one batch with four labeled scenes and in one batch with four others.
+# The released teacher stays in train mode. Its BatchNorm uses the statistics of the current batch.
+# So the pseudo-label of a scene depends on the other scenes in the batch. We segment the same six
+# scenes twice, in one batch with four labeled scenes and in one batch with four others.
 
 
 # %%
@@ -634,8 +635,8 @@ for decay in (0.95, 0.99, 0.999):
 
 # %% [markdown] tags=["solution"]
 # Before that step the teacher is the plain mean of the students after every step so far, including
-# the first, almost random ones. (At step 0, $a = 0$: only the starting weights themselves drop
-# out.) With 0.999 that is true during all 240 steps.
+# the first, almost random ones. (At step 0, $a = 0$, so only the starting weights drop out.) With
+# 0.999, the teacher is this plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()

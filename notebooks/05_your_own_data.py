@@ -17,7 +17,7 @@
 # [All lessons](README.md) · previous: [4. Training](04_ddfp_training.ipynb) · next: [6. Does the
 # density matter?](06_does_the_density_matter.ipynb)
 #
-# A folder of pictures, and masks for a few of them: that is all the method needs. This lesson goes
+# The method needs a folder of pictures, masks for a few of them, and nothing more. This lesson goes
 # from such a folder to segmented pictures, with the commands that you would type. Then it breaks
 # things on purpose, so that you recognize the errors.
 #
@@ -27,8 +27,8 @@
 # - read the errors of wrong masks, lists and settings;
 # - measure what the pictures without masks are worth.
 #
-# **You need** no earlier lesson to run this one; lesson 4 explains what happens in a training. To
-# read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension: see
+# **You need** no earlier lesson to run this one. Lesson 4 explains what happens in a training. To
+# read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension. See
 # the [glossary](../docs/glossary.md).
 #
 # **Takes** about a minute on a laptop CPU, no GPU; about 10 minutes to read.
@@ -68,8 +68,8 @@ seed = 0
 # %% [markdown]
 # ## Where are we?
 #
-# At the data: pictures, and masks for some of them. In training, the teacher makes pseudo-labels
-# for the others.
+# This lesson is about the data: pictures, and masks for some of them. In training, the teacher
+# makes pseudo-labels for the others.
 
 # %%
 diagram("data")
@@ -77,13 +77,13 @@ diagram("data")
 # %% [markdown]
 # ## How should the folder look?
 #
-# Like that of PASCAL VOC. Here it is filled with digit scenes, so that the lesson runs anywhere;
-# your pictures come from a camera, and your masks from an annotation tool. Most masks are deleted
-# here, so that the folder looks like yours.
+# It should look like the folder of PASCAL VOC. Here we fill it with digit scenes, so that the
+# lesson runs anywhere. Your pictures come from a camera, and your masks from an annotation tool. We
+# delete most masks, so that the folder looks like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
-# pictures/SegmentationClass/NAME.png               masks, where there are some
+# pictures/SegmentationClass/NAME.png               masks, where they exist
 # pictures/ImageSets/Segmentation/train.txt         names to train on, with and without mask
 # pictures/ImageSets/Segmentation/val.txt           names to evaluate on, all with mask
 # pictures/labeled.txt                              names in train.txt that have a mask
@@ -114,7 +114,7 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # ## Does the library read the folder as intended?
 #
 # Before anything trains, open the list and read every mask once. With a list of labeled pictures,
-# training does not read the masks of the others, and they need not exist.
+# training does not read the masks of the other pictures, and these masks need not exist.
 
 # %%
 dataset = Voc(root, "train")
@@ -125,7 +125,7 @@ print(f"{len(validation)} to evaluate on")
 
 
 def count_classes(data: Voc, indices: list[int]) -> pd.DataFrame:
-    """Read masks; return in how many a class occurs, and its percentage of all labeled pixels."""
+    """Return for each class the number of masks with it, and its percentage of labeled pixels."""
     count = len(data.classes)
     pixels = torch.stack(
         [torch.bincount(data.mask(i).flatten(), minlength=256)[:count] for i in indices]
@@ -144,8 +144,8 @@ print(counted.to_string())
 
 # %% [markdown]
 # **Predict first.** Which class would be hardest to learn? A class that occurs in few masks cannot
-# be learned, and no setting helps: label more pictures of it first. Look at the masks, too (white:
-# ignored, or no mask).
+# be learned, and no setting helps. First label more pictures of such a class. Look at the masks,
+# too. (White pixels are ignored, or there is no mask.)
 
 # %%
 few = [*labeled[:4], *unlabeled[:3]]
@@ -167,15 +167,16 @@ assert (counted["masks"] >= 5).all()
 assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").exists()
 
 # %% [markdown]
-# **Finding.** Every class occurs in more than 20 masks. Which class is hardest shows after the
-# training. Each mask has only values of listed classes; otherwise the library would have reported
+# **Finding.** Every class occurs in more than 20 masks. You see which class is hardest after the
+# training. Each mask has only values of listed classes. Otherwise the library would have reported
 # an error.
 #
 # ## Which settings are needed?
 #
 # One file has all settings. The defaults of the library are those for the paper's setting
 # (ResNet-101, crops of large photographs). The file below suits pictures of 40 pixels and a CPU.
-# For photographs, start from the file in [data.md](../docs/data.md): a pretrained network.
+# For photographs, start from the file in [data.md](../docs/data.md), which uses a pretrained
+# network.
 
 # %%
 settings = f"""\
@@ -241,9 +242,9 @@ print("in the run's folder:", *sorted(p.name for p in Path("run").iterdir() if p
 # %% [markdown]
 # ## Did it learn?
 #
-# Look at the run's `metrics.jsonl` first, also while it still trains.
+# Look at the run's `metrics.jsonl` first. You can do this during the training too.
 #
-# **Predict first.** What would mIoU, coverage and precision look like if something was wrong?
+# **Predict first.** How would mIoU, coverage and precision look if something were wrong?
 
 # %%
 run = Run.open(Path("run"))
@@ -269,17 +270,20 @@ assert last["pseudo_coverage"] > 0.7
 assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
-# **Finding.** It learned: mIoU is up by more than ten points, more than seven pixels in ten have a
-# pseudo-label, and more than 85 % of these are right. It is not good yet: 72 masks and 216 steps
-# are few. Three things would be alarming: an mIoU below 100 / (number of classes), which is the
-# most that "all background" can reach (here about 19, because about 77.5 % of the pixels are
-# background); a coverage that stays near 0; and a precision that keeps falling.
+# **Finding.** The network learned. Its mIoU is up by more than ten points. More than seven pixels
+# in ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
+# because 72 masks and 216 steps are few. Three things would be alarming:
+#
+# - an mIoU below 100 / (number of classes): a network that predicts only background cannot reach
+#   more (here about 19, because about 77.5 % of the pixels are background);
+# - a coverage that stays near 0;
+# - a precision that keeps falling.
 #
 # ## Predict
 #
-# For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at.
-# It also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw one in
-# the colors of these lessons.)
+# For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at. It
+# also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay
+# in the colors of these lessons.)
 
 # %%
 names = validation.names[:7]
@@ -306,7 +310,7 @@ panels(
 )
 
 # %%
-print("colours: background grey, 0 blue, 1 orange, 2 green; white: ignored")
+print("colors: background gray, 0 blue, 1 orange, 2 green; white: ignored")
 
 # %% tags=["check"]
 assert status == 0
@@ -315,8 +319,9 @@ with Image.open(f"predictions/{names[0]}.png") as written:
     assert written.mode == "P" and written.size == (40, 40)
 
 # %% [markdown]
-# Which classes? `ddfp evaluate` prints the IoU of each: the pixels that belong to the class in both
-# prediction and mask, divided by the pixels that belong to it in at least one of them, in percent.
+# Which classes does the network recognize? `ddfp evaluate` prints the IoU of each class in percent.
+# This is the number of pixels that belong to the class in both prediction and mask, divided by the
+# number that belong to it in at least one of them.
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -329,14 +334,14 @@ assert abs(iou["mIoU"] - validated[-1]["teacher_miou"]) < 0.1
 assert iou["background"] > 80
 
 # %% [markdown]
-# The digit 2 is the hardest class here, although it has as many masks as 0: the picture shows both
-# 2s taken mostly for a 0.
+# The digit 2 is the hardest class here, although it has as many masks as 0. In the picture, most
+# pixels of both 2s have the class 0.
 #
 # ## And when it does not work?
 #
-# Data errors give a one-line message that names the file and the fix; the exit status is then 2.
-# Here are two of the most frequent ones. First: an annotation tool wrote 128 where class 1 was
-# meant.
+# Data errors give a one-line message that names the file and the fix. The exit status is then 2.
+# Here are two of the most frequent ones. In the first, an annotation tool wrote 128 instead of
+# class 1.
 
 
 # %%
@@ -364,7 +369,7 @@ spoilt.write_bytes(whole)
 print(complaint())
 
 # %% [markdown]
-# Second: a name in `labeled.txt` that has a picture but no mask.
+# In the second, a name in `labeled.txt` has a picture but no mask.
 
 # %%
 (root / "labeled.txt").write_text("\n".join([*have_mask, have_none[0]]) + "\n")
@@ -374,7 +379,7 @@ print(missing_mask)
 print(complaint())
 
 # %% [markdown]
-# And a typing error in a setting:
+# The third error is a misspelled setting:
 
 # %%
 status, misspelt = ddfp("train my-pictures.yaml --data pictures --out other --set training.step=9")
@@ -390,7 +395,8 @@ assert not Path("other").exists()
 
 # %% [markdown]
 # **Finding.** Each error names the file or the setting, and what to do. `ddfp train` checks all
-# masks that it will use before it starts. If no error is printed and the result is poor:
+# masks that it will use before it starts. If there is no error and the result is poor, use this
+# table:
 #
 # | symptom | what to try |
 # |---|---|
@@ -406,8 +412,8 @@ assert not Path("other").exists()
 #
 # ## Exercises
 #
-# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Which error will
-# appear: about the list or about a mask? Guess first.
+# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error be
+# about the list or about a mask? Guess first.
 
 # %% tags=["solution"]
 listed = (root / "classes.txt").read_text()
@@ -422,9 +428,10 @@ assert "mask value 3 is no class (0..2" in forgotten
 # list is wrong and not the mask.
 
 # %% [markdown]
-# **2. A new camera** has five times as many pixels per side. Enlarge the validation pictures
-# fivefold. Predict them as they are, and with `--long-side 40`. Which percentage of the digits'
-# pixels is right?
+# **2. A new camera** has five times as many pixels per side. Enlarge the seven validation pictures
+# above fivefold. Predict the large pictures without another option, and with `--long-side 40`,
+# which shrinks their longer side to 40 pixels. Which percentage of the digits' pixels gets the
+# right class?
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -455,8 +462,9 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# A network recognizes objects at the size that it was trained on. Shrunk to that size, the pictures
-# are segmented as well as the small ones; as they are, almost no pixel of a digit is right.
+# A network recognizes objects at the size that it was trained on. After shrinking to that size, the
+# large pictures are segmented as well as the small ones. Without shrinking, almost no pixel of a
+# digit gets the right class.
 
 # %% [markdown]
 # **3. What are the pictures without masks worth?** Train on the masks alone (`--method supervised
@@ -472,13 +480,14 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# The difference is small here: 216 steps are few. The benchmark has 2,000 steps, and 1,915
-# unlabeled images instead of 228; there the gain is much larger (see the
-# [README](../README.md#what-we-found)). And one seed cannot tell a gain of a few percentage points
-# from chance: the seeds of one method differ by several. To be sure, train both methods with
-# several seeds and compare within each seed:
-# `ddfp reproduce my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`.
-# Lesson 6 shows how to read the result, and why `consistency` should be in that list as well.
+# The difference is small here, because 216 steps are few. The benchmark has 2,000 steps, and 1,915
+# unlabeled images instead of 228. There the gain is much larger (see the
+# [README](../README.md#what-we-found)). One seed cannot separate a gain of a few percentage points
+# from chance, because the seeds of one method differ by several points. To be sure, train both
+# methods with several seeds and compare within each seed: `ddfp reproduce my-pictures.yaml --data
+# pictures --methods supervised,ddfp --seeds
+# 0,1,2,3,4`. Lesson 6 shows how to read the result, and why `consistency` should be in that list as
+# well.
 
 # %%
 os.chdir(home)
@@ -490,8 +499,8 @@ temporary.cleanup()
 # - Pictures, a few masks, three lists of names, a list of classes and one configuration file are
 #   enough.
 # - Reading every mask once, before training, finds most errors.
-# - Errors in data and settings are one line that names the file and the fix.
-# - A network recognizes objects at the size that it was trained on; `--long-side` brings new
+# - An error in data or settings gives one line that names the file and the fix.
+# - A network recognizes objects at the size that it was trained on. `--long-side` shrinks new
 #   pictures to that size.
 #
 # ## In the real method

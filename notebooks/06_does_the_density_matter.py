@@ -18,9 +18,9 @@
 #
 # DDFP scores well, and its paper says why: features step *down the density*, so the boundary
 # settles where features are sparse. A good score does not show that the reason is right. Perhaps
-# any step of this length would do. Perhaps a second pass through the decoder does it, with no step
-# at all. This lesson tests the reason, with results that the repository stores and one small
-# experiment that runs here. You can use the same plan for any other paper.
+# any step of this length would do. Perhaps a second pass through the decoder has the same effect,
+# with no step at all. This lesson tests the reason, with results that the repository stores and one
+# small experiment that runs here. You can use the same plan for any other paper.
 #
 # **You will**
 # - split a claim into parts, each of which can be false on its own;
@@ -30,8 +30,9 @@
 # - measure the mechanism itself, with a density that no method trained with;
 # - find the flaw in two comparisons, and plan a test of your own.
 #
-# **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density; what a
-# mean and a standard deviation are. Terms are explained in the [glossary](../docs/glossary.md).
+# **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
+# also need to know what a mean and a standard deviation are. Terms are explained in the
+# [glossary](../docs/glossary.md).
 #
 # **Takes** about a minute on a laptop CPU, no GPU; about 30 minutes to read.
 
@@ -69,8 +70,8 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The colored boxes are what the claim is about. Everything else, teacher, pseudo-labels, strong
-# augmentation, a second pass, is also in methods that have no density.
+# The claim is about the colored boxes. Methods without a density also have everything else:
+# teacher, pseudo-labels, strong augmentation, a second pass.
 
 # %%
 diagram("flow", "step")
@@ -84,10 +85,10 @@ diagram("flow", "step")
 # | 4. ... and the density is good and keeps learning | test mIoU | frozen; no flow |
 # | 5. The boundary moves because of it | density at the boundary | the methods above |
 #
-# The controls of part 3 take steps of another direction: random (`noise`), dropped channels
+# The controls of part 3 take steps in another direction: random (`noise`), dropped channels
 # (`dropout`), adversarial (`vat`).
 #
-# A **baseline** is what one compares with. A **control** is a baseline that differs in *one*
+# A **baseline** is a method to compare with. A **control** is a baseline that differs in *one*
 # respect, so that a difference has one explanation. An **ablation** removes one piece of the
 # method.
 #
@@ -96,10 +97,10 @@ diagram("flow", "step")
 # %% [markdown]
 # ## The smallest experiment
 #
-# Two moons, three labels a class, the training of lesson 1, here with twelve seeds and 300 steps
-# (there: eight and 400). An *arm* is one variant of a training. All arms add the same loss: predict
-# the pseudo-label at $x$ and at $x + \delta$. They differ in $\delta$ alone, and all steps have
-# length $\varepsilon$. Two controls are new:
+# We use two moons, three labels per class and the training of lesson 1, but twelve seeds and 300
+# steps (lesson 1: eight seeds and 400 steps). An *arm* is one variant of a training. All arms add
+# the same loss: predict the pseudo-label at $x$ and at $x + \delta$. They differ only in $\delta$,
+# and all steps have length $\varepsilon$. Two controls are new:
 #
 # - **up the density**: the opposite of descent, $-\delta$;
 # - **random, drawn once**: each point has one random direction, which it keeps through the
@@ -193,15 +194,15 @@ assert gains["descent"].mean() > drawn_once > new + 0.5
 assert gains["up the density"].mean() < -1
 
 # %% [markdown]
-# **Finding.** On the moons the direction matters: descent gains most, its opposite loses. (Which
-# density gives the direction matters too: in exercise 2 of [lesson
+# **Finding.** On the moons the direction matters: descent gains most, and its opposite loses. (The
+# density that gives the direction matters too. In exercise 2 of [lesson
 # 1](01_low_density_separation.ipynb), the exact density gains less than the learned one.) But
-# compare the two random arms. They have the same length and no knowledge of the density, and still
-# the one that is *drawn once* gains more. Points of the plane do not move, so descent too takes the
-# same step each time. The usual random step differs from it in *two* respects, direction and
-# repetition. Descent leads the usual random step by 3.3 points and this one, which differs in the
-# direction alone, by 1.9 (-0.0 to +3.8). The second lead is not quite significant; that *up* loses
-# is clear.
+# compare the two random arms. Both have the same length and no knowledge of the density. Still, the
+# arm that is *drawn once* gains more. Points of the plane do not move, so descent also takes the
+# same step each time. The usual random step differs from descent in *two* respects, direction and
+# repetition. Descent leads the usual random step by 3.3 points. It leads the step that is drawn
+# once, which differs only in direction, by 1.9 (-0.0 to +3.8). The second lead is not quite
+# significant. The loss of the step *up* is clear.
 #
 # A control must differ in one respect. It is easy to overlook a second difference.
 
@@ -210,8 +211,8 @@ assert gains["up the density"].mean() < -1
 #
 # "Equal length" is one choice. A step down the density and a random step of the same length are not
 # equally strong in other respects. Take the students that were trained with the second pass alone,
-# and move the points by each kind of step. The *KL divergence* says how far the prediction after
-# the step is from the one before; 0 means equal.
+# and move the points by each kind of step. The *KL divergence* measures how far the prediction
+# after the step is from the prediction before it. 0 means equal.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -254,14 +255,14 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # **Finding.** At equal length the adversarial step changes the prediction most, and descent falls
 # furthest. So "equal length", "equal change of the prediction", "equal rate of flipped labels" and
 # "equal fall" are four different comparisons, and one method can win the first and lose the second.
-# None of them alone is the fair one.
+# No single one of them is the fair comparison.
 
 # %% [markdown]
 # ## Every method chooses its length, in the same way
 #
-# The way out: give every method its own best length, chosen from the *same number* of candidates,
-# on *validation* data, and report test data only afterwards. Study 1 did that on the digit scenes,
-# with two seeds and four lengths for each method:
+# A solution is to give every method its own best length. Choose it from the *same number* of
+# candidates, on *validation* data, and report test data only afterwards. Study 1 did that on the
+# digit scenes, with two seeds and four lengths for each method:
 
 # %%
 choice = find_study("eps")
@@ -280,9 +281,9 @@ for name, best in table.idxmax(axis=1).items():
     assert f"{name}, eps {best:g}" in variants  # study 2 uses the lengths that were chosen here
 
 # %% [markdown]
-# Note what this does *not* do. Two seeds choose; they prove nothing about which length is best.
-# Noise and dropout took the longest step of the list. Longer ones were not tried, which, if
-# anything, favors DDFP. The tuning budget is equal, and that is its purpose.
+# Note what this does *not* do. Two seeds choose a length, but they do not prove which length is
+# best. Noise and dropout took the longest step of the list. We did not try longer steps, which, if
+# anything, favors DDFP. The purpose of this choice is an equal tuning budget.
 #
 # ## Pairs of seeds
 #
@@ -325,9 +326,10 @@ assert high - low < 0.8 * 2 * unpaired
 #
 # ## Parts 1 to 3: the scores
 #
-# All methods below have 2,000 steps: the cost is equal in steps, not in time. A step of DDFP takes
-# longer. Study 2 also has DDFP with 1,500 steps, which take about the time of `consistency`; the
-# last line below is that row. All rows are in [STUDY.md](../reproduce/STUDY.md).
+# All methods below train for 2,000 steps. The cost is equal in steps, but not in time, because a
+# step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps, which take about as long as
+# `consistency`. The last line of the output below shows this run. All rows are in
+# [STUDY.md](../reproduce/STUDY.md).
 
 # %%
 draw_scores(runs, "consistency")
@@ -335,7 +337,7 @@ draw_scores(runs, "consistency")
 
 # %%
 def compare(baseline, others):
-    """Print paired differences to a baseline, and what their intervals allow to say."""
+    """Print paired differences to a baseline, and what their intervals show."""
     print(f"minus {baseline}, {n} seeds")
     for name in others:
         gap = paired_difference(runs, name, baseline)
@@ -364,16 +366,15 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** Part 1 holds before a correction for several comparisons (below): DDFP gains over
-# `consistency`. For part 2 the answer is open for DDFP:
-# a second pass without any step already has more than half of the gain, and what DDFP adds to it is
-# not significant. A random step adds a significant amount. (All these intervals are not yet
-# corrected for their number.) Part 3 has no support here: random, dropout and adversarial steps,
-# each at its own best length, have a *higher* mean than descent. Perturbing features helps on this
-# benchmark. We find no sign that a direction from the density helps more. In equal time DDFP is
-# below `consistency`. We did not measure how much of that time the density takes: the second pass
-# takes time as well. (The first page of the project shows the same differences with the opposite
-# sign, `ddfp` minus the others.)
+# **Finding.** Part 1 holds before a correction for several comparisons (see below): DDFP gains over
+# `consistency`. Part 2 is open for DDFP. A second pass without any step already has more than half
+# of the gain, and DDFP adds no significant amount to it. A random step does add a significant
+# amount. (None of these intervals is corrected yet.) Part 3 has no support here: random, dropout
+# and adversarial steps, each at its own best length, have a *higher* mean than descent. Perturbing
+# features helps on this benchmark. We find no sign that a direction from the density helps more. In
+# equal time DDFP is below `consistency`. We did not measure how much of that time the density
+# takes. The second pass takes time as well. (The first page of the project shows the same
+# differences with the opposite sign, `ddfp` minus the others.)
 
 # %% [markdown]
 # ## What does "significant" say?
@@ -416,14 +417,15 @@ assert corrected < single
 
 
 # %% [markdown]
-# **Finding.** Nine of 12 intervals exclude 0 before the correction and two after it, both of random
-# steps. The gain of DDFP over `consistency` is not one of the two. The best line of a long table is
-# the best partly by luck. So decide *before* the experiment which comparison answers the question,
-# and write it down. For study 2 we did not. For the photographs (below) we did.
+# **Finding.** Nine of 12 intervals exclude 0 before the correction and two after it, and both are
+# about random steps. The gain of DDFP over `consistency` is not one of the two. The best line of a
+# long table is best partly by luck. So decide *before* the experiment which comparison answers the
+# question, and write it down. We did not do this for study 2. We did it for the photographs
+# (below).
 #
 # How many seeds would a difference of 0.5 points need? That depends on the paired standard
-# deviation. The *power* of a test is the probability that it finds a difference that exists; 80 %
-# is usual.
+# deviation. The *power* of a test is the probability that it finds a difference that exists. A
+# usual value is 80 %.
 
 
 # %%
@@ -449,8 +451,8 @@ assert seeds_needed(0.5, deviation) > len(wide)
 assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %% [markdown]
-# **Finding.** A difference of half a point needs several times the seeds that we have. A single
-# run per method, as in many tables, cannot show such a difference at all.
+# **Finding.** To find a difference of half a point, we need several times as many seeds as we have.
+# A single run per method, as in many tables, cannot show such a difference at all.
 
 # %% [markdown]
 # ## Part 4: must the density be good, and keep learning?
@@ -473,14 +475,14 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # %% [markdown]
 # **Finding.** Three controls have a simpler or older density: a mixture without a flow, and two
 # densities that are fitted once and then *frozen* (they learn no more). All three have a lower mean
-# than DDFP. With three seeds, look at the intervals before you say more. What the flow knows of
+# than DDFP. With three seeds, look at the intervals before you say more. What the flow knows about
 # classes makes no significant difference here. (*Class-conditional*: descent uses the density of
 # the feature's own class.)
 #
 # Is the density itself good? In lesson 2 a flow on a stream of points in 16 dimensions came close
-# to the exact density; a flow on two rings did not. In a network nobody knows the exact density.
+# to the exact density. A flow on two rings did not. In a network nobody knows the exact density.
 # But we can compare densities: which one gives features of *validation* images the higher
-# log-likelihood? And does low density show where the network is wrong, more than its confidence
+# log-likelihood? And does low density show where the network is wrong, better than low confidence
 # does? (AUROC is the area under the ROC curve: 50 is chance, 100 perfect. "Both" combines
 # confidence and density.)
 #
@@ -504,19 +506,21 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
     print(f"  AUROC of the density alone: {alone:.1f}")
 
 # %% [markdown]
-# **Finding.** On the digits the flow is clearly better than one Gaussian, on the photographs we see
-# no sign that it is. On both, a mixture of 16 Gaussians that is fitted to the final features is
-# better than the flow. (The flow learns online, while the features change.) Low density says hardly
-# anything about errors on the digits (51.8, where 50 is chance). On the photographs it does, but
-# less than confidence. Added to confidence, it helps little on both.
+# **Finding.** On the digits the flow is clearly better than one Gaussian. On the photographs we see
+# no sign of this. On both, a mixture of 16 Gaussians that is fitted to the final features is better
+# than the flow. (The flow learns online, while the features change.) Low density says hardly
+# anything about errors on the digits (51.8, where 50 is chance). On the photographs it shows
+# errors, but less well than confidence does. Density in addition to confidence helps little on
+# both.
 
 # %% [markdown]
 # ## Part 5: the mechanism itself
 #
-# Does the boundary move to lower density *because of* descent? A method's own flow must not measure
-# that: it was trained together with the network, and may favor it. So we fit another density, a
-# mixture of 16 Gaussians that no method was trained with, to the features of each finished network.
-# It gives each feature a *percentile*: 50 is the median feature, 0 the sparsest one.
+# Does the boundary move to lower density *because of* descent? We must not measure this with a
+# method's own flow. That flow was trained together with the network, and may favor it. So we fit
+# another density to the features of each finished network: a mixture of 16 Gaussians that no method
+# was trained with. This mixture gives each feature a *percentile*. 50 is the median feature, 0 is
+# the sparsest one.
 
 # %%
 inside = study.stored_mechanism()
@@ -549,11 +553,11 @@ assert (pseudo["error percentile"] < 48).all()
 # %% [markdown]
 # **Finding.** The step does what the paper says: it takes confident features to a very low
 # percentile of a density that no method trained with, far below a random or an adversarial step.
-# The boundary does move to sparser features, but under all four methods with pseudo-labels,
-# `consistency` included. So the step is not needed for that. Under `supervised` it does not move.
-# Whether the step moves it a little further is open: see the last line printed. On the photographs
-# (study 9) the boundary is sparser still, about the 20th percentile, under all methods, from step
-# 300 on.
+# The boundary does move to sparser features, but it does so under all four methods with
+# pseudo-labels, `consistency` included. So the step is not needed for this. Under `supervised` the
+# boundary does not move. Whether the step moves the boundary a little further is open: see the last
+# printed line. On the photographs (study 9) the boundary is sparser still, about the 20th
+# percentile, under all methods, from step 300 on.
 #
 # Errors of these four methods lie at slightly lower density than other features.
 
@@ -561,9 +565,9 @@ assert (pseudo["error percentile"] < 48).all()
 # ## What does the release do differently?
 #
 # The released code is a preset of its own, `ddfp_released` (lesson 4). On the digit scenes it has
-# the highest mean of all. Two more studies ask for the reason: with random steps in place of the
-# density, and with the release's teacher under all methods. A *tied* teacher in train mode is the
-# release's: it shares the student's weights and normalizes by the statistics of its batch. "Asked
+# the highest mean of all. Two more studies look for the reason. One tries random steps in place of
+# the density. The other gives the release's teacher to all methods. This teacher is *tied* and in
+# train mode: it shares the student's weights and normalizes by the statistics of its batch. "Asked
 # in train mode" means that the density is evaluated in this mode too.
 
 # %%
@@ -584,18 +588,18 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
 # **Finding.** With random steps in place of the density, the release has at least as high a mean
-# (+1.6) as with the density (+0.8). And with its teacher, random and adversarial steps gain
-# significantly over consistency; descent does not. So we see no sign that its lead comes from the
-# density. These are three seeds only: read the intervals.
+# (+1.6) as with the density (+0.8). With the release's teacher, random and adversarial steps gain
+# significantly over consistency. Descent does not. So we see no sign that the lead of the release
+# comes from the density. There are only three seeds, so read the intervals.
 
 # %% [markdown]
 # ## Real photographs
 #
 # Digit scenes are 40 pixels wide. Three studies use photographs: street scenes (CamVid) with a
 # network from random weights, and animals (a part of PASCAL VOC) with a pretrained one. For the
-# animals we wrote a [plan](../reproduce/PLAN.md) before any method but the two of the tuning was
-# scored on a test image. It says which comparisons count, how many seeds they have, and what we may
-# claim.
+# animals we wrote a [plan](../reproduce/PLAN.md) before we scored any method on a test image,
+# except the two methods of the tuning. It says which comparisons count, how many seeds they have,
+# and what we may claim.
 
 # %%
 photographs = [s for s in studies() if s.benchmark != "digits"]
@@ -620,20 +624,20 @@ for baseline in ("consistency", "second pass alone", "noise, eps 3"):
 # %% [markdown]
 # **Finding.** On the animals (study 9), all three planned intervals contain 0. With the three seeds
 # that both have, DDFP and the second pass that moves nothing have the same mean. (DDFP and
-# `consistency` have five seeds. The plan asks for two more where a difference is not significant,
-# but larger than the paired standard deviation of noise minus `consistency`. Adding seeds after a
-# look at the result makes an interval less reliable, which is one more reason to claim nothing.)
-# We see no sign of a gain on photographs either. But these intervals are wide.
+# `consistency` have five seeds. The plan asks for two more seeds where a difference is not
+# significant, but larger than the paired standard deviation of noise minus `consistency`. Adding
+# seeds after a look at the result makes an interval less reliable, which is one more reason to
+# claim nothing.) We see no sign of a gain on photographs either. But these intervals are wide.
 #
-# Two more things limit it. Consistency training itself gains only 3 points here, which is not
-# significant with three draws of labeled images. And the step lengths were chosen with one seed and
-# half of the steps (study 8).
+# Two more things limit this result. Consistency training itself gains only 3 points here, which is
+# not significant with three draws of labeled images. And the step lengths were chosen with one seed
+# and half of the steps (study 8).
 #
 # Look at `supervised` in the street scenes (CamVid): training on labels alone is *better* than
 # consistency training there, on test images. (On the validation images its mean is lower: see
 # [study 7](../reproduce/STUDY.md).) Those runs have three seeds and 600 steps from random weights.
-# A gain over consistency then only means losing less to the simplest baseline. Always report that
-# baseline.
+# Then a gain over consistency only means a smaller loss against the simplest baseline. Always
+# report that baseline.
 #
 # ## What may we conclude?
 #
@@ -642,21 +646,22 @@ for baseline in ("consistency", "second pass alone", "noise, eps 3"):
 # 1. DDFP is better than consistency training without perturbed features by 1.6 points (+0.2 to
 #    +2.9). After the correction for 12 comparisons this is not significant (-1.3 to +4.4).
 # 2. More than half of that gain needs no step at all.
-# 3. No sign that going down the density is better than a random step: random minus descent is +0.9
-#    (-0.3 to +2.0), so a lead of descent of more than 0.3 points is unlikely. The adversarial step
-#    is ahead by 1.0 (+0.3 to +1.7), not significant after the correction (-0.5 to +2.5).
-# 4. A density that fits the features may matter for DDFP; three seeds are too few to be sure.
+# 3. We see no sign that a step down the density is better than a random step: random minus descent
+#    is +0.9 (-0.3 to +2.0), so a lead of descent of more than 0.3 points is unlikely. The
+#    adversarial step is ahead by 1.0 (+0.3 to +1.7), not significant after the correction (-0.5 to
+#    +2.5).
+# 4. A density that fits the features may matter for DDFP. Three seeds are too few to be sure.
 # 5. The boundary moves to sparser features under all four methods with pseudo-labels that we
-#    measured, also without any step.
-# 6. The flow fits the features better than one Gaussian does, and less well than 16. Its density
-#    hardly shows where the network is wrong.
+#    measured, even without any step.
+# 6. The flow fits the features better than one Gaussian does, and less well than 16 Gaussians. Its
+#    density hardly shows where the network is wrong.
 #
-# On photographs of animals, with a pretrained network and three to five seeds: no difference is
-# significant, and DDFP is as good as a second pass that moves nothing, within one point.
+# On photographs of animals, with a pretrained network and three to five seeds, no difference is
+# significant. DDFP is as good as a second pass that moves nothing, within one point.
 #
-# What we may *not* conclude: that DDFP does not work in the paper's setting. That has photographs
-# of 513 pixels, 21 classes, a ResNet-101, a confidence threshold of 0.95. It has not been run on a
-# GPU yet. A test on a small benchmark can make a claim doubtful; it cannot settle it elsewhere.
+# We may *not* conclude that DDFP does not work in the paper's setting. That setting has photographs
+# of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95. We have not run it on
+# a GPU yet. A test on a small benchmark can make a claim doubtful, but cannot settle it elsewhere.
 
 # %% [markdown]
 # ## Exercises
@@ -682,14 +687,14 @@ print(f"each at its best of four: {signed(fair)} points")
 assert fair["difference"] < faulty["difference"]
 
 # %% [markdown] tags=["solution"]
-# The steps differ ten times in length, and only DDFP's length was tuned. With each method's best
-# of four lengths, the difference is small. In any case, two seeds allow no conclusion: if both
+# One step is ten times as long as the other, and only DDFP's length was tuned. With each method's
+# best of four lengths, the difference is small. In any case, two seeds allow no conclusion: if both
 # differences are nearly equal by chance, their interval excludes 0.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper has 81.2 mIoU on VOC with 732 labels. My run ends at 80.9. So I
 # do not reach the paper." Now look at the *paper's own* log, which ends at 80.9, too. (That log was
-# edited, and is not of the code that was released with it; see [the notes on
+# edited, and the code that was released with it did not write it. See [the notes on
 # it](../reproduce/released/README.md).)
 
 # %%
@@ -698,9 +703,9 @@ log.tail(3)
 
 # %% [markdown]
 # The column `first_line_miou` holds the student's score for each epoch, on the same images that the
-# paper reports. Where does the difference come from? How large would it be for a method that does
-# not improve any more? Take the last 20 epochs as a sample of scores without trend, and compute the
-# expected best of 20.
+# paper reports. Where does the difference come from? How large would this difference be for a
+# method that no longer improves? Take the last 20 epochs as a sample of scores without trend, and
+# compute the expected best of 20.
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
@@ -713,9 +718,9 @@ print(f"what choosing the best adds: {best - late.mean():.2f} points")
 assert values.max() > values[-1] and best > late.mean()
 
 # %% [markdown] tags=["solution"]
-# 81.2 is the *best of 80 epochs*, chosen on the images that it is reported for; 80.9 is the last
+# 81.2 is the *best of 80 epochs*, chosen on the images that it is reported for. 80.9 is the last
 # epoch. The best of many noisy scores is higher than a typical one, and more evaluations make it
-# higher still: for a method without a trend, the best of 20 is about 0.34 points above the mean.
+# higher still. For a method without a trend, the best of 20 is about 0.34 points above the mean.
 # Compare last with last, or choose the epoch on other images.
 
 # %% [markdown]
