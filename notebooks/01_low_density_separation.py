@@ -465,8 +465,8 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # **Finding.** Three clouds give three answers.
 #
 # - *Moons:* descent gains most, about five percentage points more than a random step, and no seed
-#   loses. Yet the density at the boundary falls by the same amount under all three rules. The gain
-#   in accuracy does not come from a boundary in a sparser place.
+#   loses. Yet the mean density at the boundary falls by about the same amount under all three rules.
+#   So a boundary in a sparser place does not explain the difference in accuracy.
 # - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
 #   random step does not change the mean accuracy, though half of its seeds lose. A random step
 #   moves the boundary *further* down than descent does.
@@ -634,10 +634,10 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** Of the four clouds, this is the only one on which descent clearly moves the boundary
-# to the lowest density. Descent loses accuracy there on most seeds, and the losses differ a lot.
-# The cluster assumption is an assumption about *classes*. Points without labels can neither confirm
-# nor refute it.
+# **Finding.** Of the four clouds, this is the only one on which descent, on average, moves the
+# boundary to a lower density than the other rules do. Descent loses accuracy there on most seeds,
+# and the losses differ a lot. The cluster assumption is an assumption about *classes*. Points
+# without labels can neither confirm nor refute it.
 
 # %% [markdown]
 # ## Exercises
@@ -709,7 +709,7 @@ for name in ("moons", "gap"):
 # - Steps down a learned density gain most where classes are clusters (moons). They lose about five
 #   percentage points on average where classes are not clusters (gap), and also on the rings, where
 #   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
-# - Steps down a learned density clearly move the boundary to the lowest density on one of four
+# - On average, steps down a learned density move the boundary to the lowest density on one of four
 #   clouds, and lose accuracy there.
 # - Seeds differ at least as much as rules do. Compare rules within a seed, over several seeds.
 #

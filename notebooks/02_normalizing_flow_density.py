@@ -416,8 +416,9 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # method.
 #
 # (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
-# right panel shows **overfitting**. The training points become *more* likely than under the exact
-# density (below 0), while the held-out curve flattens. It gains little from 1,000 to 2,000 steps.
+# right panel shows **overfitting**. With most seeds, the flow gives its training points a higher
+# likelihood than the exact density gives to new points (below 0), while the held-out curve
+# flattens. It gains little from 1,000 to 2,000 steps.
 # We did not try longer training.
 
 # %% [markdown]
@@ -551,8 +552,9 @@ for name in ("flow, 2,000 steps", "another seed"):
 # density. The inner ring is still a disc, and *bridges* of density join the two rings. Between the
 # rings the median density falls. The highest density there hardly changes with one seed and rises
 # with the other. The limit here is the size of the flow (six blocks with clamped scales) or its
-# training. We did not test which. It is not a limit of all flows, as the radial map proves. The
-# flow of lesson 1 is like the flow in the second picture.
+# training. (The longer trainings also had fresh points, so the picture does not separate the two
+# changes.) It is not a limit of all flows, as the radial map proves. The flow of lesson 1 was
+# trained for a short time on a fixed set of points, too.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?

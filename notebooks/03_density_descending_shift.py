@@ -516,7 +516,7 @@ assert abs(fall - wanted) < 0.5
 # - At equal length it falls further than a random or an adversarial step, and changes the true
 #   class more often. At equal fall it changes the class less often than a random step.
 # - Of the straight steps of length 0.8 that change the class, about half climb again behind a
-#   valley. Eight small steps change the class about half as often.
+#   valley (one seed). Eight small steps change the class about half as often.
 # - In one trained network, more than 90 % of the confident features fall under descent, and more
 #   than half under a random step.
 #

@@ -397,8 +397,8 @@ begins = {
 history(metrics, begins).described(
     "Three panels over the steps of training. The mIoU of teacher and student rises, with one dip "
     "of the student. The fraction of pixels with a pseudo-label rises too, while their precision "
-    "falls a little at first. The flow's bits per dimension fall quickly at first and later rise a "
-    "little."
+    "falls a little at first. The flow's bits per dimension fall quickly at first, rise once and "
+    "end at their lowest value."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -609,8 +609,8 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 
 # %% [markdown]
 # **2. Which mean?** The release divides the consistency loss by the number of *confident* pixels,
-# not of valid ones (`consistency_mean: confident`). Compute both for the batch above, with the
-# student as it is now, after its step. By which factor do they differ? When is that factor large?
+# not of valid ones (`consistency_mean: confident`). Compute both for the embeddings `moved_v` of
+# the batch above. By which factor do they differ? When is that factor large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()

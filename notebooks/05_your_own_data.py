@@ -274,8 +274,8 @@ assert last["pseudo_precision"] > 0.85
 # in ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
 # because 72 masks and 216 steps are few. Three things would be alarming:
 #
-# - an mIoU below 100 / (number of classes): a network that predicts only background cannot reach
-#   more (here about 19, because about 77.5 % of the pixels are background);
+# - at the end, an mIoU below 100 / (number of classes): a network that predicts only background
+#   cannot reach more (here about 19, because about 77.5 % of the pixels are background);
 # - a coverage that stays near 0;
 # - a precision that keeps falling.
 #

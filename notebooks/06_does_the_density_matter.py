@@ -559,7 +559,8 @@ assert (pseudo["error percentile"] < 48).all()
 # printed line. On the photographs (study 9) the boundary is sparser still, about the 20th
 # percentile, under all methods, from step 300 on.
 #
-# Errors of these four methods lie at slightly lower density than other features.
+# Errors of these four methods lie at slightly lower density than other features, on average. The
+# intervals still contain 50.
 
 # %% [markdown]
 # ## What does the release do differently?
