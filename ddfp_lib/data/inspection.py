@@ -1,4 +1,4 @@
-"""Look at a data set before the first step: what ``verify`` knows, ``train`` knows.
+"""Check a data set before the first step: ``verify`` and ``train`` find the same problems.
 
 One inspection serves ``train``, ``reproduce``, ``evaluate``, ``predict`` and ``data verify``. It
 reads the headers of images and the masks that will be used, through the cache of

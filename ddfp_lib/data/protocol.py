@@ -1,4 +1,4 @@
-"""How a network is asked for the classes of a whole image: evaluation protocols."""
+"""Evaluation protocols: how a network predicts the classes of a whole image."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Look at every file of a data set before training does."""
+"""Read every file of a data set before it is used for training."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Segmenting pictures with a trained network as its evaluation does, some images at a time."""
+"""Segment pictures with a trained network in the same way as its evaluation, in small batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Layers that compute what PyTorch's do, in less time on a CPU.
+"""Layers that compute the same as PyTorch's layers, in less time on a CPU.
 
 PyTorch's convolutions are fast on a CPU where oneDNN has a good kernel for them. It has none for
 some layers of a segmentation network, and :func:`use_fast_layers` makes these layers take another

@@ -1,4 +1,4 @@
-"""The same network, faster where it only answers: convolution, BatchNorm and ReLU in one pass.
+"""A faster copy of the network for prediction: convolution, BatchNorm and ReLU in one pass.
 
 In evaluation a BatchNorm multiplies and adds constants, which can be put into the weights of the
 convolution before it. On a CPU each layer that goes over a large map in memory costs as much as

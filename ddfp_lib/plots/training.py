@@ -1,4 +1,4 @@
-"""Figures of one training: what a step sees, and what the steps came to."""
+"""Figures of one training: what a step sees, and how the training went."""
 
 from collections.abc import Mapping, Sequence
 

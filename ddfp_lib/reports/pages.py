@@ -122,7 +122,8 @@ def headline(study: Study) -> str:
     ]
     note = (
         f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons. The "
-        "intervals are not corrected for their number. After the correction (Bonferroni), "
+        "intervals are not corrected for the number of comparisons. After the correction "
+        "(Bonferroni), "
         + (f"only these are significant: {'; '.join(left)}." if left else "none is significant.")
     )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command(study)}"
@@ -135,9 +136,9 @@ def expectation(ledger: pd.DataFrame) -> str:
     if gap["seeds"] < 2:
         return "What it finds: not stored yet."
     return (
-        f"What to expect: here, `ddfp` minus `consistency` was {signed(gap)} points with "
-        f"{gap['seeds']} seeds. With so few seeds even the sign can change; {study_seeds()} are in "
-        "[STUDY.md](reproduce/STUDY.md)."
+        f"What to expect: in our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
+        f"with {gap['seeds']} seeds. With so few seeds, even the sign can change. "
+        f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )
 
 
@@ -159,9 +160,9 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         if not pd.isna(cell.miou)
     )
     return (
-        f"The paper reports {known} (mIoU on VOC, second hand). `ddfp reproduce voc --data DIR` "
-        "runs all five splits; add `--splits 732` for a single one. With one GPU, see "
-        "[One GPU](reproduce/README.md#one-gpu)."
+        f"The paper reports this mIoU on VOC: {known}. We know these numbers second hand. `ddfp "
+        "reproduce voc --data DIR` runs all five splits. Add `--splits 732` to run a single one. "
+        "With one GPU, see [One GPU](reproduce/README.md#one-gpu)."
     )
 
 
