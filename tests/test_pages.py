@@ -89,6 +89,27 @@ def test_the_headline_has_the_study_s_own_differences(name):
         assert (f"{what} minus {other}" in text) == (abs(gaps.mean()) > strict)
 
 
+def test_the_first_screen_has_the_numbers_of_the_tables_below_it():
+    """Each of its cells, difference and interval, stands in the table of that benchmark too."""
+    rows = [line.split(" | ") for line in pages.first_screen().splitlines()[2:]]
+    assert len(rows) == 3
+    for number, row in zip(pages.CLAIMS, rows, strict=True):
+        for name, cell in zip(pages.FOUND, row[1:], strict=True):
+            line = headline(find_study(name)).splitlines()[2 + number]
+            difference, interval = re.match(r"\*\*(.+?)\*\*, .*\(95 % CI (.+?), \d", cell).groups()
+            assert f"**{difference}**" in line
+            assert f"(95 % CI {interval})" in line
+
+
+def test_the_readme_is_short():
+    """Words of its text and its tables, without code, addresses and generated blocks."""
+    text = (repository() / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"<!-- generated.*?: begin.*?<!-- end.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    words = re.findall(r"\w[\w'-]*", text)
+    assert 700 <= len(words) <= 900
+
+
 def test_the_paper_is_one_sentence_until_a_cell_is_run():
     ledger = read_ledger(repository() / "reproduce" / "results.csv")
     scores = published_scores()

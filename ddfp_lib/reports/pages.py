@@ -20,6 +20,9 @@ from ddfp_lib.reports.studies import by_figure, command, measured, page
 
 SECOND_PASS = "a second pass, nothing moved"
 
+CLAIMS = (0, 3, 4)
+"""The comparisons of :func:`_compared` that the first screen of the README shows."""
+
 
 def _compared(noise: str, vat: str, ddfp: str) -> tuple[tuple[str, str, str, str], ...]:
     """Return the comparisons of the README, by the names of a study's variants."""
@@ -44,6 +47,9 @@ FOUND = {
 }
 """What the README reports: studies, and of each the comparisons: both sides in words, and the two
 variants."""
+
+BENCHMARKS = {"perturbations": "digit scenes", "photographs": "photographs"}
+"""What the first screen of the README calls the benchmarks of these studies."""
 
 
 def write_pages() -> list[Path]:
@@ -76,6 +82,7 @@ def readme_page(text: str, ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         ledger: the kept results, see :func:`ddfp_lib.experiments.ledger.read_ledger`.
         scores: see :func:`ddfp_lib.experiments.published.published_scores`.
     """
+    text = replace_block(text, "found", first_screen())
     for study in FOUND:
         text = replace_block(text, study, headline(find_study(study)))
     text = replace_block(text, "expect", expectation(ledger))
@@ -90,6 +97,30 @@ def architecture_page(text: str) -> str:
     """
     rooms = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     return replace_block(text, "files", files_table(rooms))
+
+
+def first_screen() -> str:
+    """Return the three comparisons that answer whether the density matters, on each benchmark.
+
+    Returns:
+        Markdown: a table, one column for each of :data:`FOUND` that has kept results.
+    """
+    kept = {name: find_study(name).stored() for name in FOUND}
+    found = {name: runs for name, runs in kept.items() if runs is not None}
+    lines = [
+        "| mIoU, difference in points | " + " | ".join(BENCHMARKS[name] for name in found) + " |",
+        "|---|" + "---|" * len(found),
+    ]
+    for number in CLAIMS:
+        cells = []
+        for name, runs in found.items():
+            what, other, *pair = FOUND[name][number]
+            gap = paired_difference(runs, *pair, find_study(name).score)
+            cells.append(
+                f"**{gap['difference']:+z.1f}**, {verdict(gap)[:-1]}, {gap['seeds']} seeds)"
+            )
+        lines.append(f"| {what[0].upper()}{what[1:]} minus {other} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def headline(study: Study) -> str:

@@ -59,7 +59,7 @@ TITLES = {
 }
 """Titles that pages have on the site alone: the menu does not show their folder's name."""
 
-FIRST_PAGE = ("What we found", "Start here", "Whose method is it?")
+FIRST_PAGE = ("What we found", "Start here", "Results", "Whose method is it?")
 """Sections of the README that are on the first page; its other sections are the page README.md."""
 
 NO_PAGES = {"docs/phrases.txt"}
@@ -357,7 +357,7 @@ def _api_pages(source: Path, root: Path) -> None:
 def _index(root: Path, source: Path, names: list[str]) -> str:
     """Return the first page: sections of the README, the ways on, and the navigation."""
     sections = _sections((root / "README.md").read_text(encoding="utf-8"))
-    found, start, whose = (
+    found, start, results, whose = (
         _linked(sections[title], "index.md", names, source, root) for title in FIRST_PAGE
     )
     lead = _linked(sections[""], "index.md", names, source, root)
@@ -383,7 +383,7 @@ training step in {py:mod}`ddfp_lib.training.reference_step` |
 | to add something | [contributing](docs/contributing.md) |
 
 """
-    parts = [lead + found + start + ways + whose]
+    parts = [lead + found + start + ways + results + whose]
     for title, pages in chapters(source).items():
         entries = "\n".join(Path(page).with_suffix("").as_posix() for page in pages)
         parts.append(
