@@ -66,7 +66,7 @@ def test_paired_difference_is_the_paired_t_interval(frame):
 def test_a_difference_near_nothing_has_no_minus_and_one_seed_no_interval():
     assert (
         statistics.signed({"difference": -0.01, "low": -2.6, "high": -0.04})
-        == "+0.0 (-2.6 to +0.0)"
+        == "+0.0 (-2.6 to -0.04)"
     )
     alone = {"difference": 1.0, "low": float("nan"), "high": float("nan")}
     assert statistics.signed(alone) == "+1.0"
@@ -91,7 +91,9 @@ def test_one_seed_has_no_interval_and_no_verdict(frame):
         (0.1, 2, "significantly better (95 % CI +0.1 to +2.0)"),
         (-2, -0.1, "significantly worse (95 % CI -2.0 to -0.1)"),
         (-1, 1, "not significant (95 % CI -1.0 to +1.0)"),
-        (0, 1, "not significant (95 % CI +0.0 to +1.0)"),
+        (0, 1, "not significant (95 % CI +0.00 to +1.0)"),
+        (0.04, 1, "significantly better (95 % CI +0.04 to +1.0)"),
+        (-0.012, 1.9, "not significant (95 % CI -0.01 to +1.9)"),
     ],
 )
 def test_verdict_follows_the_interval(low, high, words):

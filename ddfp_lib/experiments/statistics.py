@@ -127,13 +127,27 @@ def signed(difference: Mapping[str, float]) -> str:
         difference: ``difference``, ``low`` and ``high``, in points of mIoU.
 
     Returns:
-        The difference and its interval, rounded to 0.1. If the interval is NaN, which means one
-        seed, the difference alone; ``-`` without a seed in common.
+        The difference and its interval, rounded to 0.1; its ends as :func:`bound` writes them. If
+        the interval is NaN, which means one seed, the difference alone; ``-`` without a seed in
+        common.
     """
     if np.isnan(difference["difference"]):
         return "-"
-    gap, low, high = (f"{difference[name]:+z.1f}" for name in ("difference", "low", "high"))
-    return gap if np.isnan(difference["low"]) else f"{gap} ({low} to {high})"
+    gap = f"{difference['difference']:+z.1f}"
+    if np.isnan(difference["low"]):
+        return gap
+    return f"{gap} ({bound(difference['low'])} to {bound(difference['high'])})"
+
+
+def bound(value: float) -> str:
+    """Write an end of an interval: one decimal, or two where one would hide on which side 0 lies.
+
+    ``+0.0`` may be an interval that contains 0 or one that does not; ``-0.01`` says it.
+
+    Args:
+        value: end of the interval, in points.
+    """
+    return f"{value:+z.2f}" if abs(value) < 0.05 else f"{value:+.1f}"
 
 
 def excludes_zero(difference: Mapping[str, float]) -> bool:
@@ -167,4 +181,4 @@ def verdict(difference: Mapping[str, float]) -> str:
     words = "not significant"
     if excludes_zero(difference):
         words = f"significantly {'better' if low > 0 else 'worse'}"
-    return f"{words} (95 % CI {low:+z.1f} to {high:+z.1f})"
+    return f"{words} (95 % CI {bound(low)} to {bound(high)})"
