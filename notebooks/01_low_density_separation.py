@@ -465,8 +465,8 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # **Finding.** Three clouds give three answers.
 #
 # - *Moons:* descent gains most, about five percentage points more than a random step, and no seed
-#   loses. Yet the mean density at the boundary falls by about the same amount under all three rules.
-#   So a boundary in a sparser place does not explain the difference in accuracy.
+#   loses. Yet the mean density at the boundary falls by about the same amount under all three
+#   rules. So a boundary in a sparser place does not explain the difference in accuracy.
 # - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
 #   random step does not change the mean accuracy, though half of its seeds lose. A random step
 #   moves the boundary *further* down than descent does.

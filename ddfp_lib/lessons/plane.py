@@ -109,6 +109,20 @@ class Classifiers(nn.Module):
             x = torch.baddbmm(bias[which], weight[which], x if layer == 0 else x.relu())
         return x
 
+    def accuracy(self, points: Tensor, classes: Tensor) -> Tensor:
+        """Return the percentage of points that each network gives the right class.
+
+        Args:
+            points: (N, 2) float64.
+            classes: (N,) int64, the right ones.
+
+        Returns:
+            (S,) float64, in %.
+        """
+        with torch.no_grad():
+            found = self(points.T.expand(len(self.weights[0]), 2, -1)).argmax(1)
+        return 100 * (found == classes).double().mean(1)
+
     def of(self, number: int) -> "OnPlane":
         """Return one network as a function on the plane: (N, 2) -> (N, K)."""
         return OnPlane(self, number)
