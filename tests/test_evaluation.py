@@ -325,18 +325,27 @@ def run_on(root, tmp_path, tiny_config, **data):
 
 @pytest.mark.parametrize("protocol", ["whole", "slide24", "crop33", "crop80"])
 @pytest.mark.parametrize(
-    "sizes", [{}, {"size": [31, 29]}, {"long_side": 30}, {"long_side": 4000}], ids=str
+    "sizes",
+    [
+        {},
+        {"size": [31, 29]},
+        {"long_side": 30},
+        {"long_side": 4000},
+        {"long_side": 30, "classes": ["rim", "ground"]},
+    ],
+    ids=str,
 )
 def test_predicted_masks_score_what_evaluate_says(
     photographs, tmp_path, tiny_config, protocol, sizes
 ):
     """The masks on disk, counted with numpy at the size that the evaluation looked at."""
     run, dataset = run_on(photographs, tmp_path, tiny_config, protocol=protocol, **sizes)
-    network = SegmentationNetwork(run.config.network, 3)
+    classes = len(dataset.classes)
+    network = SegmentationNetwork(run.config.network, classes)
     expected = evaluate(network, dataset, device=CPU, protocol=protocol).confusion.numpy()
     pictures = sorted((photographs / "JPEGImages").glob("[abcd].jpg"))
     list(predict_files(network, run, pictures, tmp_path / "p", device=CPU))
-    confusion = np.zeros((3, 3), np.int64)
+    confusion = np.zeros((classes, classes), np.int64)
     for index, path in enumerate(pictures):
         found = Image.open(tmp_path / "p" / f"{path.stem}.png")
         assert found.size == Image.open(path).size
