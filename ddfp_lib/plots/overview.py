@@ -16,11 +16,15 @@ from ddfp_lib.files import write_atomically
 from ddfp_lib.method.config import DensityConfig
 from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.method.perturb import DensityDescent, FeatureModels, UniformNoise
-from ddfp_lib.plots.style import WIDTH, figure_style, method_colour
+from ddfp_lib.plots.style import CLASS_COLOURS, METHOD_COLOURS, WIDTH, figure_style
 from ddfp_lib.seeds import generator
 
 EPS = 0.25
-CLASS_COLOURS = ("#0072B2", "#E69F00")
+BOUNDARY_COLOURS = {
+    "labels": METHOD_COLOURS["supervised"],
+    "random": CLASS_COLOURS[2],  # there is no class 2 here; the color of noise is class 1's
+    "descent": METHOD_COLOURS["ddfp"],
+}
 
 
 def two_moons(labels_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -101,9 +105,9 @@ def overview(seed: int = 1) -> Figure:
     shift = DensityDescent(EPS)(points, everywhere, models, generator(0))
     aside = UniformNoise(EPS)(points, everywhere, models, generator(1))
     boundaries = {
-        "labels": (train_classifier(points, labels, None), "supervised", "--"),
-        "random": (train_classifier(points, labels, aside), "noise", "-."),
-        "descent": (train_classifier(points, labels, shift), "ddfp", "-"),
+        "labels": (train_classifier(points, labels, None), "--"),
+        "random": (train_classifier(points, labels, aside), "-."),
+        "descent": (train_classifier(points, labels, shift), "-"),
     }
     x, y = np.meshgrid(np.linspace(-1.6, 2.6, 240), np.linspace(-1.15, 1.65, 160))
     plane = torch.from_numpy(np.stack([x, y], axis=-1)).float().view(-1, 2)
@@ -111,12 +115,12 @@ def overview(seed: int = 1) -> Figure:
         height = models.log_density(plane).view(x.shape).clamp(min=-9)
         margins = {
             name: (network(plane)[:, 1] - network(plane)[:, 0]).view(x.shape)
-            for name, (network, _, _) in boundaries.items()
+            for name, (network, _) in boundaries.items()
         }
         _, truth = make_moons(600, noise=0.09, random_state=seed)
         right = {
             name: 100 * (network(points).argmax(dim=1) == torch.from_numpy(truth)).float().mean()
-            for name, (network, _, _) in boundaries.items()
+            for name, (network, _) in boundaries.items()
         }
     with figure_style():
         figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.75), sharex=True, sharey=True)
@@ -133,7 +137,7 @@ def overview(seed: int = 1) -> Figure:
             )
             axes.set(xticks=[], yticks=[], aspect="equal")
             axes.grid(visible=False)
-            for k, colour in enumerate(CLASS_COLOURS):
+            for k, colour in enumerate(CLASS_COLOURS[:2]):
                 chosen = points[labels == k]
                 axes.scatter(*chosen.T, color=colour, edgecolor="white", s=60, zorder=5)
         row[0].scatter(*points.T, color="black", s=2)
@@ -143,7 +147,7 @@ def overview(seed: int = 1) -> Figure:
         row[1].quiver(
             *points[some].T,
             *shift[some].T,
-            color=method_colour("ddfp"),
+            color=BOUNDARY_COLOURS["descent"],
             angles="xy",
             scale_units="xy",
             scale=1,
@@ -151,15 +155,15 @@ def overview(seed: int = 1) -> Figure:
         )
         row[1].set_title("2  step down the density")
         row[1].set_xlabel(f"{100 * lower.float().mean():.0f} % of the steps go down", fontsize=8.5)
-        for name, (_, method, style) in boundaries.items():
-            look = {"colors": [method_colour(method)], "linewidths": 2, "linestyles": style}
+        for name, (_, style) in boundaries.items():
+            look = {"colors": [BOUNDARY_COLOURS[name]], "linewidths": 2, "linestyles": style}
             row[2].contour(x, y, margins[name], levels=[0], **look)
         row[2].set_title("3  claim: the boundary settles there")
         found = ", ".join(f"{name} {percent:.0f} %" for name, percent in right.items())
         row[2].set_xlabel(f"right: {found}", fontsize=7.5)
         lines = [
-            Line2D([], [], color=method_colour(method), ls=style, lw=2, label=name)
-            for name, (_, method, style) in boundaries.items()
+            Line2D([], [], color=BOUNDARY_COLOURS[name], ls=style, lw=2, label=name)
+            for name, (_, style) in boundaries.items()
         ]
         row[2].legend(handles=lines, fontsize=7, loc="upper right", frameon=True)
         row[0].set_xlabel("dark: dense; dots: the six labels", fontsize=8.5)
