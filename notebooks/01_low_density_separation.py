@@ -272,6 +272,9 @@ density = {name: learn_density(name) for name in clouds}
 # A step down the density has a fixed length $\varepsilon$:
 #
 # $$ g = -\nabla_x \log p(x), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
+#
+# **Predict first.** The flow saw only 240 points. Will its steps go down in the exact density too?
+# On which clouds will they point in nearly the same direction as the exact steps?
 
 
 # %%
@@ -339,7 +342,8 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 #
 # Where the teacher's highest probability exceeds a threshold, its class becomes a
 # **pseudo-label**: a label that a model has made. The student learns to predict it. *Consistency
-# training* asks for more: the student must predict the same class after a perturbation.
+# regularization* asks for more: the student must predict the same class after a perturbation of its
+# input or of its features. The last two of the following rules belong to this family.
 #
 # - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy of
 #   the prediction, $-\sum_k p_k \log p_k$. It is 0 where one class has all the probability.
@@ -482,6 +486,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # density at the boundary: under the random step and under descent. The typical seed is closest to
 # the mean changes over all seeds. The dashed line is the boundary at step 60, before the rules
 # begin.
+#
+# **Predict first.** Descent gains most on the moons. Will its boundary follow the whole gap at the
+# end? Will the boundary differ more between rules or between seeds?
 
 
 # %%
@@ -579,8 +586,9 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
 # 0.4 as at 0.2. Steps of length 0.8 lose on average. They are longer than the gap, so many of them
 # probably land on the other moon and teach the wrong class there. The right length depends on the
-# width of the gap, and nobody knows this width beforehand. So the length is a hyperparameter.
-# Choose it on validation data, *in the same way for every method* (lesson 6).
+# width of the gap, and nobody knows this width beforehand. So the length is a *hyperparameter*, a
+# setting that is chosen and not learned. Choose it on validation data, *in the same way for every
+# method* (lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
@@ -588,6 +596,8 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # This cloud breaks the cluster assumption. Class 0 is two clusters with a wide gap between them,
 # and its right cluster touches class 1. So the deepest valley of the density does not separate
 # classes.
+#
+# **Predict first.** Where will descent move the boundary? Will it gain or lose accuracy?
 
 # %%
 clouds["gap"] = misplaced_gap()
@@ -644,10 +654,11 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 #
 # **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
 # direction in which the *prediction* changes fastest.
-# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step. `moved` is a
-# boolean tensor (seeds, points) that is True everywhere. Write the rule and train with it on moons
-# and gap. (Define the step inside the rule, because the step needs the student.) Is its gain nearer
-# to that of the random step or to that of descent?
+# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step.
+# `FeatureModels` holds what a step may use: a log-density (here none) and a classifier. `moved` is
+# a boolean tensor (seeds, points) that is True everywhere. Write the rule and train with it on
+# moons and gap. (Define the step inside the rule, because the step needs the student.) Is its gain
+# nearer to that of the random step or to that of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
