@@ -50,6 +50,8 @@ from torch.nn.utils import vector_to_parameters
 
 from ddfp_lib import CouplingBlock, DensityConfig, DensityEstimator
 from ddfp_lib.constants import UNLABELED
+from ddfp_lib.experiments.statistics import paired_difference, verdict
+from ddfp_lib.experiments.study import find_study
 from ddfp_lib.lessons.plane import draw_labels, two_moons, two_rings
 from ddfp_lib.plots.diagram import diagram
 from ddfp_lib.plots.lines import against_steps, change_of_variables, curves
@@ -184,7 +186,10 @@ assert torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, log_det[0])
 assert torch.allclose(block.inverse(z), x)
 
 # %% [markdown]
-# Why is it so cheap? Look at the Jacobian of the first half step:
+# Why is it so cheap? Look at the Jacobian of the first half step. Its input has five numbers: $a$
+# is the first two, $b$ the other three.
+#
+# **Predict first.** Which entries of this Jacobian are 0, and which are 1?
 
 
 # %%
@@ -349,6 +354,34 @@ assert few.min() < 50 and many.min() > 95
 # swapped.
 
 # %% [markdown]
+# Two choices need a reason.
+#
+# *Why one Gaussian per class, if the step uses only the marginal density?* FlowGMM made this
+# choice, because it classifies with the flow. DDFP keeps it.
+#
+# *Why six blocks here, and two in the method?* Two is the number in the released code. Six is our
+# choice for the plane. Here each half of a point is a single number. So in half a block one
+# coordinate scales and shifts the other, and then they exchange their roles. Along a line on which
+# $b$ is constant, half a block only scales and shifts. All else must come from many of them in a
+# row. (More blocks fit better here, up to four: see "What do blocks, clamp and noise do?" below. We
+# did not compare six with other numbers.)
+#
+# [Study 4](../reproduce/STUDY.md) changed the labels and the blocks in the whole method. It
+# measured the difference from DDFP, which has labels and two blocks, in points of test mIoU (a
+# score of segmentations in percent, see lesson 4):
+
+# %%
+study = find_study("ablations")
+for change in ("flow without labels", "1 block", "4 blocks"):
+    pair = paired_difference(study.stored(), f"ddfp, eps 3, {change}", study.baseline)
+    print(f"{change:<20}{pair['difference']:+.1f}, {verdict(pair)}, {pair['seeds']} seeds")
+
+# %% [markdown]
+# None of the three changes makes a significant difference. Three seeds would hardly show an effect
+# of one point. (The flow without labels still has one Gaussian per class, but no label says which
+# one a point belongs to. We did not measure a single Gaussian in place of the mixture.)
+
+# %% [markdown]
 # ## How long must a flow train?
 #
 # The classical estimators are not trained in steps. A *kernel density estimate* puts a small
@@ -457,6 +490,9 @@ maps(
 # A flow bends and stretches the plane, but cannot cut it or join its parts. So people say: a flow
 # cannot turn a Gaussian into a ring. Is that true?
 #
+# **Predict first.** Can it make a ring with an empty hole, or only a blurred ring, or neither? Will
+# a small trained flow keep two rings apart?
+#
 # Take the density "circle of radius 1, blurred by 0.08". Send each point $x$ to
 # $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, where $g$ is chosen so that the radius of $z$ is
 # distributed like that of a standard Gaussian. This map is smooth and has a smooth inverse. By
@@ -561,6 +597,9 @@ for name in ("flow, 2,000 steps", "another seed"):
 #
 # We train many small flows on few points, so that overfitting shows. For each value of an option,
 # with two seeds, we measure the log-likelihood of the training points and of held-out points.
+#
+# **Predict first.** Which number of blocks, which clamp and which noise will be best for held-out
+# points?
 
 
 # %%
