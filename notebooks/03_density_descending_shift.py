@@ -93,6 +93,9 @@ diagram("step", "flow")
 #
 # $$ g = -\nabla_F \log p(v(F)), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
+# In the network, $p$ is the density of $v$. $F$ has no density here and only receives the step: the
+# chain rule carries the gradient from $v$ back to $F$.
+#
 # ## Where is down?
 #
 # To assess a step we need data for which we know the truth: three Gaussian classes in the plane.
@@ -125,6 +128,9 @@ def draw(count, *seed):
 # The method does not know the truth. It has a classifier and a flow. The flow is trained on points,
 # and one in ten of them has a label. (Here the classifier sees all labels, so that its errors do
 # not disturb the comparison.)
+#
+# **Predict first.** Where will the steps of one class point: towards the other classes, or to all
+# sides?
 
 
 # %%
@@ -187,9 +193,10 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # ## How far down, and at what price?
 #
 # We compare three steps of equal length: density descent; a random direction; and the adversarial
-# direction of VAT, in which the prediction changes fastest. The fourth step is descent in eight
-# small steps, with a new gradient before each. Its path has the same length but may bend, so it can
-# end nearer to its start. We measure two quantities on fresh points, for three seeds:
+# direction of *VAT* (virtual adversarial training), in which the prediction changes fastest. The
+# fourth step is descent in eight small steps, with a new gradient before each. Its path has the
+# same length but may bend, so it can end nearer to its start. We measure two quantities on fresh
+# points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - how many points end where *another class* is the most probable one. Training gives these points
@@ -376,6 +383,8 @@ assert descent["network keeps its class (%)"] > 95
 # nearest unperturbed embedding of another feature, divided by the same median before the step. Note
 # that the steps have equal length in $F$, but not in $v$. So this number depends on two things: how
 # far a step moves $v$, and in which direction.
+#
+# **Predict first.** How does this distance change after a random step, and how after descent?
 
 # %%
 steps = steps_of(learner, validation)
@@ -433,6 +442,8 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 #
 # Back to the images. Each feature stands for 4 x 4 pixels. White pixels did not move. They are not
 # confident, or they are *ignored* (their mask gives no class).
+#
+# **Predict first.** Which features fall furthest: typical ones, or those that are rare already?
 
 # %%
 nothing = torch.tensor(float("nan"))
