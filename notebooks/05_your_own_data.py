@@ -284,6 +284,8 @@ assert last["pseudo_precision"] > 0.85
 # For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at. It
 # also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay
 # in the colors of these lessons.)
+#
+# **Predict first.** In which will the network err more: in finding a digit, or in its class?
 
 # %%
 names = validation.names[:7]
@@ -334,8 +336,9 @@ assert abs(iou["mIoU"] - validated[-1]["teacher_miou"]) < 0.1
 assert iou["background"] > 80
 
 # %% [markdown]
-# The digit 2 is the hardest class here, although it has as many masks as 0. In the picture, most
-# pixels of both 2s have the class 0.
+# **Finding.** The network errs more in the class than in the place: all seven digits are found at
+# about the right place, but some have the wrong class. The digit 2 is the hardest class here,
+# although it has as many masks as 0. In the picture, most pixels of both 2s have the class 0.
 #
 # ## And when it does not work?
 #
