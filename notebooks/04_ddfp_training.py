@@ -58,7 +58,7 @@ from ddfp_lib import (
 from ddfp_lib.config import load_method, to_dict
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.augment import cutmix_box, mix, strong_view
-from ddfp_lib.experiments.statistics import paired_difference, signed
+from ddfp_lib.experiments.statistics import paired_difference, verdict
 from ddfp_lib.experiments.study import find_study
 from ddfp_lib.lessons.digits import PALETTE, batch_of_step, small_config
 from ddfp_lib.plots.diagram import diagram
@@ -87,9 +87,11 @@ steps = 240
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# The baseline `consistency` has no perturbed term, and its clean term has weight 1. The student
-# must agree with the teacher, although the student's image is strongly augmented. This baseline
-# changes images but does not move features. DDFP moves the features too.
+# This is *consistency regularization* (lesson 1): the student must predict the same class after a
+# perturbation. A *baseline* is a method to compare with. The baseline `consistency` has no
+# perturbed term, and its clean term has weight 1. Its student must agree with the teacher, although
+# the student's image is strongly augmented. This baseline changes images but does not move
+# features. DDFP moves the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -171,6 +173,9 @@ for name, tensor in vars(batch).items():
 # This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
 # paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how many. We keep the
 # teacher's embeddings $v$: the flow will learn their density.
+#
+# **Predict first.** Half way through the training, where will the teacher be confident: on the
+# background, on the digits, along their outlines?
 
 # %%
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
@@ -212,7 +217,15 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # ### Part 2. Strong augmentation
 #
 # The student sees the same images with other colors and blur. Then CutMix replaces a box of each
-# image by the same box of the next one. Pseudo-labels move with their pixels.
+# image by the same box of the next one. Let $s_i$ be image $i$ of the batch with other colors and
+# blur, and $y_i$ its pseudo-labels. The mask $b$ is 1 in the box and 0 elsewhere. Then the student
+# sees $u_i$ and learns $y_i'$:
+#
+# $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
+#    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
+#
+# The product $\odot$ is taken pixel by pixel. After the last image comes the first. So
+# pseudo-labels move with their pixels. From here on $y$ means the mixed ones, $y'$.
 
 # %%
 box = cutmix_box(*size, augment, for_views)
@@ -235,9 +248,17 @@ panels(
 # %% [markdown]
 # ### Part 3. The supervised and the clean loss
 #
-# The student's path is image → $F$ → $v$ → scores. The clean loss is a mean over all *valid*
-# pixels, which are all pixels except the padding. Pixels without a pseudo-label count as 0 in this
-# mean. So the loss is small while few pixels have a pseudo-label.
+# The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
+# at pixel $j$, the softmax of its scores. The supervised loss is the mean over the set $M$ of
+# pixels whose mask gives a class. The clean loss is a mean over the set $V$ of *valid* pixels,
+# which are all pixels except the padding. Only the pixels with a pseudo-label, $C \subseteq V$, are
+# in its sum:
+#
+# $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
+#    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
+#
+# Pixels without a pseudo-label count as 0 in this mean. So the clean loss is small while few pixels
+# have a pseudo-label.
 
 # %%
 features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
@@ -254,6 +275,9 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # The step has length $\varepsilon$ (see lesson 3):
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
+#
+# The perturbed loss is $\mathrm{CE}(u, y)$ again, with the class probabilities at $F + \delta$. No
+# gradient flows through $\delta$ itself.
 #
 # **Predict first.** BatchNorm normalizes features by their mean and variance, and keeps running
 # averages of these for the test. What happens to the averages if moved features go through the same
@@ -307,18 +331,27 @@ assert falls > 0.95
 # by less than one nat. Second, `auxiliary=True` gives moved features their own BatchNorm
 # statistics. Without this option, the running averages would mix moved and clean features. We think
 # that these averages would fit neither. [Study 4](../reproduce/STUDY.md) measured the cost of such
-# shared statistics on the full benchmark, with steps of length 3 (here: 1):
+# shared statistics on the full benchmark, with steps of length 3 (here: 1). It gives the difference
+# in *mIoU*, the score of a segmentation in percent, which is defined below:
 
 # %%
 ablations = find_study("ablations")
 shared = paired_difference(ablations.stored(), "ddfp, eps 3, shared norm", ablations.baseline)
-print(f"shared BatchNorm statistics: {signed(shared)} points of test mIoU, {shared['seeds']} seeds")
+print(f"shared BatchNorm statistics: {shared['difference']:+.1f} points of test mIoU, ", end="")
+print(f"{verdict(shared)}, {shared['seeds']} seeds")
 
 # %% tags=["check"]
 assert shared["high"] < 0
 
 # %% [markdown]
 # ### Part 5. One backward pass
+#
+# The total loss has the weights from the beginning of the lesson:
+#
+# $$ L = \mathrm{CE}(x, m) + \tfrac12\, \mathrm{CE}(u, y)
+#    + \tfrac12\, \mathrm{CE}(u \text{ with } F + \delta,\; y) $$
+#
+# Its gradient changes the student alone. The teacher and the flow change in part 6.
 
 # %%
 loss = supervised + 0.5 * clean + 0.5 * perturbed
@@ -331,8 +364,18 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 # ### Part 6. The flow learns, and the teacher follows
 #
 # The flow takes one step of maximum likelihood on the teacher's embeddings, with labels where there
-# are masks (lesson 2). Then the teacher becomes an exponential moving average (EMA) of the student,
-# as in Mean Teacher:
+# are masks (lesson 2). It minimizes
+#
+# $$ -\frac1N \sum_{j=1}^N \log p(v_j + \sigma \epsilon_j \mid m_j), \qquad
+#    \log p(v \mid k) = \log \mathcal N(f(v); \mu_k, I)
+#    + \log \left| \det \frac{\partial f}{\partial v} \right| $$
+#
+# Here $f$ is the map of the flow, $\mu_k$ the mean of class $k$, and $\sigma \epsilon_j$ a little
+# Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class, the
+# marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ takes the place of $p(v \mid m_j)$. The $N$
+# embeddings are drawn at random from those outside the padding.
+#
+# Then the teacher becomes an exponential moving average (EMA) of the student, as in Mean Teacher:
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ a_\text{max}\right) \text{ at step } n $$
@@ -385,6 +428,9 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 # them. mIoU is the mean over classes. The flow's loss is given in *bits per dimension*: its
 # negative log-likelihood in bits (with logarithms to the base 2), divided by the number of channels
 # of $v$.
+#
+# **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
+# rise with it, fall, or stay the same?
 
 # %%
 halfway = load_learner(run, device).teacher
@@ -423,6 +469,8 @@ assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
 # ## What does it segment?
+#
+# **Predict first.** Will the teacher at the end still miss whole digits, or mix up their classes?
 
 # %% tags=["thumbnail"]
 final = load_learner(run, device).teacher
@@ -443,6 +491,9 @@ segmentations(
 )
 
 # %% [markdown]
+# **Finding.** Half way the teacher misses some of these digits, and finds others in part. At the
+# end it misses none of them, and their shapes are better. A few still have mixed classes.
+#
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot say.
 # [Lesson 6](06_does_the_density_matter.ipynb) compares the methods over seeds.
 #
@@ -538,6 +589,8 @@ assert all(theirs is ours for theirs, ours in pairs)
 # The released teacher stays in train mode. Its BatchNorm uses the statistics of the current batch.
 # So the pseudo-label of a scene depends on the other scenes in the batch. We segment the same six
 # scenes twice, in one batch with four labeled scenes and in one batch with four others.
+#
+# **Predict first.** What percentage of the pixels will change their class, and where do they lie?
 
 
 # %%
@@ -608,9 +661,10 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 # A higher threshold gives fewer and better pseudo-labels.
 
 # %% [markdown]
-# **2. Which mean?** The release divides the consistency loss by the number of *confident* pixels,
-# not of valid ones (`consistency_mean: confident`). Compute both for the embeddings `moved_v` of
-# the batch above. By which factor do they differ? When is that factor large?
+# **2. Which mean?** The release divides the clean and the perturbed loss by the number of
+# *confident* pixels, not of valid ones (`consistency_mean: confident`). Compute both means for the
+# embeddings `moved_v` of the batch above. By which factor do they differ? When is that factor
+# large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()
