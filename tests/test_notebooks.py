@@ -153,6 +153,20 @@ def spoil_prediction(notebook):
         cell.source = cell.source.replace("**Predict first.**", "")
 
 
+def spoil_one_prediction(notebook):
+    """The others are still more than enough."""
+    cell = next(c for c in notebook.cells if "## How long must a flow train?" in c.source)
+    cell.source = cell.source.replace("**Predict first.**", "")
+
+
+def spoil_order_of_prediction(notebook):
+    """A prediction that is asked for below the figure has its answer above."""
+    cell = next(c for c in notebook.cells if "## Can a flow make a ring?" in c.source)
+    cell.source = cell.source.replace("**Predict first.**", "")
+    finding = next(c for c in notebook.cells if "**Finding.** After 200 steps both" in c.source)
+    finding.source = "**Predict first.** " + finding.source
+
+
 def spoil_order_of_sections(notebook):
     notebook.cells[-1].source = notebook.cells[-1].source.replace("## References", "## Literature")
 
@@ -247,6 +261,8 @@ SPOILERS = [
     (lessons.out_of_form, spoil_check),
     (lessons.out_of_form, spoil_section),
     (lessons.out_of_form, spoil_prediction),
+    (lessons.out_of_form, spoil_one_prediction),
+    (lessons.out_of_form, spoil_order_of_prediction),
     (lessons.out_of_form, spoil_order_of_sections),
     (lessons.unanswered, spoil_solutions),
     (lessons.unanswered, spoil_fold),

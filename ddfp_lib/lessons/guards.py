@@ -21,7 +21,7 @@ from ddfp_lib.lessons.pairs import (
     tags,
     thumbnail_path,
 )
-from ddfp_lib.lessons.texts import undescribed, unprinted
+from ddfp_lib.lessons.texts import FINDING, PREDICTION, undescribed, unpredicted, unprinted
 
 MAX_BYTES = 1_500_000
 
@@ -126,7 +126,7 @@ def bad_parameters(script: Path) -> Iterator[str]:
 
 
 def out_of_form(script: Path) -> Iterator[str]:
-    """Yield what a reader would miss: promise, findings, checks, thumbnail, a line in the index."""
+    """Yield what a reader would miss: promise, predictions, findings, checks, a place in README."""
     notebook = _stored(script)
     cells = notebook.cells
     for cell in cells:
@@ -140,9 +140,10 @@ def out_of_form(script: Path) -> Iterator[str]:
     found = re.findall(r"^## (.*)$", text, re.MULTILINE)
     if [heading for heading in found if heading in SECTIONS] != list(SECTIONS):
         yield f"its last sections are not {', '.join(SECTIONS)}, in this order"
-    for words, least in (("**Predict first.**", 2), ("**Finding.**", 3)):
+    for words, least in ((PREDICTION, 2), (FINDING, 3)):
         if text.count(words) < least:
             yield f"{text.count(words)} times {words}, fewer than {least}"
+    yield from unpredicted(cells)
     checks = [cell for cell in cells if "check" in tags(cell)]
     if len(checks) < 3:
         yield f"{len(checks)} cells are tagged 'check', fewer than 3"

@@ -21,6 +21,9 @@ NOT_PROSE = re.compile(
 )
 
 
+PREDICTION, FINDING, FIGURE = "**Predict first.**", "**Finding.**", "a figure"
+
+
 SHORTEST = 60
 """Characters below which an alternative text says too little."""
 
@@ -118,6 +121,40 @@ def undescribed(script: Path) -> Iterator[str]:
                 yield f"the alternative text was not stored: the cell that begins with {first!r}"
             elif len(alt) < SHORTEST:
                 yield f"the alternative text {alt!r} says too little"
+
+
+def unpredicted(cells: list[NotebookNode]) -> Iterator[str]:
+    """Yield the sections with a figure and a finding that ask for no prediction before the figure.
+
+    A section begins with ``##`` or ``###`` and ends where one of its level or above begins.
+    """
+    sections = [*_sections(cells, 2), *_sections(cells, 3)]
+    surprising = [
+        heading
+        for heading, parts in sections
+        if FIGURE in parts
+        and FINDING in "".join(parts)
+        and PREDICTION not in "".join(parts[: parts.index(FIGURE)])
+    ]
+    for heading in dict.fromkeys(surprising):
+        yield f"{heading!r} has a figure and a finding, and no {PREDICTION} before them"
+
+
+def _sections(cells: list[NotebookNode], level: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield the heading of each section of a level, and its texts and figures in order."""
+    heading, parts = "", []
+    for cell in cells:
+        if cell.cell_type != "markdown":
+            shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+            parts += [FIGURE for data in shown if "image/png" in data]
+            continue
+        prose = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL)
+        for piece in re.split(rf"^(?=#{{1,{level}}} )", prose, flags=re.MULTILINE):
+            if re.match(rf"#{{1,{level}}} ", piece):
+                yield heading, parts
+                heading, parts = piece.split("\n", 1)[0], []
+            parts.append(piece)
+    yield heading, parts
 
 
 def _pictures(cell: NotebookNode) -> list[NotebookNode]:
