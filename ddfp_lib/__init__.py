@@ -15,7 +15,7 @@ _HOMES = {
     "config": ("Config", "load_config"),
     "data": ("open_dataset",),
     "evaluation.descent": ("measure_descent",),
-    "evaluation.prediction": ("overlay", "predict_files", "segment"),
+    "evaluation.prediction": ("overlay", "predict", "predict_files", "segment"),
     "evaluation.scores": ("evaluate",),
     "method.config": ("DensityConfig",),
     "method.density": ("DensityEstimator",),

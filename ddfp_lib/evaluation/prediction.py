@@ -244,6 +244,10 @@ def predict_files(
             yield out / LEGEND
 
 
+predict = predict_files
+"""The same function under the name of its command, ``ddfp predict``."""
+
+
 def _write(path: Path, picture: Image.Image) -> None:
     write_atomically(path, lambda partial: picture.save(partial, format="PNG"))
 
