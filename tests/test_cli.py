@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from ddfp_lib.cli import app, run
+from ddfp_lib.config import differences, presets, summary
 from ddfp_lib.data.voc import CLASSES
 from ddfp_lib.files import sha256
 from tests.conftest import TINY
@@ -328,6 +329,30 @@ def test_a_benchmark_runs_all_its_splits_unless_told(tmp_path, capsys, monkeypat
             ddfp("reproduce", "camvid", "--seeds", 0, "--methods", "ddfp", "--dry-run", *words) == 0
         )
         assert f"{runs} runs" in capsys.readouterr().out
+
+
+def test_methods_are_listed_with_their_summaries(capsys):
+    assert ddfp("methods") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == presets()
+    for line, name in zip(lines, presets(), strict=True):
+        assert summary(name) and line.endswith(f" {summary(name)}")
+
+
+def test_methods_prints_the_keys_in_which_two_differ(capsys):
+    assert ddfp("methods", "--diff", "ddfp", "noise") == 0
+    heads, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heads == ["key", "ddfp", "noise"]
+    assert [row[0] for row in rows] == list(differences("ddfp", "noise"))
+    assert ["perturbation", "density", "noise"] in rows
+
+
+def test_report_names_the_pages_and_the_results_without_a_configuration(capsys, monkeypatch):
+    lines = ["results.csv: 1 run without a configuration", "  digits, 85 labeled, ddfp, seed 0"]
+    monkeypatch.setattr("ddfp_lib.reports.pages.write_pages", lambda: [Path("README.md")])
+    monkeypatch.setattr("ddfp_lib.experiments.matches.unmatched_lines", lambda *_: lines)
+    assert ddfp("report") == 0
+    assert capsys.readouterr().out.splitlines() == ["README.md", *lines]
 
 
 def test_help_is_there_for_every_command(capsys):
