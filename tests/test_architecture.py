@@ -79,6 +79,15 @@ def test_no_file_is_too_long_to_read():
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
+def test_no_module_is_called_as_the_feature():
+    """F is the paper's feature map; PyTorch's usual short name would be a second meaning."""
+    short = re.compile(r"\bfunctional as " + r"F\b")
+    folders = ("ddfp_lib", "tests", "bench", "notebooks", "reproduce", "docs")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > 200
+    assert [path for path in paths if short.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_every_name_that_the_package_offers_can_be_imported():
     for name in ddfp_lib.__all__:
         assert getattr(ddfp_lib, name) is not None

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import resize_mask
@@ -104,19 +104,19 @@ def weak_view(
     least, greatest = (max(2, int(long * factor)) for factor in config.scale)
     factor = (least + int(amount * (greatest - least + 1))) / long
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
-    resized = F.resize(image, size, antialias=True)
+    resized = functional.resize(image, size, antialias=True)
     valid = torch.ones_like(resized[:1])
     labels = valid * IGNORE_INDEX if mask is None else resize_mask(mask, size)[None]
     # As planes of one tensor, mask and valid area cannot fall out of step with the image.
     view = torch.cat([resized, labels, valid])
     missing = [max(0, crop_width - size[1]), max(0, crop_height - size[0])]
     if any(missing):
-        view = F.pad(view, [0, 0, *missing], fill=[0, 0, 0, IGNORE_INDEX, 0])
+        view = functional.pad(view, [0, 0, *missing], fill=[0, 0, 0, IGNORE_INDEX, 0])
     top = int(down * (view.shape[1] - crop_height + 1))
     left = int(right * (view.shape[2] - crop_width + 1))
-    view = F.crop(view, top, left, crop_height, crop_width)
+    view = functional.crop(view, top, left, crop_height, crop_width)
     if config.flip and mirror < 0.5:
-        view = F.horizontal_flip(view)
+        view = functional.horizontal_flip(view)
     return view[:3], view[3], view[4].bool()
 
 
@@ -146,15 +146,15 @@ def strong_view(images: Tensor, config: AugmentConfig, generator: torch.Generato
     ):
         if jitter:
             brightness, contrast, saturation, hue = change
-            image = F.adjust_brightness(image, 1 + brightness)
-            image = F.adjust_contrast(image, 1 + contrast)
-            image = F.adjust_saturation(image, 1 + saturation)
-            image = F.adjust_hue(image, hue)
+            image = functional.adjust_brightness(image, 1 + brightness)
+            image = functional.adjust_contrast(image, 1 + contrast)
+            image = functional.adjust_saturation(image, 1 + saturation)
+            image = functional.adjust_hue(image, hue)
         if gray:
-            image = F.rgb_to_grayscale(image, num_output_channels=3)
+            image = functional.rgb_to_grayscale(image, num_output_channels=3)
         if blur:
             side = 2 * math.ceil(3 * sigma) + 1
-            image = F.gaussian_blur(image, [side, side], [sigma, sigma])
+            image = functional.gaussian_blur(image, [side, side], [sigma, sigma])
         views.append(image)
     return torch.stack(views).clamp(0, 1)  # blur's weights sum to 1 but for rounding
 
@@ -187,7 +187,7 @@ def cutmix_box(
 
 
 def mix(batch: Tensor, box: Tensor) -> Tensor:
-    """Paste the box of image i + 1 into image i, of the last image the first's.
+    """Paste the box of image i + 1 into image i; the last image gets the box of the first.
 
     Args:
         batch: (B, ..., H, W), images, labels or masks alike.

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.errors import UserError
@@ -272,7 +272,8 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     torchvision's own rule for masks, ``NEAREST``, goes by the upper left corner: half a pixel off
     from the resized image.
     """
-    return F.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    rule = InterpolationMode.NEAREST_EXACT
+    return functional.resize(mask[None], list(size), interpolation=rule)[0]
 
 
 def is_image_name(path: Path) -> bool:

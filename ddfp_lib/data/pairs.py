@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import (
@@ -184,4 +184,6 @@ def used_size(
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize an image, uint8 (3, H, W), to ``size`` (h, w), bilinearly with antialiasing."""
-    return image if tuple(image.shape[1:]) == size else F.resize(image, size, antialias=True)
+    if tuple(image.shape[1:]) == size:
+        return image
+    return functional.resize(image, size, antialias=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ddfp_lib.constants import UNLABELED
 from ddfp_lib.method.config import DensityConfig
@@ -227,12 +227,12 @@ def train(
         if step == steps:
             return kept
         # Sums over the networks, so that none depends on how many there are.
-        loss = seeds * F.cross_entropy(student(known_x), known)
+        loss = seeds * cross_entropy(student(known_x), known)
         if shift is not None:
             target = pseudo.masked_fill(~confident, UNLABELED).repeat(1, 2)
             scores = student(torch.cat([x, x + shift], dim=2))
             # Over all points, so as long as few of them are confident, this loss is small.
-            wrong = F.cross_entropy(scores, target, ignore_index=UNLABELED, reduction="sum")
+            wrong = cross_entropy(scores, target, ignore_index=UNLABELED, reduction="sum")
             loss = loss + seeds * wrong / target.numel()
         optimizer.zero_grad()
         loss.backward()
