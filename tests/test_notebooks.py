@@ -245,6 +245,15 @@ def spoil_words_of_a_description(notebook):
     cell.outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata))
 
 
+def spoil_address(notebook):
+    notebook.cells[0].source += f"\n`git clone {ADDRESS}`"
+
+
+def spoil_printed_address(notebook):
+    text = "cloned from git@" + "codeberg.org:somebody/course.git"
+    code(notebook)[0].outputs.append(nbformat.v4.new_output("stream", text=text))
+
+
 SPOILERS = [
     (lessons.unlike_source, spoil_cell_text),
     (lessons.unlike_source, spoil_cell_count),
@@ -272,6 +281,8 @@ SPOILERS = [
     (lessons.unreferenced, spoil_references),
     (lessons.astray, spoil_link_to_the_index),
     (lessons.astray, spoil_link_to_a_neighbour),
+    (lessons.misaddressed, spoil_address),
+    (lessons.misaddressed, spoil_printed_address),
     (lessons.misworded, spoil_printed_words),
     (lessons.misquoted, spoil_quotation),
     (lessons.printed_before, spoil_print),
@@ -309,8 +320,7 @@ def test_a_lesson_that_the_index_forgets_is_found(copy):
 
 
 def test_every_guard_is_tried():
-    elsewhere = {lessons.misaddressed}  # below: it looks at the source
-    assert {guard for guard, _ in SPOILERS} | elsewhere == set(lessons.GUARDS)
+    assert {guard for guard, _ in SPOILERS} == set(lessons.GUARDS)
 
 
 def test_a_phrase_in_the_source_is_found(copy):
@@ -338,7 +348,7 @@ def test_badges_of_another_address_are_found(copy, monkeypatch):
     source = lessons.addressed(copy.read_text(encoding="utf-8"), copy.stem, ADDRESS)
     copy.write_text(source, encoding="utf-8")
     assert list(lessons.misaddressed(copy))
-    monkeypatch.setattr("ddfp_lib.lessons.guards.public_address", lambda: ADDRESS)
+    monkeypatch.setattr("ddfp_lib.lessons.addresses.public_address", lambda: ADDRESS)
     assert list(lessons.misaddressed(copy)) == []
 
 
@@ -352,16 +362,33 @@ def test_the_address_is_read_from_the_project(tmp_path):
 
 def test_no_file_names_another_address_of_this_repository():
     """A reader who follows it would install what somebody else put there."""
-    known = lessons.public_address().removeprefix("https://")
-    ending = {".py", ".ipynb", ".md", ".toml", ".yaml", ".yml", ".cff", ".html"}
-    pattern = re.compile(r"github\.com[/:]\w[\w.-]*/ddfp\b")
-    tracked = [ROOT / "CITATION.cff", *ROOT.glob("*.*")]
+    known = lessons.repositories(lessons.public_address()) | {"gavinwxy/ddfp"}
+    ending = {".py", ".ipynb", ".md", ".toml", ".yaml", ".yml", ".cff", ".html", ".js", ".sh", ""}
+    tracked = list(ROOT.iterdir())
     for folder in ("notebooks", "docs", "reproduce", "ddfp_lib", "tests", "bench", ".github"):
         tracked += (ROOT / folder).rglob("*")
+    tracked += (ROOT / "findings").rglob("*")
+    tracked = [path for path in tracked if path.is_file() and path.suffix in ending]
+    assert ROOT / "Makefile" in tracked and ROOT / "CITATION.cff" in tracked
+    assert {".sh", ".js"} <= {path.suffix for path in tracked}
     for path in tracked:
-        if path.is_file() and path.suffix in ending:
-            found = set(pattern.findall(path.read_text(encoding="utf-8")))
-            assert found <= {known}, path
+        found = lessons.repositories(path.read_text(encoding="utf-8", errors="ignore"))
+        assert {name for name in found if name.endswith("/ddfp")} <= known, path
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("git clone https://github.com/Somebody/course.git", {"somebody/course"}),
+        ("git@" + "gitlab.com:somebody/course, and so on.", {"somebody/course"}),
+        ("https://colab.research.google.com/github/a/b/blob/main/x.ipynb", {"a/b"}),
+        ("https://raw.githubusercontent.com/a/b/main/x.py, bitbucket.org/c/d.", {"a/b", "c/d"}),
+        ("https://somebody.github.io/course/index.html", {"somebody/course"}),
+        (".github/workflows/test.yml", set()),
+    ],
+)
+def test_repositories_are_found_in_their_addresses(text, names):
+    assert lessons.repositories(text) == names
 
 
 def test_the_diagram_is_in_step_with_its_script(tmp_path):

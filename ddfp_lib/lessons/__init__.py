@@ -11,13 +11,13 @@ clean run, for readers; :func:`store` makes it from the source.
     python -m ddfp_lib.lessons check            # say what is wrong with the stored pairs
 """
 
+from ddfp_lib.lessons.addresses import misaddressed, repositories
 from ddfp_lib.lessons.guards import (
     GUARDS,
     MAX_BYTES,
     astray,
     bad_parameters,
     failed,
-    misaddressed,
     mislocated,
     misquoted,
     misworded,
@@ -61,6 +61,7 @@ __all__ = [
     "out_of_form",
     "printed_before",
     "public_address",
+    "repositories",
     "scripts",
     "store",
     "store_texts",

@@ -12,14 +12,15 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from ddfp_lib.errors import UserError
+from ddfp_lib.lessons.addresses import misaddressed
 from ddfp_lib.lessons.pairs import (
     TAGS,
-    addressed,
     as_notebook,
-    public_address,
+    pair,
     scripts,
     tags,
     thumbnail_path,
+    without_pictures,
 )
 from ddfp_lib.lessons.texts import FINDING, PREDICTION, undescribed, unpredicted, unprinted
 
@@ -30,6 +31,14 @@ MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(?:home|root|tmp|work|Users|private|mnt|opt|usr|var)/[\w.-]"
     r"|[A-Z]:\\\\?Users|ipykernel_\d+"
 )
+
+
+OPENING = ("**You will**", "**You need**", "**Takes**", "minutes")
+"""What the first cell of every lesson says."""
+
+
+REPEATED = {PREDICTION: 2, FINDING: 3}
+"""Words that every lesson has, and how often at least."""
 
 
 SECTIONS = ("Exercises", "What we saw", "In the real method", "References", "Next")
@@ -78,8 +87,8 @@ def failed(script: Path) -> Iterator[str]:
 
 def of_one_machine(script: Path) -> Iterator[str]:
     """Yield paths of the machine that a lesson was made on."""
-    for path in (script, script.with_suffix(".ipynb")):
-        for found in MACHINE_PATH.finditer(_without_pictures(path)):
+    for path in pair(script):
+        for found in MACHINE_PATH.finditer(without_pictures(path)):
             yield f"{path.suffix} names a path of some machine: {found.group()!r}"
 
 
@@ -133,14 +142,14 @@ def out_of_form(script: Path) -> Iterator[str]:
         for tag in set(tags(cell)) - TAGS.keys():
             yield f"tag {tag!r} is none of {', '.join(TAGS)}"
     opening = cells[0].source if cells else ""
-    for part in ("**You will**", "**You need**", "**Takes**", "minutes"):
+    for part in OPENING:
         if part not in opening:
             yield f"the first cell does not say {part}"
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     found = re.findall(r"^## (.*)$", text, re.MULTILINE)
     if [heading for heading in found if heading in SECTIONS] != list(SECTIONS):
         yield f"its last sections are not {', '.join(SECTIONS)}, in this order"
-    for words, least in ((PREDICTION, 2), (FINDING, 3)):
+    for words, least in REPEATED.items():
         if text.count(words) < least:
             yield f"{text.count(words)} times {words}, fewer than {least}"
     yield from unpredicted(cells)
@@ -197,13 +206,6 @@ def astray(script: Path) -> Iterator[str]:
         for name in wanted:
             if f"]({name})" not in cell.source:
                 yield f"its {place} cell has no link to {name}"
-
-
-def misaddressed(script: Path) -> Iterator[str]:
-    """Yield a difference between its badges and Colab cell and the address in pyproject.toml."""
-    source = script.read_text(encoding="utf-8")
-    if addressed(source, script.stem, public_address()) != source:
-        yield "badges or Colab cell are not those of [project.urls]: store the lesson again"
 
 
 def misworded(script: Path) -> Iterator[str]:
@@ -312,14 +314,3 @@ def _kind(cell: NotebookNode) -> str:
 
 def _text(cell: NotebookNode) -> str:
     return cell.source
-
-
-def _without_pictures(path: Path) -> str:
-    """Return a file's text; of a notebook, without its base64, in which anything can be found."""
-    if path.suffix != ".ipynb":
-        return path.read_text(encoding="utf-8")
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop("image/png", None)
-    return nbformat.writes(notebook)

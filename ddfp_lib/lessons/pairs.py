@@ -132,6 +132,22 @@ def addressed(source: str, stem: str, address: str) -> str:
     return re.sub(r"(?m)^# %%(?! \[markdown\])", lambda cell: colab + cell[0], source, count=1)
 
 
+def pair(script: Path) -> tuple[Path, Path]:
+    """Return the two files of a lesson: its source, and the stored notebook."""
+    return script, script.with_suffix(".ipynb")
+
+
+def without_pictures(path: Path) -> str:
+    """Return a file's text; of a notebook, without its base64, in which anything can be found."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)
+    return nbformat.writes(notebook)
+
+
 def store(script: Path) -> float:
     """Execute a lesson in a fresh kernel and store its pair: outputs, and thumbnail.
 
