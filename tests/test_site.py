@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from ddfp_lib.config import load_method
+from ddfp_lib.data import open_dataset
+from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
+from ddfp_lib.data.voc import write_voc
 from ddfp_lib.explorer.pages import PAGES
-from ddfp_lib.lessons import scripts
+from ddfp_lib.lessons import guards, scripts, texts
 from ddfp_lib.method.perturb import FeatureModels, make_perturbation
 from ddfp_lib.plots.style import figure_style, new_picture
 
@@ -263,7 +266,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_method_of_the_contributors_page_works(tmp_path, monkeypatch):
-    (code,), (preset,) = blocks("python"), blocks("yaml")
+    (code, _), (preset,) = blocks("python"), blocks("yaml")
     (tmp_path / "steps.py").write_text(code)
     (tmp_path / "towards_zero.yaml").write_text(preset)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -276,6 +279,33 @@ def test_the_method_of_the_contributors_page_works(tmp_path, monkeypatch):
     shift = step(features, moved, models, torch.Generator())
     torch.testing.assert_close(shift.norm(dim=1), 0.5 * moved.float())
     sys.modules.pop("steps", None)
+
+
+def test_the_data_set_of_the_contributors_page_works(tmp_path, monkeypatch):
+    _, code = blocks("python")
+    (tmp_path / "myscenes.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = DigitScenesConfig(
+        size=32, classes=3, digits=(1, 2), digit_size=(12, 20), train=2, val=1, test=1
+    )
+    write_voc({name: DigitScenes(config, name) for name in ("train", "val")}, tmp_path / "data")
+    found = open_dataset("myscenes:Scenes", "train", root=tmp_path / "data")
+    assert (len(found), len(found.classes)) == (2, 4)
+    assert set(found.mask(0).unique().tolist()) <= {0, 1, 2, 3, 255}
+    sys.modules.pop("myscenes", None)
+
+
+def test_the_contributors_page_says_what_a_lesson_needs():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    lesson = page.split("## Add a lesson\n")[1].split("\n## ")[0]
+    for words in (*guards.OPENING, *guards.REPEATED):
+        assert words in lesson
+    sections = '"{}", "{}", "{}", "{}" and "{}"'.format(*guards.SECTIONS)
+    assert sections in " ".join(lesson.split())
+    tags = guards.TAGS.keys() - {"colab", "nbval-ignore-output"}
+    assert tags <= set(re.findall(r"`([\w-]+)`", lesson))
+    assert f"at least {texts.SHORTEST} characters" in lesson
+    assert f"smaller than {guards.MAX_BYTES / 1e6:g} MB" in lesson
 
 
 def test_commands_of_the_contributors_page_exist():
