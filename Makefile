@@ -30,7 +30,7 @@ COMPILE = $(UV) pip compile -q pyproject.toml --universal --python-version 3.11 
 EXTRAS := notebooks tensorboard lite cluster dev
 
 # what docs/phrases.txt is checked against; the log and stored keys keep their words
-PROSE := '*.py' '*.md' '*.yaml' '*.toml' ':!docs/phrases.txt' ':!reproduce/LOG.md' ':!ddfp_lib/evaluation/descent.py' ':!tests/test_study.py' ':!tests/test_notebooks.py'
+PROSE := '*.py' '*.md' '*.yaml' '*.toml' '*.js' '*.html' ':!docs/phrases.txt' ':!reproduce/LOG.md' ':!ddfp_lib/evaluation/descent.py' ':!tests/test_study.py' ':!tests/test_notebooks.py'
 
 .PHONY: help reproduce test notebooks study-report soak slurm-test bench gpu-check explorer site site-test lint audit lock clean
 

@@ -44,7 +44,7 @@ PAGES = {
     "separation": Page(
         "Low-density separation",
         "Six labels, 240 points. Drag through training and watch the decision boundary move. "
-        "The number is the density of the data under the boundary: low means that it runs where "
+        "The number is the density of the data at the boundary: low means that it runs where "
         "points are sparse.",
         "01_low_density_separation",
     ),
@@ -175,8 +175,8 @@ def write_pages(
         out: folder; the files are ``NAME.html``.
         only: names of pages; none: all.
         run: for the page on pictures, see :func:`pictures_page`.
-        data: likewise.
-        images: likewise.
+        data: for the page on pictures, see :func:`pictures_page`.
+        images: for the page on pictures, see :func:`pictures_page`.
         say: called with a line whenever a piece of work is done.
 
     Raises:

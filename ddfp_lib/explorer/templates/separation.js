@@ -139,7 +139,7 @@ function drawChart(now) {
   dot(context, x(DATA.frames[now.frame]), y(now.run.under[now.seed][now.frame]), 6,
     colour("accent"), colour("back"));
   $("chart").setAttribute("aria-label",
-    `Density under the boundary of all seeds; now ${now.run.under[now.seed][now.frame]}.`);
+    `Density at the boundary of all seeds; now ${now.run.under[now.seed][now.frame]}.`);
 }
 
 function dragged(event) {
