@@ -45,8 +45,8 @@ def _connection() -> Iterator[None]:
             raise
         raise ConnectionError(
             f"rank {os.environ.get('RANK')} lost another process of its group ("
-            f"{str(error).splitlines()[0]}); start the same command again to go on from the last "
-            "checkpoint"
+            f"{str(error).splitlines()[0]}); start the same command again to continue from the "
+            "last checkpoint"
         ) from error
 
 

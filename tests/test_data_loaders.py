@@ -172,7 +172,7 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(workers):
 
 
 def test_a_lost_worker_gives_one_line():
-    lost = pytest.raises(UserError, match=r"data\.workers: .*Start again to go on")
+    lost = pytest.raises(UserError, match=r"data\.workers: .*Start again to continue")
     with lost as caught, lost_worker_named():
         list(batches_of(Deadly(block_masks(5)), workers=2))
     assert "\n" not in str(caught.value)

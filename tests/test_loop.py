@@ -195,7 +195,7 @@ def test_a_lost_worker_is_no_lost_run(tiny_config, finished, tmp_path, monkeypat
     config = tiny_config("ddfp", data={"workers": 1})
     with monkeypatch.context() as patch:
         patch.setattr(DigitScenes, "image", image)
-        with pytest.raises(UserError, match=r"data\.workers: .*Start again to go on"):
+        with pytest.raises(UserError, match=r"data\.workers: .*Start again to continue"):
             train(config, tmp_path, device=CPU)
     train(config, tmp_path, device=CPU)
     assert_same_run(tmp_path, finished("ddfp"))

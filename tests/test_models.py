@@ -45,7 +45,7 @@ def changed(module, before):
     return {name for name, value in module.state_dict().items() if not value.equal(before[name])}
 
 
-# The seams ---------------------------------------------------------------------------------------
+# The three calls ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -463,9 +463,9 @@ def test_the_teacher_may_tell_the_flow_what_it_is_sure_of():
     seen = torch.arange(2 * 2 * 2 * 2.0).view(2, 2, 2, 2)  # one labeled and one weak image
     shown = [[[1, 1], [1, 1]], [[1, 0], [1, 1]]]
     batch = batch_of([[[4, 0], [IGNORE_INDEX, 2]]], shown, times=4)
-    believed = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
-    believed = believed.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    rows, known = density_training_data(seen, batch, believed)
+    pseudo = torch.tensor([[[3, IGNORE_INDEX], [IGNORE_INDEX, 1]]])
+    pseudo = pseudo.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    rows, known = density_training_data(seen, batch, pseudo)
     assert len(rows) == len(known) == 4 + 3
     assert known.tolist() == [4, 0, UNLABELED, 2, 3, UNLABELED, 1]
 
@@ -796,10 +796,10 @@ def test_a_teacher_in_train_mode_sees_labeled_and_weak_images_in_each_part(
     monkeypatch.setattr(
         learner.teacher, "encode", lambda x, **kw: seen.append(x) or encode(x, **kw)
     )
-    described, _ = teacher_pass(learner, labeled, weak, batch.valid, torch.Generator())
+    teacher_features, _ = teacher_pass(learner, labeled, weak, batch.valid, torch.Generator())
     for part, ours, theirs in zip(seen, labeled.chunk(2), weak.chunk(2), strict=True):
         assert torch.equal(part, torch.cat([ours, theirs]))
-    assert len(described) == len(labeled) + len(weak)
+    assert len(teacher_features) == len(labeled) + len(weak)
 
 
 def test_the_parts_of_the_teacher_are_put_back_in_order():

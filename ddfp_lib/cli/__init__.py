@@ -47,7 +47,7 @@ def run(command: Callable[[], object]) -> int:
         command()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("ddfp: interrupted; start the same command again to go on", file=sys.stderr)
+            print("ddfp: interrupted; start the same command again to continue", file=sys.stderr)
         raise
     except UserError as error:
         print(f"ddfp: {error}", file=sys.stderr)

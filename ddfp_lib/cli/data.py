@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ddfp_lib.data.verify import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Prepare and verify data sets, fetch or make splits.")
-prepare = typer.Typer(no_args_is_help=True, help="Get a data set ready; start again to go on.")
+prepare = typer.Typer(no_args_is_help=True, help="Get a data set ready; start again to continue.")
 splits = typer.Typer(no_args_is_help=True, help="Lists of labeled and unlabeled images.")
 app.add_typer(prepare, name="prepare")
 app.add_typer(splits, name="splits")

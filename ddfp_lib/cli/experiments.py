@@ -152,7 +152,7 @@ def study(
         bool, typer.Option("--record", help="Take its tables into reproduce/studies.")
     ] = False,
 ) -> None:
-    """Train the runs of one study; start it again to go on."""
+    """Train the runs of one study; start it again to continue."""
     from ddfp_lib.experiments.reproduction import run_study
     from ddfp_lib.experiments.study import find_study, studies
     from ddfp_lib.experiments.study import record as keep_study

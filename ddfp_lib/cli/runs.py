@@ -42,7 +42,7 @@ def train(
         bool, typer.Option(hidden=True, help="End when standard input ends: see run_matrix.")
     ] = False,
 ) -> None:
-    """Train one run; start it again to go on after an interruption."""
+    """Train one run; start it again to continue after an interruption."""
     if leashed:
         _end_with_standard_input()
     from ddfp_lib.config import find_benchmark, load_config, read_config

@@ -55,7 +55,7 @@ class PublishedFile:
         return Path(path)
 
     def fetch(self, folder: Path) -> Path:
-        """Download into a folder, unless it is there; go on with a download that was cut short.
+        """Download into a folder, unless it is there; continue a download that was cut short.
 
         Raises:
             UserError: the file cannot be had, or is not what was published: then it is removed.

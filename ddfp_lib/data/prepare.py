@@ -50,7 +50,7 @@ def prepare_voc(
     Args:
         root: folder that will hold ``JPEGImages`` and so on, as VOCdevkit/VOC2012 does.
         voc_archive: VOC's archive where it is on disk; None downloads it into ``root/archives``.
-        sbd_archive: SBD's, likewise.
+        sbd_archive: SBD's archive where it is on disk; None downloads it too.
         voc_file: what VOC's archive is.
         sbd_file: what SBD's is.
         counts: images of ``train``, ``fine`` and ``val``; None for the published numbers.

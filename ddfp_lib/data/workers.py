@@ -38,7 +38,7 @@ def _lost_worker(reason: str) -> LostWorkerError:
     """Return the error of a lost worker, with the way out."""
     return LostWorkerError(
         f"data.workers: {reason} Too little memory, or too little space in /dev/shm? Start again "
-        "to go on, with fewer: --set data.workers=2"
+        "to continue, with fewer: --set data.workers=2"
     )
 
 

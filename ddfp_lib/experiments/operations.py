@@ -231,8 +231,8 @@ def _consistency(config: Config, network: SegmentationNetwork, perturb: bool) ->
     with torch.no_grad():
         seen = _images(config, network, unlabeled + labeled * (method.perturbation == "density"))
         encoded = network.encode(seen)
-        described = network.embed(encoded)
-        logits = resize(network.classify(described[-unlabeled:]).float(), seen.shape[2:])
+        embedded = network.embed(encoded)
+        logits = resize(network.classify(embedded[-unlabeled:]).float(), seen.shape[2:])
         logits.softmax(dim=1).max(dim=1)
     images = _images(config, network, labeled + unlabeled)
     features = network.encode(images)
@@ -246,7 +246,7 @@ def _consistency(config: Config, network: SegmentationNetwork, perturb: bool) ->
         loss = loss + _loss(network.classify(moved), images.shape[2:])
     loss.backward()
     if method.perturbation == "density" and config.density.kind == "flow":
-        learned = encoded if method.density_of == "features" else described
+        learned = encoded if method.density_of == "features" else embedded
         rows = to_rows(learned)[: config.density.samples].float()
         estimator = _estimator(config, rows.shape[1])
         (-estimator._log_prob(rows, None).mean()).backward()

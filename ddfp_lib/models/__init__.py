@@ -1,1 +1,1 @@
-"""The segmentation network: a timm encoder and a DeepLabv3+ decoder with two seams."""
+"""The segmentation network: a timm encoder and a DeepLabv3+ decoder in two halves."""

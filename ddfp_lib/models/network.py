@@ -1,4 +1,4 @@
-"""The segmentation network and its two seams: ``encode``, ``embed``, ``classify``."""
+"""The segmentation network as three calls that training makes apart: encode, embed, classify."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -35,17 +35,17 @@ class SegmentationNetwork(nn.Module):
     """DeepLabv3+ on a timm backbone, as three calls.
 
     ======================  =====================================  ===============================
-    call                    maps                                   seam
+    call                    maps                                   what training does there
     ======================  =====================================  ===============================
     ``encode(images)``      images (B, 3, H, W) to F (B, C, h, w)  F is what is perturbed
     ``embed(F)``            F to v (B, D, h, w)                    p(v) is what the flow learns
     ``classify(v)``         v to logits (B, K, h, w)
     ======================  =====================================  ===============================
 
-    Images are float32 in [0, 1], red, green and blue. F, v and logits are float32. h = H/4, w = W/4
-    (stride 3.5 with DINOv2; H and W are rounded up to the multiple that the backbone needs).
-    Training composes these three calls. Values at the seams are always float32,
-    so densities, perturbations and losses do not depend on the precision of the convolutions.
+    Images are float32 in [0, 1], red, green and blue. h = H/4, w = W/4 (stride 3.5 with DINOv2; H
+    and W are rounded up to the multiple that the backbone needs). Training interrupts the network
+    at F and at v. F, v and logits are always float32, so densities, perturbations and losses do not
+    depend on the precision of the convolutions.
 
     Images are normalized by ``config.mean`` and ``config.std``. Where these are ``None``, timm's
     values for the backbone are used with starting weights, and ImageNet's without.

@@ -1,4 +1,4 @@
-"""Which images, masks and classes a run has seen: stored at its start, compared ever after.
+"""Which images, masks and classes a run has seen: stored at its start, compared at later starts.
 
 ``data.json`` in the run folder holds them. A run that goes on, or that has ended, is compared with
 the data as they are now: changed labels are never answered with old numbers.

@@ -61,7 +61,7 @@ def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterato
         The device of this rank.
 
     Raises:
-        ConnectionError: another rank was lost; the message says how to go on.
+        ConnectionError: another rank was lost; the message says how to continue.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -127,7 +127,7 @@ def launch(work: Callable[..., Result], processes: int, *arguments: Any) -> Resu
         said = str(failure.message).strip().splitlines() or ["no message"]
         raise ConnectionError(
             f"rank {lost} was lost, and {RESTARTS} restarts did not help ({said[-1]}); start the "
-            "same command again to go on from the last checkpoint"
+            "same command again to continue from the last checkpoint"
         ) from error
     except SignalException as error:  # by then the launcher has stopped the ranks
         raise SystemExit(128 + error.sigval) from error

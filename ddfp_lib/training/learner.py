@@ -265,14 +265,14 @@ class Learner:
             known = labels.labels.where(labels.confident, UNLABELED).flatten()
 
         def log_density(features: Tensor) -> Tensor:
-            described = features if method.density_of == "features" else embed(features)
-            maps = described.shape[:1] + described.shape[2:]
+            points = features if method.density_of == "features" else embed(features)
+            maps = points.shape[:1] + points.shape[2:]
             if density is None:
                 raise UserError(
                     f"method.perturbation: {method.perturbation} needs a density, but none is "
                     "learned; set method.learns_density to true"
                 )
-            return density.log_prob(to_rows(described), known).view(maps)
+            return density.log_prob(to_rows(points), known).view(maps)
 
         return FeatureModels(log_density, lambda features: network.classify(embed(features)))
 

@@ -189,7 +189,7 @@ class PseudoLabels:
         return [PseudoLabels(*part) for part in parts]
 
     def at(self, size: torch.Size) -> "PseudoLabels":
-        """Return the same at a feature map's size (h, w)."""
+        """Return these pseudo-labels resized to (h, w) by nearest neighbor."""
         valid = resize_nearest(self.valid, size) == 1
         return PseudoLabels(resize_nearest(self.labels, size), valid)
 
@@ -220,7 +220,7 @@ class PseudoLabels:
 
 
 def density_pixels(
-    described: Tensor,
+    teacher_features: Tensor,
     batch: Batch,
     pseudo: Tensor | None = None,
     *,
@@ -232,7 +232,8 @@ def density_pixels(
     learned it would hold black areas for the densest features of all.
 
     Args:
-        described: (B + U, D, h, w) float, of the labeled and then the weak images.
+        teacher_features: v or F of the teacher, (B + U, D, h, w) float, of the labeled and then the
+            weak images.
         batch: those images, with labels and valid areas.
         pseudo: (U, H, W) int64, pseudo-labels that teach classes too; none where ``IGNORE_INDEX``.
         void: what becomes of pixels of labeled images that show something and have no class:
@@ -244,17 +245,17 @@ def density_pixels(
     """
     if pseudo is None:
         pseudo = torch.full_like(batch.valid, IGNORE_INDEX, dtype=batch.labels.dtype)
-    size = described.shape[2:]
+    size = teacher_features.shape[2:]
     classes = resize_nearest(torch.cat([batch.labels, pseudo]), size)
     learned = resize_nearest(torch.cat([batch.labeled_valid, batch.valid]), size) == 1
     if void == "dropped":
         learned[: len(batch.labels)] &= classes[: len(batch.labels)] != IGNORE_INDEX
     known = classes.where(classes != IGNORE_INDEX, UNLABELED).flatten()
-    return to_rows(described), known, learned.flatten()
+    return to_rows(teacher_features), known, learned.flatten()
 
 
 def density_training_data(
-    described: Tensor,
+    teacher_features: Tensor,
     batch: Batch,
     pseudo: Tensor | None = None,
     *,
@@ -268,13 +269,13 @@ def density_training_data(
     Returns:
         (N, D) float and (N,) int64: class, or ``UNLABELED``.
     """
-    rows, known, learned = density_pixels(described, batch, pseudo, void=void)
+    rows, known, learned = density_pixels(teacher_features, batch, pseudo, void=void)
     chosen = learned.nonzero()[:, 0]
     return rows[chosen], known[chosen]
 
 
 def density_rows(
-    described: Tensor,
+    teacher_features: Tensor,
     batch: Batch,
     pseudo: Tensor | None = None,
     *,
@@ -290,10 +291,11 @@ def density_rows(
     each of its 4 GPUs (train_ddfp_pascal.py:478).
 
     Args:
-        described: v or F, as for :func:`density_pixels`, (B + U, D, h, w) float.
+        teacher_features: as for :func:`density_pixels`, (B + U, D, h, w) float.
         batch: those images.
         pseudo: (U, H, W) int64, or ``None``.
-        void: ``unlabeled`` or ``dropped``.
+        void: what becomes of pixels of labeled images that show something and have no class:
+            ``unlabeled``: rows without a class; ``dropped``: the estimator does not learn them.
         shares: number of shares on this rank; ``None``: nothing is drawn here.
         samples: rows of a share at most; all where it has fewer.
         generator: draws them.
@@ -305,26 +307,26 @@ def density_rows(
     """
     if shares is None:
         if wait:
-            return *density_training_data(described, batch, pseudo, void=void), None
-        return density_pixels(described, batch, pseudo, void=void)
+            return *density_training_data(teacher_features, batch, pseudo, void=void), None
+        return density_pixels(teacher_features, batch, pseudo, void=void)
     labeled = len(batch.labels)
     parts = zip(
-        described[:labeled].chunk(shares),
-        described[labeled:].chunk(shares),
+        teacher_features[:labeled].chunk(shares),
+        teacher_features[labeled:].chunk(shares),
         batch.chunk(shares),
         [None] * shares if pseudo is None else pseudo.chunk(shares),
         strict=True,
     )
     drawn = []
-    for with_labels, without, images, believed in parts:
+    for with_labels, without, images, pseudo_part in parts:
         both = torch.cat([with_labels, without])
         if wait:
-            rows, known = density_training_data(both, images, believed, void=void)
+            rows, known = density_training_data(both, images, pseudo_part, void=void)
             order = torch.randperm(len(rows), generator=generator, device=generator.device)
             chosen = order[:samples].to(rows.device)
             counted = torch.ones_like(chosen, dtype=torch.bool)
         else:
-            rows, known, learned = density_pixels(both, images, believed, void=void)
+            rows, known, learned = density_pixels(both, images, pseudo_part, void=void)
             chosen, counted = draw_counted(learned, samples, generator)
         drawn.append((rows[chosen], known[chosen], counted))
     rows, known, counted = (torch.cat(each) for each in zip(*drawn, strict=True))

@@ -56,7 +56,7 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
         return supervised_step(learner, labeled, batch.labels, step)
 
     # 1. The teacher sees weak views: pseudo-labels, and the features that the flow learns from.
-    described, pseudo = teacher_pass(learner, labeled, weak, batch.valid, device)
+    teacher_features, pseudo = teacher_pass(learner, labeled, weak, batch.valid, device)
 
     # 2. The student sees labeled images and strong views, once.
     learned, losses = student_batch(learner, labeled, batch.labels, weak, pseudo, stage, host), {}
@@ -80,7 +80,7 @@ def training_step(learner: Learner, batch: Batch, step: int) -> dict[str, Tensor
 
     # 5. The flow takes its own step, on features without a graph.
     if learner.density is not None:
-        losses["bits_per_dim"] = fit_density(learner, described, batch, pseudo, device, step)
+        losses["bits_per_dim"] = fit_density(learner, teacher_features, batch, pseudo, device, step)
 
     # 6. The teacher follows the student.
     if method.teacher == "ema":
@@ -114,7 +114,7 @@ def embed_views(
 
 def fit_density(
     learner: Learner,
-    described: Tensor,
+    teacher_features: Tensor,
     batch: Batch,
     pseudo: PseudoLabels,
     device: torch.Generator,
@@ -124,7 +124,7 @@ def fit_density(
 
     Args:
         learner: its density is trained.
-        described: what the teacher made of labeled and weak images, (B + U, D, h, w) float.
+        teacher_features: what the teacher made of labeled and weak images, (B + U, D, h, w) float.
         batch: the images.
         pseudo: pseudo-labels of the weak images; used with ``density.labels: teacher`` alone.
         device: generator of the rows and of their noise.
@@ -135,7 +135,7 @@ def fit_density(
     """
     config, method = learner.config, learner.config.method
     rows, known, counted = density_rows(
-        described,
+        teacher_features,
         batch,
         pseudo.labels if config.density.labels == "teacher" else None,
         void=method.density_void,
@@ -160,7 +160,7 @@ def teacher_pass(
     """Let the teacher see images without strong augmentation.
 
     Args:
-        learner: its teacher is asked, in micro-batches.
+        learner: its teacher is evaluated, in micro-batches.
         labeled: (B, 3, H, W) float in [0, 1]; seen only where a density is learned.
         weak: (U, 3, H, W) float in [0, 1].
         valid: (U, H, W) bool, False in padding.
@@ -203,7 +203,7 @@ def perturbation_of(
     """Return the shift of the strong views' features, like ``features``, without a graph.
 
     Args:
-        learner: its perturbation, density and student are asked.
+        learner: its perturbation, density and student are evaluated.
         features: (U, C, h, w) float, F or v as ``perturb_at`` says, detached.
         target: pseudo-labels at the size of the images; they say which pixels move.
         device: generator of all randomness.

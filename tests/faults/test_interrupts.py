@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says how to go on, nothing left running, and nothing lost."""
+"""Ctrl-C: one line that says how to continue, nothing left running, and nothing lost."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def test_an_interrupted_training_says_one_line_and_goes_on(tmp_path, processes):
     assert status_of(child) == 130
     said = err.read_text()
     assert "Traceback" not in said
-    assert said.count("ddfp: interrupted; start the same command again to go on") == 1
+    assert said.count("ddfp: interrupted; start the same command again to continue") == 1
     assert is_free(out)
     assert not (out / "result.json").exists()
     if processes == 1:
