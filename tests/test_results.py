@@ -70,7 +70,7 @@ def test_markdown_table_shows_mean_spread_seeds_and_difference():
     ddfp = next(line for line in text.splitlines() if "`ddfp`" in line)
     assert "**52.5** ± 2.1" in ddfp
     assert "| 51.0 | 54.0 |" in ddfp
-    assert "+1.5 (-4.9 to +7.9)" in ddfp
+    assert "| +1.5, not significant (95 % CI -4.9 to +7.9) |" in ddfp
     widths = {line.count("|") for line in text.splitlines()}
     assert len(widths) == 1
 
@@ -125,6 +125,27 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
     assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each; micro-batches: 2." in page
+
+
+def test_a_table_says_which_differences_are_significant():
+    """By hand: +2 in each seed; 3, 4 and 5 with t 4.303 and a half width of 2.48; -1, 0 and 1."""
+    scores = {"consistency": [50.0, 52.0, 54.0], "ddfp": [52.0, 54.0, 56.0]}
+    scores |= {"noise": [47.0, 48.0, 49.0], "vat": [49.0, 52.0, 55.0]}
+    page = results_page(rows(scores), published(81.2))
+    assert "| +2.0, significantly better (95 % CI +2.0 to +2.0) |" in page
+    assert "| -4.0, significantly worse (95 % CI -6.5 to -1.5) |" in page
+    assert "+0.0, not significant (95 % CI -2.5 to +2.5) |" in page
+    assert (
+        "3 comparisons with `consistency`, 2 of them significant. The intervals are not corrected "
+        "for the number of comparisons." in page
+    )
+
+
+def test_one_seed_has_no_verdict_and_one_method_no_comparison():
+    page = results_page(rows({"consistency": [50.0], "ddfp": [51.0]}), published(81.2))
+    assert "| +1.0, one seed |" in page
+    assert "Compared with `consistency`, with one seed: significance cannot be tested." in page
+    assert "significance" not in results_page(rows({"ddfp": [51.0, 52.0]}), published(81.2))
 
 
 def test_nothing_is_subtracted_from_an_unproved_number():

@@ -23,9 +23,7 @@ from ddfp_lib.evaluation.mechanism import (
 )
 from ddfp_lib.experiments.statistics import (
     common_seeds,
-    difference_table,
     differences,
-    excludes_zero,
     of_common_seeds,
     paired_difference,
     score_table,
@@ -34,7 +32,7 @@ from ddfp_lib.experiments.statistics import (
 from ddfp_lib.experiments.study import SCORES, Study, group_scores, studies
 from ddfp_lib.plots.study import PANELS, in_words
 from ddfp_lib.plots.words import boundary as boundary_in_words
-from ddfp_lib.reports.results import data_option
+from ddfp_lib.reports.results import data_option, significance
 
 EFFECTS = {
     CHANGE: f"median {CHANGE} (nats)",
@@ -191,14 +189,7 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
         return f"Validation chooses {chosen}."
-    gaps = difference_table(runs, study.baseline, study.score)
-    if gaps["seeds"].max() < 2:
-        return f"Compared with `{study.baseline}`, with one seed: significance cannot be tested."
-    significant = sum(map(excludes_zero, gaps.to_dict("records")))
-    return (
-        f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{study.baseline}`, {significant} of "
-        "them significant. The intervals are not corrected for the number of comparisons."
-    )
+    return significance(runs, study.baseline, study.score)
 
 
 def inside(mechanism: pd.DataFrame) -> list[str]:
