@@ -148,6 +148,50 @@ def test_figures_of_results_say_their_numbers():
     assert alt.endswith("45.0 (cat) to 91.0 (background) for ddfp.")
 
 
+def test_the_names_of_the_phases_lie_beside_their_lines_at_the_top():
+    keys = ("teacher_miou", "pseudo_coverage", "pseudo_precision")
+    log = [{"step": step} | dict.fromkeys(keys, step / 10) for step in (1, 500, 1000)]
+    for second in (12, 200):  # close to the first line, and far from it
+        marks = {"consistency begins": 6, "perturbation begins": second}
+        picture = figures.curves({"ddfp": [log]}, marks)
+        picture.canvas.draw()
+        first, *others = picture.axes
+        assert [len(axes.texts) for axes in others] == [0, 0]
+        boxes = [text.get_window_extent() for text in first.texts]
+        assert [text.get_text() for text in first.texts] == list(marks)
+        assert boxes[0].x1 < boxes[1].x0
+        top = first.get_window_extent().y1
+        for box in boxes:
+            assert top - 3 < box.y1 <= top + 1
+            for step in marks.values():
+                at = first.transData.transform((step, 0))[0]
+                assert not box.x0 <= at <= box.x1
+
+
+def test_what_a_method_costs_stands_beside_the_axes():
+    ledger = runs_of({"consistency": [58.0, 59.0], "ddfp": [60.0, 61.0]})
+    ledger.loc[0, "seconds"] = 500.0  # one slow run does not push its name away
+    picture = figures.seconds(ledger)
+    picture.canvas.draw()
+    (axes,) = picture.axes
+    starts = {round(text.get_window_extent().x0) for text in axes.texts}
+    assert len(axes.texts) == 2 and len(starts) == 1
+    assert min(starts) > axes.get_window_extent().x1
+
+
+def test_the_legend_of_lengths_lies_below_the_panels():
+    scores = {f"{name}, eps {eps}": [60.0, 61.0] for name in ("ddfp", "vat") for eps in (1, 3, 10)}
+    ledger = runs_of({"consistency": [58.0, 59.0], **scores})
+    picture = study_figures.lengths(ledger, "consistency", "test_miou", "test mIoU (%)")
+    picture.canvas.draw()
+    (legend,) = picture.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == ["one seed", "mean", "consistency, mean"]
+    for axes in picture.axes:
+        assert axes.get_legend() is None
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+
+
 def test_the_text_of_the_descent_has_medians():
     before = torch.tensor([-3.0, -2.0, -1.0])
     after = {"density": before - 4, "random": before - 0.5}

@@ -14,11 +14,18 @@ from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.experiments.statistics import common_seeds, differences, paired_difference
 from ddfp_lib.plots import words
-from ddfp_lib.plots.style import WIDTH, Picture, bare, figure_style, method_colour, new_picture
+from ddfp_lib.plots.style import (
+    WIDTH,
+    Picture,
+    bare,
+    figure_style,
+    method_colour,
+    name_marks,
+    new_picture,
+)
 
 VOID = (255, 255, 255)
 """Color of ignored pixels."""
-
 
 OUTLYING = 10.0
 """Points of difference from which a method is drawn in panels of its own."""
@@ -132,25 +139,24 @@ def curves(
     """
     panels = {
         "teacher_miou": "teacher's validation mIoU (%)",
-        "pseudo_coverage": "pixels with a pseudo-label (fraction)",
-        "pseudo_precision": "right ones among them (fraction)",
+        "pseudo_coverage": "coverage (fraction)",
+        "pseudo_precision": "precision of pseudo-labels (fraction)",
     }
     with figure_style():
         figure, row = new_picture(1, 3)
         for axes, (key, label) in zip(row.flat, panels.items(), strict=True):
             for method, seeds in logs.items():
                 _mean_curve(axes, seeds, key, method)
-            for text, step in (marks or {}).items():
-                axes.axvline(step, color="0.6", lw=0.8, ls=":")
-                if key == "pseudo_coverage":
-                    bottom = axes.get_ylim()[0]
-                    axes.text(step, bottom, f" {text}", rotation=90, va="bottom", fontsize=7)
+            for step in (marks or {}).values():
+                axes.axvline(step, color="0.4", lw=0.9, ls=":")
+            axes.set_xlim(left=0)
             axes.set_xlabel("step")
             axes.set_title(label)
         if released:
             line = {"color": "black", "lw": 1, "ls": "--", "label": "release's log, one seed"}
             row.flat[0].plot(*zip(*released, strict=True), **line)
-        row.flat[0].legend(fontsize=8)
+        row.flat[0].legend(fontsize=8, loc="lower right")
+        name_marks(row.flat[0], marks or {})  # here, because scores begin low
     return figure.described(words.curves(logs, panels, marks or {}, released))
 
 
@@ -333,10 +339,12 @@ def seconds(ledger: pd.DataFrame) -> Picture:
             axes.barh(row, mean, color=method_colour(method), height=0.6)
             axes.scatter(runs["seconds"], np.full(len(runs), row), color="black", s=8)
             each = 1000 * (runs["seconds"] / runs["steps"]).mean()
-            axes.annotate(f" {mean:.0f} s, {each:.0f} ms a step", (runs["seconds"].max(), row))
+            cost = f"{mean:.0f} s, {each:.0f} ms a step"
+            # beside the axes: there it hides no dot, wherever a slow run lies
+            axes.annotate(cost, (1.01, row), xycoords=("axes fraction", "data"), va="center")
         axes.set_yticks(range(len(methods)), methods)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.25 * ledger["seconds"].max())
+        axes.set_xlim(0, 1.03 * ledger["seconds"].max())
         axes.set_xlabel("seconds of training and validation, side by side with other runs")
         axes.grid(axis="y", visible=False)
     return figure.described(words.seconds(ledger))

@@ -1,10 +1,12 @@
 """Figures of studies: what happens inside networks, and how long a step should be."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from ddfp_lib.experiments.statistics import mean_interval, of_common_seeds
 from ddfp_lib.plots import words
@@ -72,6 +74,9 @@ def _spread(axes: Axes, row: int, values: np.ndarray, colour: str, marker: str) 
     axes.annotate(f"{mean:.1f}", (mean, row - 0.2), ha="center", va="bottom", fontsize=8)
 
 
+SEED: dict[str, Any] = {"marker": "o", "ls": "-", "lw": 0.9, "ms": 4, "alpha": 0.6}
+"""How the line of one seed looks."""
+
 SWEEP = re.compile(r"^(.+), eps ([\d.]+)(?:, .+)?$")
 
 
@@ -98,17 +103,21 @@ def lengths(runs: pd.DataFrame, baseline: str, score: str, label: str) -> Pictur
             colour = method_colour(preset)
             of = "mean" if table.shape[1] > 1 else f"seed {table.columns[0]}"
             for seed in table:
-                axes.plot(table.index, table[seed], "o-", color=colour, lw=0.9, ms=4, alpha=0.6)
-            axes.plot(table.index, table.mean(axis=1), color=colour, lw=2.4, label=of)
-            line = {"color": "0.3", "ls": "--", "lw": 1.2, "label": f"{baseline}, {of}"}
-            axes.axhline(reference, **line)
+                axes.plot(table.index, table[seed], color=colour, **SEED)
+            axes.plot(table.index, table.mean(axis=1), color=colour, lw=2.4)
+            line = axes.axhline(reference, color="0.3", ls="--", lw=1.2)
             axes.set_xscale("log")
             axes.set_xticks(table.index, [f"{eps:g}" for eps in table.index])
             axes.minorticks_off()
             axes.set_xlabel("length of the step, eps")
             axes.set_title(preset)
         grid[0, 0].set_ylabel(label)
-        grid[0, 0].legend(fontsize=8)
+        # below the panels, in no method's color: it holds for all of them, and hides no line
+        named = {of: Line2D([], [], color="0.3", lw=2.4), f"{baseline}, {of}": line}
+        if of == "mean":
+            named = {"one seed": Line2D([], [], color="0.3", **SEED), **named}
+        below = {"loc": "outside lower center", "ncols": len(named), "fontsize": 8}
+        picture.legend(named.values(), named.keys(), **below)
     return picture.described(words.lengths(tables, reference, baseline, label))
 
 

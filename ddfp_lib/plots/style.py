@@ -5,7 +5,7 @@ those run out Paul Tol's indigo.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,6 +135,26 @@ def new_picture(
     """
     picture = Picture(figsize=(WIDTH, height), layout="constrained")
     return picture, picture.subplots(rows, columns, squeeze=False, **options)
+
+
+def name_marks(axes: Axes, marks: Mapping[str, float]) -> None:
+    """Name vertical lines at the top of a panel, each to the right of its line.
+
+    Lines that are close to one another are named side by side, to the right of the last of them, so
+    that no name lies on a line or on another name.
+
+    Args:
+        axes: the panel, with its final limits.
+        marks: position of each line, by its name.
+    """
+    (left, right), top = axes.get_xlim(), axes.get_ylim()[1]
+    height, free = 0.055 * (right - left), left  # of a line of text; where the next one may stand
+    for text, place in sorted(marks.items(), key=lambda mark: mark[1]):
+        close = [other for other in marks.values() if place <= other < place + height]
+        at = max(free, *close)
+        look = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 7.5}
+        axes.annotate(text, (at + 0.1 * height, top), **look)
+        free = at + height
 
 
 def bare(axes: Axes) -> None:
