@@ -115,6 +115,16 @@ def test_the_report_is_whole_and_light_and_names_no_machine(reproduced):
             assert below.name not in HEADINGS or below.name > heading.name, heading.text
 
 
+def test_the_table_of_runs_has_no_empty_column(reproduced):
+    """These runs had no GPU and have no number in the paper."""
+    page = BeautifulSoup((reproduced / "report.html").read_text(encoding="utf-8"), "html.parser")
+    table = page.find_all("table")[-1]
+    heads = [cell.text for cell in table.thead.find_all("th")]
+    assert "test_miou" in heads and not {"gpu", "paper", "difference"} & set(heads)
+    columns = zip(*([cell.text for cell in row("td")] for row in table.tbody("tr")), strict=True)
+    assert all(set(column) != {"-"} for column in columns)
+
+
 def test_report_holds_the_scores_of_the_runs(reproduced):
     page = (reproduced / "report.html").read_text(encoding="utf-8")
     result = json.loads((reproduced / "runs" / "ddfp-1" / "result.json").read_text())
