@@ -1,4 +1,4 @@
-"""The segmentation network as three calls that training makes apart: encode, embed, classify."""
+"""The segmentation network as three calls: ``encode`` to F, ``embed`` to v, ``classify``."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
