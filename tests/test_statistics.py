@@ -91,7 +91,7 @@ def test_one_seed_has_no_interval_and_no_verdict(frame):
         (0.1, 2, "significantly better (95 % CI +0.1 to +2.0)"),
         (-2, -0.1, "significantly worse (95 % CI -2.0 to -0.1)"),
         (-1, 1, "not significant (95 % CI -1.0 to +1.0)"),
-        (0, 1, "not significant (95 % CI +0.00 to +1.0)"),
+        (0, 1, "not significant (95 % CI +0.0 to +1.0)"),
         (0.04, 1, "significantly better (95 % CI +0.04 to +1.0)"),
         (-0.012, 1.9, "not significant (95 % CI -0.01 to +1.9)"),
     ],

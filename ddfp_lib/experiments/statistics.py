@@ -145,9 +145,9 @@ def bound(value: float) -> str:
     ``+0.0`` may be an interval that contains 0 or one that does not; ``-0.01`` says it.
 
     Args:
-        value: end of the interval, in points.
+        value: end of the interval, in points; 0 itself has one decimal.
     """
-    return f"{value:+z.2f}" if abs(value) < 0.05 else f"{value:+.1f}"
+    return f"{value:+z.2f}" if 1e-9 < abs(value) < 0.05 else f"{value:+z.1f}"
 
 
 def excludes_zero(difference: Mapping[str, float]) -> bool:
