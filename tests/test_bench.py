@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from bench import density, equal_effect, gpu, gpu_check, growth, photo_steps, photos
-from bench.__main__ import ABOUT, COMMANDS, by, goals, plot
+from bench.__main__ import ABOUT, COMMANDS, by, goals, gpu_page, plot
 from bench.alone import alone
 from bench.equal_effect import length_of
+from bench.goals import Goal
 from bench.growth import count, fit, gradient, step
 
 
@@ -54,6 +55,7 @@ def test_settings_are_values_of_yaml():
 
 def test_the_first_check_of_a_gpu_runs_on_a_cpu(monkeypatch, capsys):
     """All of it but what PyTorch counts on GPUs alone; then with a device that computes wrongly."""
+    before = gpu_check.PAGE.read_text()
     monkeypatch.setattr("sys.argv", ["gpu_check", "--toy", "--device", "cpu"])
     with pytest.raises(SystemExit, match=r"^0$"):
         gpu_check.main()
@@ -63,11 +65,34 @@ def test_the_first_check_of_a_gpu_runs_on_a_cpu(monkeypatch, capsys):
     assert len(met) == 2 + 1 + 1 + 3
     assert met["a resumed run has the same weights to 0.001"] == "the same bits"
     assert [row[0] for row in rows if len(row) == 6][2:] == list(gpu_check.PRECISIONS)
-    assert not gpu_check.PAGE.exists()
+    assert gpu_check.PAGE.read_text() == before  # of a toy nothing is kept
     wrong = iter([[2.004] + [2.0] * 39, [2.0] * 40])  # of the device, of the CPU
     monkeypatch.setattr(gpu_check, "losses", lambda *arguments: next(wrong))
     goals, _ = gpu_check.agree(torch.device("cpu"), True)
     assert [goal.met for goal in goals] == [False, True]
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_first_check_of_a_gpu_replaces_its_page(tmp_path, monkeypatch, met):
+    """The page that is kept before is the sentence of the page of speed; all of it goes."""
+    kept = gpu_check.PAGE.read_text()
+    if kept.startswith("Not run"):
+        assert kept.strip() == gpu_page(tmp_path / "nothing.md", "make gpu-check")
+    monkeypatch.setattr(gpu_check, "PAGE", tmp_path / "GPU.md")
+    gpu_check.PAGE.write_text(kept)
+    parts = {
+        "agree": ([Goal("as on the CPU", "1e-5", met)], ""),
+        "steps": ([], "| precision |\n|---|\n| float32 |"),
+    }
+    checks = {name: lambda *_, part=part: part for name, part in parts.items()}
+    monkeypatch.setattr(gpu_check, "CHECKS", checks)
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--device", "cpu"])
+    with pytest.raises(SystemExit, match=f"^{0 if met else 1}$"):
+        gpu_check.main()
+    page = gpu_check.PAGE.read_text()
+    assert page.startswith("CPU, torch ") and "Not run" not in page
+    assert f"| as on the CPU | 1e-5 | {'met' if met else 'missed'} |" in page
+    assert "## steps\n\n| precision |" in page
 
 
 @pytest.mark.parametrize("gradient", [False, True])

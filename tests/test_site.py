@@ -68,6 +68,24 @@ def test_the_navigation_has_each_page_once(staged):
     )
 
 
+def test_a_page_that_is_named_by_hand_must_be_there(staged, tmp_path, monkeypatch):
+    folder, names = staged
+    parts = ["GPU", "RESULTS", "PHOTOS", "KNOWN_DENSITY"]
+    assert [name for name in names if name.startswith("bench/")] == [
+        f"bench/{part}.md" for part in parts
+    ]
+    text = (folder / "bench" / "GPU.md").read_text(encoding="utf-8")
+    assert text.startswith("# First check of a GPU\n\n")
+    monkeypatch.setattr(site, "CHAPTERS", {"Use": ["b.md", "docs/*.md", "api/*.md"]})
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("here/docs/a.md", "there/docs/c.md", "there/b.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert site.chapters(here, there) == {"Use": ["b.md", "docs/a.md", "docs/c.md"]}
+    with pytest.raises(FileNotFoundError, match=r"b\.md: is missing; 'Use'"):
+        site.chapters(here)
+
+
 def test_the_readme_is_divided_in_two_pages(staged):
     """Each of its sections stands once: on the first page, or on the page that says how to run."""
     folder, _ = staged

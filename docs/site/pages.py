@@ -41,23 +41,29 @@ CHAPTERS = {
         "reproduce/RESULTS.md",
         "docs/parity.md",
         "reproduce/released/README.md",
-        "docs/gpu.md",
+        "bench/GPU.md",
         "bench/RESULTS.md",
+        "bench/PHOTOS.md",
+        "bench/KNOWN_DENSITY.md",
         "docs/robustness.md",
         "reproduce/LOG.md",
     ],
     "Library": ["docs/architecture.md", "docs/contributing.md"],
     "API": ["api/*.md"],
 }
-"""Titles of the navigation and their pages; a pattern may match none, a page is taken once."""
+"""Titles of the navigation and their pages, which are taken once: a pattern may match none, a page
+that is named by hand must be there."""
 
 TITLES = {
     "README.md": "Run it",
     "notebooks/README.md": "All lessons",
     "reproduce/STUDY.md": "Findings",
     "reproduce/RESULTS.md": "Results beside the paper's",
+    "bench/GPU.md": "First check of a GPU",
+    "bench/PHOTOS.md": "Training step on photographs",
 }
-"""Titles that pages have on the site alone: the menu does not show their folder's name."""
+"""Titles that pages have on the site alone: the menu does not show their folder's name. The last two
+have none in the repository, because bench/RESULTS.md takes them in, under its own headings."""
 
 FIRST_PAGE = ("What we found", "Start here", "Results", "Whose method is it?")
 """Sections of the README that are on the first page; its other sections are the page README.md."""
@@ -84,10 +90,14 @@ PERCENT = re.compile(r"^([ \t]*)%", re.MULTILINE)
 FENCED = re.compile(r"^([ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[^\n]*)$", re.DOTALL | re.MULTILINE)
 
 
-def chapters(root: Path) -> dict[str, list[str]]:
-    """Return the pages of each chapter, paths relative to ``root``; a page is in one chapter.
+def chapters(*folders: Path) -> dict[str, list[str]]:
+    """Return the pages of each chapter, paths relative to one of the folders.
 
-    Pages that a later chapter names by hand are not taken by an earlier pattern.
+    A page is in one chapter. Pages that a later chapter names by hand are not taken by an earlier
+    pattern.
+
+    Raises:
+        FileNotFoundError: a page that is named by hand is in none of the folders.
     """
     by_hand = {name for names in CHAPTERS.values() for name in names if "*" not in name}
     taken: set[str] = set()
@@ -95,8 +105,14 @@ def chapters(root: Path) -> dict[str, list[str]]:
     for title, patterns in CHAPTERS.items():
         pages = found[title] = []
         for pattern in patterns:
-            for path in sorted(root.glob(pattern)):
-                name = path.relative_to(root).as_posix()
+            matches = {
+                path.relative_to(folder).as_posix()
+                for folder in folders
+                for path in folder.glob(pattern)
+            }
+            if pattern in by_hand and not matches:
+                raise FileNotFoundError(f"{pattern}: is missing; {title!r} of CHAPTERS names it")
+            for name in sorted(matches):
                 if name in taken or ("*" in pattern and name in by_hand):
                     continue
                 taken.add(name)
@@ -116,9 +132,7 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
     source.mkdir(parents=True)
     _explorer_pages(source, root, explorer)
     _api_pages(source, root)
-    names = [
-        name for folder in (root, source) for pages in chapters(folder).values() for name in pages
-    ]
+    names = [name for pages in chapters(root, source).values() for name in pages]
     for name in names:
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +149,8 @@ def stage(source: Path, root: Path = ROOT, *, explorer: Path | None = None) -> l
         if name == GUIDE:
             text = _opened(text, explorer)
         if name in TITLES:
-            text = HEADING.sub(f"# {TITLES[name]}", text, count=1)
+            text = HEADING.sub("", text, count=1) if HEADING.match(text) else text
+            text = f"# {TITLES[name]}\n\n{text.lstrip()}"
         target.write_text(_linked(text, name, names, source, root), encoding="utf-8")
     (source / "index.md").write_text(_index(root, source, names), encoding="utf-8")
     return [*names, "index.md"]
