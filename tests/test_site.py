@@ -18,12 +18,15 @@ from ddfp_lib.config import load_method
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.data.voc import write_voc
+from ddfp_lib.experiments.study import find_study, studies
 from ddfp_lib.explorer.pages import PAGES
 from ddfp_lib.lessons import guards, scripts, texts
 from ddfp_lib.method.perturb import FeatureModels, make_perturbation
 from ddfp_lib.plots.style import figure_style, new_picture
 
 ROOT = Path(__file__).parents[1]
+SHORTEST_ALT = 40
+"""Characters; docs/site/browser counts the same, with those that lessons have stored."""
 
 
 def loaded(path: Path):
@@ -136,7 +139,7 @@ def test_a_link_named_after_a_file_gets_the_title_of_its_page(tmp_path):
 
 def test_relative_links_and_pictures_lead_to_staged_files(staged):
     folder, names = staged
-    seen = 0
+    seen, short = 0, []
     for name in names:
         path = folder / name
         texts = (
@@ -147,12 +150,15 @@ def test_relative_links_and_pictures_lead_to_staged_files(staged):
         for text in texts:
             text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
             found = [m["target"] for m in (*site.LINK.finditer(text), *site.PICTURE.finditer(text))]
+            alts = re.findall(r"!\[([^\]]*)\]\(|<img\b[^>]*\balt=\"([^\"]*)\"", text)
+            short += [(name, alt) for alt in map("".join, alts) if len(alt) < SHORTEST_ALT]
             for target in found:
                 if re.match(r"[a-z]+:|#", target):
                     continue
                 seen += 1
                 assert (path.parent / target.partition("#")[0]).exists(), (name, target)
     assert seen > 50
+    assert short == [], "say what a picture shows"
 
 
 def test_lessons_are_shown_with_solutions_folded_and_without_badges(staged):
@@ -284,7 +290,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_method_of_the_contributors_page_works(tmp_path, monkeypatch):
-    (code, _), (preset,) = blocks("python"), blocks("yaml")
+    (code, _), (preset, _) = blocks("python"), blocks("yaml")
     (tmp_path / "steps.py").write_text(code)
     (tmp_path / "towards_zero.yaml").write_text(preset)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -324,6 +330,21 @@ def test_the_contributors_page_says_what_a_lesson_needs():
     assert tags <= set(re.findall(r"`([\w-]+)`", lesson))
     assert f"at least {texts.SHORTEST} characters" in lesson
     assert f"smaller than {guards.MAX_BYTES / 1e6:g} MB" in lesson
+
+
+def test_the_study_of_the_contributors_page_works(tmp_path, monkeypatch):
+    """It is about the method of the same page, and its place in STUDY.md is free."""
+    preset, study = blocks("yaml")
+    (tmp_path / "towards_zero.yaml").write_text(preset)
+    (tmp_path / "mine.yaml").write_text(study)
+    monkeypatch.chdir(tmp_path)
+    found = find_study("mine.yaml")
+    assert found.number == 1 + max(other.number for other in studies())
+    runs = [(each.method.name, each.seed, each.eps) for each in found.configs()]
+    assert len(set(runs)) == 2 * len(found.seeds) == 6
+    zero = {each.method.perturbation for each in found.configs()} - {"noise"}
+    assert zero == {"steps:TowardsZero"}
+    assert len({eps for *_, eps in runs}) == 1, "of the same length"
 
 
 def test_commands_of_the_contributors_page_exist():
