@@ -139,7 +139,8 @@ def main() -> None:
         "Density estimator": density.table(densities),
         "Training step": step.table(seconds),
         "Training step on photographs": photos.PAGE.read_text().strip(),
-        "Growth, each quantity alone": "![Curves of time and memory]"
+        "Growth, each quantity alone": "![Curves of time and memory while rows, "
+        "features, classes, pixels or images grow]"
         f"(growth.png)\n\n{growth.table(grown)}",
         "Loading": loading_table(seconds["ddfp"]),
         "First check of a GPU": gpu_page(gpu_check.PAGE, "make gpu-check"),

@@ -62,8 +62,8 @@ TITLES = {
     "bench/GPU.md": "First check of a GPU",
     "bench/PHOTOS.md": "Training step on photographs",
 }
-"""Titles that pages have on the site alone: the menu does not show their folder's name. The last two
-have none in the repository, because bench/RESULTS.md takes them in, under its own headings."""
+"""Titles that pages have on the site alone: the menu does not show their folder's name. The last
+two have none in the repository: bench/RESULTS.md takes them in, under its own headings."""
 
 FIRST_PAGE = ("What we found", "Start here", "Results", "Whose method is it?")
 """Sections of the README that are on the first page; its other sections are the page README.md."""
