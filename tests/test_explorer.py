@@ -13,17 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.constants import UNLABELED
 from ddfp_lib.errors import UserError
-from ddfp_lib.evaluation.descent import measure_descent
-from ddfp_lib.evaluation.mechanism import percentiles
-from ddfp_lib.explorer import clouds, flow, pages, pictures, separation
+from ddfp_lib.explorer import clouds, flow, pages, separation
 from ddfp_lib.explorer.encoding import data_url, packed, unpacked
+from ddfp_lib.lessons.plane import train_consistently
 from ddfp_lib.method.perturb import DensityDescent, FeatureModels
 from ddfp_lib.plots.planes import Window, density_under_boundary
-from ddfp_lib.training.data import data_of
-from ddfp_lib.training.learner import Learner
 
 FRAMES, STEPS, WARMUP, EPS = (0, 20, 30), 30, 15, 0.2
 
@@ -66,6 +62,18 @@ def test_frames_have_the_steps_of_the_library(moons, density):
     for frame in later:
         for seed in range(2):
             torch.testing.assert_close(frame.shift[seed], expected * frame.moved[seed])
+
+
+def test_training_follows_the_recipe_of_lesson_1(moons, monkeypatch):
+    """Losses are added here and averaged there; Adam with twice the epsilon undoes that."""
+    adam = torch.optim.Adam
+    averaged = train_consistently(
+        moons.x, moons.labels, lambda _, x: torch.zeros_like(x), steps=STEPS, warmup=WARMUP
+    )
+    monkeypatch.setattr(torch.optim, "Adam", lambda p, lr: adam(p, lr=lr, eps=2e-8))
+    added = trained(moons, "none", None)[-1].student
+    for one, other in zip(added.parameters(), averaged.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("direction", ["noise", "vat", "none"])
@@ -182,73 +190,6 @@ def test_exported_weights_give_the_librarys_log_density():
     np.testing.assert_allclose(
         by_hand(data, np.array(check["points"])), check["log_prob"], rtol=1e-4, atol=1e-4
     )
-
-
-@pytest.fixture(scope="module")
-def learner() -> Learner:
-    settings = pictures.SETTINGS | {
-        "data.digits.border": 0,  # no void pixels: measure_descent leaves them out
-        "data.digits.val": 3,
-        "data.digits.train": 100,
-        "training.confidence": 0.285,  # of an untrained network, about half of the features
-    }
-    given = [f"{key}={value}" for key, value in settings.items()]
-    config = load_config(find_benchmark("digits"), "ddfp", 0, given)
-    return Learner(config, 4, torch.device("cpu"))
-
-
-def test_the_page_on_pictures_has_the_numbers_of_measure_descent(learner):
-    dataset = data_of(learner.config, "val")
-    data = pictures.picture_data(learner, dataset, lengths=(1.0,))
-    measured = measure_descent(learner, dataset, eps=1.0)
-    confident = [unpacked(image["confident"], "u1") > 0 for image in data["images"]]
-    assert 0 < sum(each.sum() for each in confident) < sum(map(len, confident))
-
-    def shown(part, key, dtype):
-        values = [unpacked(part(image)[key], dtype) for image in data["images"]]
-        pairs = zip(values, confident, strict=True)
-        return torch.from_numpy(np.concatenate([v[moved] for v, moved in pairs]))
-
-    before = shown(lambda image: image, "log_prob", "f4")
-    torch.testing.assert_close(before, measured.before, rtol=1e-3, atol=1e-3)
-    for name, kind in (("descent", "density descent"),):
-        after = shown(lambda image, name=name: image["after"][f"{name} 1"], "log_prob", "f4")
-        torch.testing.assert_close(after, measured.after[kind], rtol=1e-3, atol=1e-3)
-        rank = shown(lambda image, name=name: image["after"][f"{name} 1"], "percentile", "u1")
-        expected = percentiles(measured.after[kind], measured.before).round()
-        assert ((rank.float() - expected).abs() <= 1).all()
-    label = shown(lambda image: image["after"]["descent 1"], "label", "u1")
-    kept = label == shown(lambda image: image, "label", "u1")
-    assert kept.float().mean() == pytest.approx(measured.kept["density descent"], abs=0.01)
-
-
-def test_features_that_do_not_move_keep_their_class_unless_a_neighbour_moves_them(learner):
-    data = pictures.picture_data(learner, data_of(learner.config, "val"), images=1, lengths=(0.0,))
-    (image,) = data["images"]
-    for part in image["after"].values():
-        assert part["label"] == image["label"]
-        assert part["percentile"] == image["percentile"]
-
-
-def test_photographs_are_shown_without_a_mask(learner):
-    others = [(name, image[:, :32, :48]) for name, image in pictures.photos()]
-    data = pictures.picture_data(
-        learner, data_of(learner.config, "val"), images=1, lengths=(1.0,), others=others
-    )
-    photo = data["images"][1]
-    assert photo["truth"] is None
-    assert len(unpacked(photo["label"], "u1")) == photo["rows"] * photo["columns"]
-
-
-def test_a_network_without_confidence_is_one_clear_error(learner):
-    config = learner.config
-    sure = load_config(
-        find_benchmark("digits"), "ddfp", 0, ["data.digits.val=2", "training.confidence=0.999"]
-    )
-    unsure = Learner(sure, 6, torch.device("cpu"))
-    assert config is not sure
-    with pytest.raises(UserError, match="confident nowhere"):
-        pictures.picture_data(unsure, data_of(sure, "val"), images=1, lengths=(1.0,))
 
 
 STILL = (b"png", 'two "moons"')

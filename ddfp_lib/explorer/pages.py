@@ -43,9 +43,9 @@ class Page:
 PAGES = {
     "separation": Page(
         "Low-density separation",
-        "Six labels, 240 points. Drag through training and watch the decision boundary move. "
-        "The number is the density of the data at the boundary: low means that it runs where "
-        "points are sparse.",
+        "Three labels per class, 240 points. Drag through training and watch the decision boundary "
+        "move. The number is the density of the data at the boundary: low means that it runs "
+        "where points are sparse.",
         "01_low_density_separation",
     ),
     "flow": Page(
