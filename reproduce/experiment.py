@@ -98,8 +98,16 @@ baseline = "consistency" if "consistency" in methods else methods[0]
 others = [method for method in methods if method != baseline]
 described = {cell.config.method.name: cell.config.method for cell in cells}
 asked = next((m for m in others if described[m].perturbation == "density"), (others or methods)[-1])
+controls = [baseline] + [m for m in ("noise",) if m in others and m != asked]
 for _, rows in each_split():
-    display(Markdown(f"**{conclusion(rows, asked, baseline)}**"))
+    display(Markdown(f"**{conclusion(rows, asked, controls)}**"))
+
+# %% tags=["expected"]
+stored = read_ledger(repository() / "reproduce" / "results.csv")
+if not settings and not quick:
+    for split, rows in table.groupby("split", sort=False):
+        if said := expectation(stored, rows, asked, controls):
+            display(Markdown(f"{split} labeled. {said}" if len(splits) > 1 else said))
 
 # %% tags=["methods"]
 lines = [f"- `{method}`: {summary(asked_for.get(method, method))}" for method in methods]
@@ -139,13 +147,6 @@ for _, rows in each_split():
 # %% tags=["scores-figure"]
 for _, rows in each_split():
     display(figures.scores(rows, baseline))
-
-# %% tags=["expected"]
-stored = read_ledger(repository() / "reproduce" / "results.csv")
-if not settings and not quick:
-    for split, rows in table.groupby("split", sort=False):
-        if said := expectation(stored, rows):
-            display(Markdown(f"{split} labeled. {said}" if len(splits) > 1 else said))
 
 # %% [markdown]
 # Paired differences: the same seed means the same labeled images, data order and starting weights.

@@ -10,11 +10,15 @@ import torch
 from bs4 import BeautifulSoup  # nbconvert brings it
 
 from ddfp_lib.evaluation.descent import UNPERTURBED, Descent
+from ddfp_lib.experiments import page
 from ddfp_lib.experiments.conclusion import comparisons, conclusion, expectation, expected
+from ddfp_lib.experiments.ledger import read_ledger
 from ddfp_lib.experiments.page import to_html
+from ddfp_lib.files import repository
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.plots import study as study_figures
 from ddfp_lib.plots.training import panels
+from ddfp_lib.reports.pages import expectation as readme_expectation
 
 
 def runs_of(scores: dict[str, list[float]], **columns) -> pd.DataFrame:
@@ -73,12 +77,37 @@ def runs_of(scores: dict[str, list[float]], **columns) -> pd.DataFrame:
 )
 def test_the_verdict_says_the_paired_difference(ours, baseline, said):
     ledger = runs_of({"consistency": baseline, "ddfp": ours})
-    assert conclusion(ledger, "ddfp", "consistency") == said
+    assert conclusion(ledger, "ddfp", ["consistency"]) == said
+
+
+def test_the_verdict_says_the_difference_to_random_steps_too():
+    ledger = runs_of(
+        {
+            "consistency": [58.0, 59.0, 61.0],
+            "noise": [61.0, 61.5, 63.0],
+            "ddfp": [60.0, 61.0, 62.0],
+        }
+    )
+    # by hand: differences -1, -0.5, -1: mean -5/6, standard deviation 0.289, half width 0.717
+    assert conclusion(ledger, "ddfp", ["consistency", "noise"]) == (
+        "`ddfp` reaches 61.0 % mIoU, 1.7 points more than `consistency`: significantly better "
+        "(95 % CI +0.2 to +3.1), 3 seeds; and 0.8 points less than `noise`: significantly worse "
+        "(95 % CI -1.6 to -0.1), 3 seeds."
+    )
+    assert conclusion(ledger[ledger["seed"] == 0], "ddfp", ["consistency", "noise"]) == (
+        "`ddfp` reaches 60.0 % mIoU, 2.0 points more than `consistency`, with one seed: "
+        "significance cannot be tested; and 1.0 points less than `noise`, with one seed: "
+        "significance cannot be tested."
+    )
+    apart = ledger[(ledger["method"] != "noise") | (ledger["seed"] > 5)]
+    assert conclusion(apart, "ddfp", ["consistency", "noise"]).endswith(
+        "3 seeds; and has no seed in common with `noise`."
+    )
 
 
 def test_one_method_alone_has_a_verdict():
     ledger = runs_of({"ddfp": [60.0, 61.0]})
-    said = conclusion(ledger, "ddfp", "ddfp")
+    said = conclusion(ledger, "ddfp", ["ddfp"])
     assert said == "`ddfp` reaches 60.5 % mIoU; no other method was run."
 
 
@@ -113,10 +142,27 @@ def test_what_is_expected_comes_from_stored_runs_of_the_same_kind():
     found = expected(stored, here)
     assert found.index.tolist() == ["ddfp"]
     assert found.loc["ddfp"].tolist() == [61.0, 62.0, 59.0, 64.0, 3]
-    assert expectation(stored, here).startswith(
-        "Expected, from 3 stored seeds of this benchmark: `ddfp` 59.0 to 64.0. "
+    against = ["consistency", "noise"]
+    assert expectation(stored, here, "ddfp", against).startswith(
+        "In 3 stored seeds: `ddfp` 59.0 to 64.0. "
     )
-    assert expectation(others[0], here) == ""
+    assert expectation(others[0], here, "ddfp", against) == ""
+    # the comparisons of the verdict, where they are stored: by hand 1, 2 and 3, half width 2.484
+    more = runs_of({"consistency": [58.0, 61.0, 61.0]}, benchmark="digits", split="85")
+    assert expectation(pd.concat([stored, more]), here, "ddfp", against).startswith(
+        "In 3 stored seeds: +2.0 (-0.5 to +4.5) against `consistency`. Scores of these runs: "
+        "`ddfp` 59.0 to 64.0. "
+    )
+
+
+def test_what_is_expected_of_digit_scenes_is_the_number_of_the_readme():
+    """The main job: its verdict stands beside what the stored runs of all four methods gave."""
+    stored = read_ledger(repository() / "reproduce" / "results.csv")
+    here = stored[(stored["benchmark"] == "digits") & (stored["split"].astype(str) == "85")]
+    said = expectation(stored, here, "ddfp", ["consistency", "noise"])
+    number = re.search(r"In (\d+) stored seeds: (\S+ \(\S+ to \S+\)) against `consistency`", said)
+    assert f"was {number[2]} points of mIoU with {number[1]} seeds" in readme_expectation(stored)
+    assert "against `noise`. Scores of these runs: `supervised` " in said
 
 
 def test_figures_of_results_say_their_numbers():
@@ -254,11 +300,27 @@ def executed(tmp_path):
 
 
 def test_the_page_has_results_and_no_code_progress_or_warning(executed):
-    page = to_html(executed)
-    assert "<title>One &amp; all</title>" in page and 'lang="en"' in page
+    text = to_html(executed)
+    assert "<title>One &amp; all</title>" in text and 'lang="en"' in text
     for left_out in ("/home/somebody", "train()", "about 3 min left", "FutureWarning", "draw()"):
-        assert left_out not in page
-    (figure,) = BeautifulSoup(page, "html.parser").find_all("figure")
+        assert left_out not in text
+    (figure,) = BeautifulSoup(text, "html.parser").find_all("figure")
     assert figure.img["alt"] == ALT
-    assert '<div class="scroll"><table>' in page
-    assert not re.findall(r"""(?:src|href)=["']https?:""", page)
+    assert '<div class="scroll"><table>' in text
+    assert not re.findall(r"""(?:src|href)=["']https?:""", text)
+    assert "<script" not in text
+
+
+def test_a_figure_can_be_saved_without_scripts(executed):
+    (figure,) = BeautifulSoup(to_html(executed), "html.parser").find_all("figure")
+    assert figure.a["download"] == "figure-1.png"
+    assert figure.a["href"] == figure.img["src"] == "data:image/png;base64,iVBORw0KGgo="
+    assert figure.a.text == "Save this figure"
+
+
+def test_links_that_save_a_figure_do_not_make_a_page_too_large(monkeypatch):
+    small, large = (f'<img alt="a" src="data:image/png;base64,{"A" * n}">' for n in (100, 900))
+    body = f"<p>{large}</p><p>{small}</p>"
+    monkeypatch.setattr(page, "MOST_BYTES", len(body) + 500)
+    figures = BeautifulSoup(page._with_figures(body), "html.parser").find_all("figure")
+    assert [figure.a and figure.a["download"] for figure in figures] == [None, "figure-2.png"]

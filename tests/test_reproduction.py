@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup  # nbconvert brings it
 
 from ddfp_lib import lessons
 from ddfp_lib.errors import UserError
-from ddfp_lib.experiments.ledger import record
+from ddfp_lib.experiments.ledger import read_ledger, record
 from ddfp_lib.experiments.published import published_scores
 from ddfp_lib.experiments.reproduction import Request, check_inputs, check_parameters, reproduce
 from ddfp_lib.files import repository, write_text
@@ -125,6 +125,37 @@ def test_the_table_of_runs_has_no_empty_column(reproduced):
     assert all(set(column) != {"-"} for column in columns)
 
 
+def test_the_report_begins_with_the_verdict_and_ends_with_every_run(reproduced):
+    """Verdict, methods, table, dot plot; pictures and curves; costs; every run."""
+    page = BeautifulSoup((reproduced / "report.html").read_text(encoding="utf-8"), "html.parser")
+    blocks = page.main.find_all([*HEADINGS, "p", "ul", "table", "figure"])
+    title, verdict, methods = blocks[:3]
+    assert (title.name, verdict.name, methods.name) == ("h1", "p", "ul")
+    assert verdict.strong.text.startswith("ddfp reaches ")
+    assert "consistency: " in verdict.text and verdict.text.endswith("2 seeds.")
+    items = methods.find_all("li")
+    assert [item.code.text for item in items] == ["consistency", "ddfp"]
+    assert all(len(item.text) > 20 and "\n" not in item.text.strip() for item in items)
+    names = [block.name for block in blocks]
+    assert names.index("table") < names.index("figure")
+    first = blocks[names.index("table")]
+    assert [row.th.text for row in first.tbody.find_all("tr")] == ["consistency", "ddfp"]
+    headings = [heading.text.strip("¶") for heading in page.find_all("h2")]
+    assert headings[0] == "Which method segments best?"
+    assert headings[-2:] == ["What does it cost?", "Every run"]
+
+
+def test_the_verdict_of_the_main_job_names_both_comparisons_and_what_is_expected(monkeypatch):
+    """The notebook's first cells, given the stored rows of `make reproduce`."""
+    rows = read_ledger(repository() / "reproduce" / "results.csv")
+    rows = rows[(rows["benchmark"] == "digits") & (rows["split"].astype(str) == "85")]
+    shown = run_first_cells(monkeypatch, rows)
+    verdict, expected, methods = (item.data for item in shown[:3])
+    assert re.match(r"\*\*`ddfp` reaches .* `consistency`: .*; and .* `noise`: .*\*\*$", verdict)
+    assert re.match(r"In \d+ stored seeds: \S+ \(.*\) against `consistency`; ", expected)
+    assert methods.count("\n- `") == 3
+
+
 def test_report_holds_the_scores_of_the_runs(reproduced):
     page = (reproduced / "report.html").read_text(encoding="utf-8")
     result = json.loads((reproduced / "runs" / "ddfp-1" / "result.json").read_text())
@@ -175,6 +206,22 @@ def run_notebook(monkeypatch, **parameters) -> list:
         if "parameters" in lessons.tags(cell):
             assert parameters.keys() <= names.keys()
             names.update(parameters)
+    return shown
+
+
+def run_first_cells(monkeypatch, rows) -> list:
+    """Execute the cells after the runs that need a ledger alone; return what they display."""
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    names: dict = {}
+    for cell in lessons.as_notebook(NOTEBOOK.with_suffix(".py")).cells:
+        tags = set(lessons.tags(cell))
+        if "progress" in tags:
+            request = request_for("digits", "nowhere", methods=names["methods"], seeds=[0])
+            names |= {"cells": request.cells(), "table": rows, "asked_for": {}}
+            names["each_split"] = lambda: [([], rows)]
+        elif tags & {"parameters", "imports", "verdict", "expected", "methods"}:
+            exec(cell.source, names)
     return shown
 
 

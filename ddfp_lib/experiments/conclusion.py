@@ -5,37 +5,49 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ddfp_lib.experiments.statistics import paired_difference, verdict
+from ddfp_lib.experiments.statistics import paired_difference, signed, verdict
 
 
-def conclusion(ledger: pd.DataFrame, method: str, baseline: str, score: str = "test_miou") -> str:
-    """Return one sentence: does a method beat a baseline on these runs, and by how much?
+def conclusion(
+    ledger: pd.DataFrame, method: str, baselines: Sequence[str], score: str = "test_miou"
+) -> str:
+    """Return one sentence: does a method beat its baselines on these runs, and by how much?
 
     Args:
         ledger: see :func:`ddfp_lib.experiments.ledger.ledger`.
         method: name of the method.
-        baseline: name of the method that it is compared with, seed by seed.
+        baselines: names of the methods that it is compared with, seed by seed. The mean is over
+            the seeds of the first comparison.
         score: column of the ledger, mIoU in percent.
     """
-    mean = ledger.loc[ledger["method"] == method, score].mean()
-    if method == baseline:
-        return f"`{method}` reaches {mean:.1f} % mIoU; no other method was run."
-    gap = paired_difference(ledger, method, baseline, score)
-    if np.isnan(gap["difference"]):
-        return f"`{method}` and `{baseline}` have no seed in common, so they cannot be compared."
-    common = set.intersection(
-        *({*ledger.loc[ledger["method"] == name, "seed"]} for name in (method, baseline))
-    )
-    mean = ledger.loc[(ledger["method"] == method) & ledger["seed"].isin(common), score].mean()
+    scores = ledger[ledger["method"] == method].set_index("seed")[score]
+    others = [name for name in baselines if name != method]
+    if not others:
+        return f"`{method}` reaches {scores.mean():.1f} % mIoU; no other method was run."
+    gaps = {name: paired_difference(ledger, method, name, score) for name in others}
+    apart = [f"`{name}`" for name, gap in gaps.items() if np.isnan(gap["difference"])]
+    if len(apart) == len(others):
+        names, both = f"`{method}` and {' or '.join(apart)}", "they cannot be compared"
+        return f"{names} have no seed in common, so {both}."
+    first = next(name for name, gap in gaps.items() if not np.isnan(gap["difference"]))
+    common = scores.index.isin(ledger.loc[ledger["method"] == first, "seed"])
+    parts = [
+        f"has no seed in common with `{name}`"
+        if np.isnan(gap["difference"])
+        else _compared(name, gap)
+        for name, gap in gaps.items()
+    ]
+    return f"`{method}` reaches {scores[common].mean():.1f} % mIoU, {'; and '.join(parts)}."
+
+
+def _compared(baseline: str, gap: dict[str, float]) -> str:
+    """Say a paired difference, such as: 1.7 points more than `noise`: not significant, 3 seeds."""
     points = f"{abs(gap['difference']):.1f}"
     more = f"{points} points {'more' if gap['difference'] > 0 else 'less'} than"
-    sentence = (
-        f"`{method}` reaches {mean:.1f} % mIoU, {'as much as' if points == '0.0' else more} "
-        f"`{baseline}`"
-    )
+    words = f"{'as much as' if points == '0.0' else more} `{baseline}`"
     if np.isnan(gap["low"]):
-        return f"{sentence}, with one seed: {verdict(gap).split(': ')[-1]}."
-    return f"{sentence}: {verdict(gap)}, {gap['seeds']} seeds."
+        return f"{words}, with one seed: {verdict(gap).split(': ')[-1]}"
+    return f"{words}: {verdict(gap)}, {gap['seeds']} seeds"
 
 
 def comparisons(
@@ -70,25 +82,39 @@ def comparisons(
     return lines
 
 
-def expectation(stored: pd.DataFrame, ledger: pd.DataFrame) -> str:
+def expectation(
+    stored: pd.DataFrame, ledger: pd.DataFrame, method: str, baselines: Sequence[str]
+) -> str:
     """Return what stored runs of the same benchmark reached, in words; "" where there are none.
 
     Args:
         stored: the rows of ``reproduce/results.csv``.
         ledger: the rows of the report, of one split.
+        method: whose differences the verdict states.
+        baselines: what the verdict compares it with.
     """
-    known = expected(stored, ledger)
+    kept, known = _alike(stored, ledger), expected(stored, ledger)
     if known.empty:
         return ""
+    gaps = {name: paired_difference(kept, method, name) for name in baselines if name != method}
+    gaps = {name: gap for name, gap in gaps.items() if gap["seeds"]}
+    seeds = max([int(gap["seeds"]) for gap in gaps.values()] or [int(known["stored runs"].max())])
+    differences = "; ".join(f"{signed(gap)} against `{name}`" for name, gap in gaps.items())
     spread = "; ".join(
-        f"`{method}` {row['lowest']:.1f} to {row['highest']:.1f}"
-        for method, row in known.iterrows()
+        f"`{name}` {row['lowest']:.1f} to {row['highest']:.1f}" for name, row in known.iterrows()
     )
+    compared = f"{differences}. Scores of these runs: " if differences else ""
     return (
-        f"Expected, from {int(known['stored runs'].max())} stored seeds of this benchmark: "
-        f"{spread}. "
+        f"In {seeds} stored {'seed' if seeds == 1 else 'seeds'}: {compared}{spread}. "
         "Another machine rounds differently, so single seeds can differ by a point or two."
     )
+
+
+def _alike(stored: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return the stored rows of the benchmark, split and number of steps of a report."""
+    same = ["benchmark", "split", "steps"]
+    keys = ledger[same].drop_duplicates().astype(str).agg("|".join, axis=1)
+    return stored[stored[same].astype(str).agg("|".join, axis=1).isin(set(keys))]
 
 
 def expected(stored: pd.DataFrame, ledger: pd.DataFrame, score: str = "test_miou") -> pd.DataFrame:
@@ -103,9 +129,7 @@ def expected(stored: pd.DataFrame, ledger: pd.DataFrame, score: str = "test_miou
         A row for each method that is in both: ``here`` (mean), ``stored`` (mean), ``lowest`` and
         ``highest`` stored run, and ``stored runs``. Empty where nothing was stored.
     """
-    same = ["benchmark", "split", "steps"]
-    keys = ledger[same].drop_duplicates().astype(str).agg("|".join, axis=1)
-    kept = stored[stored[same].astype(str).agg("|".join, axis=1).isin(set(keys))]
+    kept = _alike(stored, ledger)
     here = ledger.groupby("method", sort=False)[score].mean()
     rows = {
         method: {

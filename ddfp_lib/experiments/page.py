@@ -1,6 +1,7 @@
 """An executed notebook as one page: no code, no scripts or styles from elsewhere."""
 
 import html
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +32,11 @@ pre { overflow-x: auto; }
 @media (max-width: 640px) { figure { overflow-x: auto; } figure img { min-width: 640px; } }
 """
 
-SCRIPT = """
-document.querySelectorAll("figure").forEach((figure, number) => {
-  const link = document.createElement("a");
-  link.href = figure.querySelector("img").src;
-  link.download = `figure-${number + 1}.png`;
-  link.textContent = "Save this figure";
-  figure.append(link);
-});
-"""
+MOST_BYTES = 1_900_000
+"""Links that save a figure stop here, so that the page can still be sent by mail."""
 
 IMAGE = re.compile(r"<img\b[^>]*>", re.DOTALL)
+SOURCE = re.compile(r'\bsrc="(?P<address>data:image/(?P<kind>[a-z+]+)[^"]*)"')
 TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
 
 
@@ -71,14 +66,39 @@ def to_html(notebook: Path) -> str:
     heading = re.search(r"<h1[^>]*>(.*?)<", body)
     title = html.unescape(heading[1]) if heading else notebook.stem
     body = TABLE.sub(lambda table: f'<div class="scroll">{table[0]}</div>', body)
-    body = IMAGE.sub(lambda image: f"<figure>{image[0]}</figure>", body)
+    body = _with_figures(body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _with_figures(body: str) -> str:
+    """Return a page's body with each picture as a figure that fills the width and can be saved.
+
+    A link without scripts holds the picture once more. Small pictures have one first; those with
+    which the page would have more than :data:`MOST_BYTES` have none.
+    """
+    images = IMAGE.findall(body)
+    left, saved = MOST_BYTES - len(body.encode()), set()
+    for number in sorted(range(len(images)), key=lambda number: len(images[number])):
+        left -= len(images[number])
+        if left >= 0:
+            saved.add(number)
+    numbers = itertools.count()
+
+    def figure(image: re.Match) -> str:
+        number = next(numbers)
+        source = SOURCE.search(image[0])
+        link = ""
+        if number in saved and source:
+            name = f"figure-{number + 1}.{source['kind'].removesuffix('+xml')}"
+            link = f'<a href="{source["address"]}" download="{name}">Save this figure</a>'
+        return f"<figure>{image[0]}{link}</figure>"
+
+    return IMAGE.sub(figure, body)
 
 
 def _without_warnings(
