@@ -2,13 +2,17 @@
 
 import functools
 import http.server
+import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
+
+from ddfp_lib.explorer.encoding import unpacked
 
 SITE = Path(os.environ.get("DDFP_SITE", Path(__file__).parents[3] / "site"))
 PICTURES = Path(os.environ.get("DDFP_SCREENSHOTS", SITE.parent / "build" / "screenshots"))
@@ -21,6 +25,33 @@ FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
 ]
+
+
+def data_of(name):
+    """Return the data of a page of the explorer."""
+    text = (SITE / "explorer" / f"{name}.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def set_value(page, control, value):
+    """Set a control as a user would."""
+    page.evaluate(
+        """([id, value]) => { const element = document.getElementById(id);
+        element.value = value; element.dispatchEvent(new Event("input", { bubbles: true })); }""",
+        [control, str(value)],
+    )
+
+
+def pixels(page, canvas):
+    """Return what a canvas shows, (H, W, 4) uint8."""
+    found = page.evaluate(
+        """(id) => { const canvas = document.getElementById(id); const { width, height } = canvas;
+        const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+        let text = ""; for (const value of data) text += String.fromCharCode(value);
+        return [height, width, btoa(text)]; }""",
+        canvas,
+    )
+    return unpacked(found[2], "u1").reshape(found[0], found[1], 4)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

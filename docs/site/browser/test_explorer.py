@@ -1,25 +1,11 @@
 """The explorer in a browser: each control moves, and numbers shown are the library's."""
 
-import json
-import re
-
 import pytest
-from conftest import SITE, WIDTHS
+from conftest import WIDTHS, data_of, pixels, set_value
+
+from ddfp_lib.explorer.encoding import unpacked
 
 NAMES = ("separation", "flow", "pictures")
-
-
-def data_of(name):
-    text = (SITE / "explorer" / f"{name}.html").read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-
-
-def set_value(page, control, value):
-    page.evaluate(
-        """([id, value]) => { const element = document.getElementById(id);
-        element.value = value; element.dispatchEvent(new Event("input", { bubbles: true })); }""",
-        [control, str(value)],
-    )
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -95,6 +81,34 @@ def test_training_can_be_dragged_and_played_and_moved_by_keys(open_page):
     assert page.input_value("#frame") != last
 
 
+def test_the_map_shows_the_density_and_the_classes_that_are_chosen(open_page):
+    data = data_of("separation")
+    page = open_page("explorer/separation.html")
+    set_value(page, "cloud", "circles")  # which the small flow learns coarsely
+    before = pixels(page, "map")
+    found = data["clouds"]["circles"]
+    shades = {
+        name: 150 * (unpacked(found[name], "u1") / 255) ** 1.5 for name in ("exact", "learned")
+    }
+    page.select_option("#density", "learned")
+    learned = pixels(page, "map")
+    change = learned[..., 3].mean() - before[..., 3].mean()
+    expected = shades["learned"].mean() - shades["exact"].mean()
+    assert abs(expected) > 2
+    assert change == pytest.approx(expected, rel=0.3)  # marks lie over some of it
+    page.select_option("#density", "exact")
+    assert (pixels(page, "map") == before).all()
+
+    def points_of(shown):  # the color of the first class, #0072B2
+        return (shown == (0, 0x72, 0xB2, 255)).all(axis=-1).sum()
+
+    page.check("#truth")
+    assert points_of(pixels(page, "map")) > 2 * points_of(before)
+    page.uncheck("#truth")
+    assert (pixels(page, "map") == before).all()
+    assert page.wrong == []
+
+
 def test_an_address_opens_a_state(open_page):
     page = open_page("explorer/separation.html#cloud=gap&direction=random&length=2&seed=1&frame=4")
     run = data_of("separation")["clouds"]["gap"]["runs"]["random 0.4"]
@@ -136,31 +150,49 @@ def test_the_point_of_the_flow_follows_pointer_keys_and_couplings(open_page):
     assert page.inner_text("#stage-text") == "8 of 8"
 
 
-def test_the_picture_has_the_librarys_numbers_at_each_feature(open_page):
-    data = data_of("pictures")
-    page = open_page("explorer/pictures.html")
-    for number in range(len(data["images"])):
-        set_value(page, "image", number)
-        for length in range(len(data["lengths"])):
-            set_value(page, "length", length)
-            page.focus("#picture")
+def test_the_sliders_and_the_button_of_the_flow(open_page):
+    page = open_page("explorer/flow.html")
+    for control in ("x1", "x2"):
+        planes = [pixels(page, plane) for plane in ("data-plane", "latent-plane")]
+        value = float(page.input_value(f"#{control}"))
+        page.focus(f"#{control}")
+        for _ in range(20):
             page.keyboard.press("ArrowLeft")
-            rows = page.evaluate("""() => { const image = DATA.images[$("image").value];
-              const i = row * image.columns + column; const all = arrays(image);
-              return [all.confident[i], all.before.logProb[i], all.before.percentile[i],
-                DATA.classes[all.before.label[i]]]; }""")
-            shown = page.locator("#steps tr").first.locator("td").all_inner_texts()
-            assert float(shown[1]) == pytest.approx(rows[1], abs=0.006)
-            assert shown[2:] == [str(rows[2]), rows[3]]
-            assert ("does not move" in page.inner_text("#steps")) == (not rows[0])
-    set_value(page, "map-kind", "label")
-    assert "Predicted class" in page.inner_text("#key")
+        assert float(page.input_value(f"#{control}")) == pytest.approx(value - 0.2, abs=1e-6)
+        assert page.inner_text(f"#{control}-text") == f"{value - 0.2:.2f}"
+        x = [float(page.input_value(each)) for each in ("#x1", "#x2")]
+        numbers = page.evaluate("(x) => numbers(x)", x)
+        shown = [float(page.inner_text(each)) for each in ("#log-prob", "#z1", "#z2")]
+        assert shown == pytest.approx([numbers["logProb"], *numbers["z"]], abs=6e-4)
+        for plane, was in zip(("data-plane", "latent-plane"), planes, strict=True):
+            assert (pixels(page, plane) != was).any()
+    page.click("#play")  # at the end it begins again
+    page.wait_for_function(
+        "0 < Number(document.getElementById('stage').value) && "
+        "Number(document.getElementById('stage').value) < 7"
+    )
+    page.click("#play")
+    stage = page.input_value("#stage")
+    page.wait_for_timeout(300)
+    assert page.input_value("#stage") == stage, "Pause stops it"
+    assert page.inner_text("#play") == "Play"
+    page.click("#play")
+    page.wait_for_function("document.getElementById('play').textContent === 'Play'")
+    assert page.inner_text("#stage-text") == "8 of 8"
     assert page.wrong == []
 
 
-def test_a_touch_chooses_a_feature(open_page):
-    page = open_page("explorer/pictures.html", 390, touch=True)
-    before = page.get_attribute("#picture", "aria-label")
-    page.locator("#picture").tap(position={"x": 5, "y": 5})
-    assert page.get_attribute("#picture", "aria-label") != before
-    assert "row 1, column 1" in page.get_attribute("#picture", "aria-label")
+def test_a_tap_moves_the_point_of_the_flow(open_page):
+    page = open_page("explorer/flow.html", 390, touch=True)
+    left, right, bottom, top = data_of("flow")["moons"]["window"]
+    box = page.locator("#data-plane").bounding_box()
+    for part in ((0.25, 0.75), (0.6, 0.4)):
+        page.locator("#data-plane").tap(
+            position={"x": part[0] * box["width"], "y": part[1] * box["height"]}
+        )
+        x = [float(page.input_value(control)) for control in ("#x1", "#x2")]
+        place = [left + part[0] * (right - left), top - part[1] * (top - bottom)]
+        assert x == pytest.approx(place, abs=0.03)
+        expected = page.evaluate("(x) => numbers(x).logProb", x)
+        assert float(page.inner_text("#log-prob")) == pytest.approx(expected, abs=6e-4)
+    assert page.wrong == []

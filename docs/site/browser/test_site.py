@@ -14,6 +14,13 @@ PAGES = sorted(
     if not {"_static", "_modules"} & set(path.parts)
 )
 
+MODULES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("_modules/**/*.html"))
+SOME = MODULES[:: max(1, len(MODULES) // 10)]
+"""All have one form, the lines of a file; a tenth of them shows whether it fits."""
+
+SHORTEST_ALT = 40
+LESSON = "notebooks/03_density_descending_shift.html"
+
 WIDER = """() => {
   const wide = document.documentElement.clientWidth;
   return document.documentElement.scrollWidth > wide + 1
@@ -23,8 +30,8 @@ WIDER = """() => {
     : [];
 }"""
 
-PICTURES = """() => [...document.images].map((image) =>
-  [image.getAttribute("src") || "", image.getAttribute("alt"), image.naturalWidth])"""
+PICTURES = """() => [...document.images].map((image) => [image.getAttribute("src") || "",
+  image.getAttribute("alt"), image.naturalWidth, image.closest("article") !== null])"""
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -38,10 +45,19 @@ def test_a_page_opens_without_errors_and_fits_the_screen(open_page, photograph, 
     photograph(page, f"{name.replace('/', '-').removesuffix('.html')}-{width}")
     assert page.wrong == []
     assert page.evaluate(WIDER) == []
-    for source, alt, pixels in page.evaluate(PICTURES):
+    for source, alt, pixels, in_article in page.evaluate(PICTURES):
         assert pixels > 0, f"{source[:80]} does not show"
         assert alt is not None, f"{source[:80]} has no alternative text"
         assert not re.search(r"_images/|<Picture|\.png$", alt), f"{alt!r} describes nothing"
+        assert not in_article or len(alt) >= SHORTEST_ALT, f"{alt!r} says too little"
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_lines_of_a_file_fit_a_phone(open_page, name):
+    page = open_page(name, 390)
+    assert page.wrong == []
+    assert page.evaluate(WIDER) == []
+    assert page.locator("article pre").first.is_visible()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -93,7 +109,7 @@ def test_words_of_a_table_stay_whole_on_a_phone(open_page, name):
 
 
 def test_solutions_are_folded_and_open(open_page):
-    page = open_page("notebooks/03_density_descending_shift.html")
+    page = open_page(LESSON)
     solution = page.locator("details:has-text('Show a solution')").first
     assert solution.get_attribute("open") is None
     solution.locator("summary").click()
@@ -116,6 +132,49 @@ def test_the_theme_of_the_site_reaches_the_explorer(open_page, photograph):
         page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", theme)
         frame.locator(f":root[data-theme={theme}]").wait_for(state="attached")
         photograph(page, f"explore-separation-{theme}")
+
+
+def brightness(page):
+    """Of what lies behind the text, 0 to 255."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+@pytest.mark.parametrize("name", ["index.html", LESSON])
+def test_a_click_makes_pages_dark_and_light_again(open_page, photograph, name):
+    page = open_page(name)
+    button = page.locator(".theme-switch-button:visible").first
+
+    def click_until(theme):
+        for _ in range(3):  # the button goes round: as the system, light, dark
+            if page.get_attribute("html", "data-theme") == theme:
+                return
+            button.click()
+        assert page.get_attribute("html", "data-theme") == theme
+
+    assert page.get_attribute("html", "data-theme") == "light"
+    assert brightness(page) > 230
+    click_until("dark")
+    assert brightness(page) < 60
+    photograph(page, f"{name.replace('/', '-').removesuffix('.html')}-1280-dark")
+    page.reload()
+    assert page.get_attribute("html", "data-theme") == "dark", "the choice is kept"
+    click_until("light")
+    assert brightness(page) > 230
+    assert page.wrong == []
+
+
+def test_the_next_lesson_and_back(open_page):
+    page = open_page(LESSON)
+    here = page.inner_text("h1")
+    page.click("a.right-next")
+    page.wait_for_url("**/notebooks/04_*.html")
+    assert page.inner_text("h1").startswith("4.")
+    page.click("a.left-prev")
+    page.wait_for_url(f"**/{LESSON}")
+    assert page.inner_text("h1") == here
+    assert here.startswith("3.")
+    assert page.wrong == []
 
 
 def test_a_newcomer_finds_the_four_answers_from_the_first_page(open_page):
