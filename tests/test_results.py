@@ -5,6 +5,7 @@ import pytest
 
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.ledger import LEDGER, read_ledger, record
+from ddfp_lib.experiments.published import published_scores
 from ddfp_lib.reports.results import (
     NOT_RUN,
     markdown_table,
@@ -156,3 +157,12 @@ def test_nothing_is_subtracted_from_an_unproved_number():
 def test_a_published_score_keeps_its_decimals():
     scores = published(81.25)
     assert "| 81.25 | 82.0 (unproved) |" in published_table(scores, "voc")
+
+
+def test_the_page_names_benchmarks_that_only_studies_measured():
+    """Photographs have rows in studies alone, and no longer once the ledger has them."""
+    assert "`voc_animals` (studies 8, 9) was measured there alone" in results_page(
+        rows({"ddfp": [50.0]}), published_scores()
+    )
+    measured = rows({"ddfp": [50.0]}, "104", "voc_animals")
+    assert "`voc_animals` (studies" not in results_page(measured, published_scores())

@@ -12,6 +12,7 @@ from ddfp_lib.experiments.statistics import (
     score_table,
     verdict,
 )
+from ddfp_lib.experiments.study import studies
 
 
 def markdown_table(runs: pd.DataFrame, baseline: str = "consistency") -> str:
@@ -166,6 +167,17 @@ def contributed_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _alone(ledger: pd.DataFrame) -> str:
+    """Say which benchmarks were measured in studies alone, and in which."""
+    stored = [study for study in studies() if study.stored() is not None]
+    where: dict[str, list[str]] = {}
+    for study in stored:
+        if study.benchmark not in set(ledger["benchmark"]):
+            where.setdefault(study.benchmark, []).append(str(study.number))
+    named = [f"`{name}` (studies {', '.join(numbers)})" for name, numbers in where.items()]
+    return f"; {', '.join(named)} was measured there alone" if named else ""
+
+
 def results_page(
     ledger: pd.DataFrame, scores: pd.DataFrame, contributed: pd.DataFrame | None = None
 ) -> str:
@@ -184,8 +196,9 @@ def results_page(
         "the last step; nothing was chosen on test images. *Val, best*: the best of all "
         "validations of a run, which is optimistic. Differences are paired by seed; intervals (CI) "
         "are Student's t. A difference is significant if its interval does not contain 0. Tables "
-        "may come from different machines and dates: compare within a table. "
-        "[STUDY.md](STUDY.md) has runs of its own.",
+        "may come from different machines and dates: compare within a table. The rows of the "
+        "studies stand in [`studies/`](studies), and [STUDY.md](STUDY.md) reports "
+        f"them{_alone(ledger)}.",
     ]
     for (benchmark, split), runs in ledger.groupby(["benchmark", "split"], sort=False):
         option = "--splits" if split in _splits(benchmark) else "--labeled"
