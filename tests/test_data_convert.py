@@ -13,6 +13,7 @@ from ddfp_lib.data.base import read_mask
 from ddfp_lib.data.convert import convert
 from ddfp_lib.data.voc import voc_palette
 from ddfp_lib.errors import UserError
+from tests.fixtures.png import save_few_bits
 
 MASK = np.zeros((9, 12), np.uint8)
 MASK[2:5, 3:9] = 1
@@ -165,17 +166,36 @@ def test_renumbered_palettes_are_converted_by_colour_alone(tmp_path, everywhere)
     names = ["background", "cell", "rim"]
     refused(
         lambda: convert(tmp_path / "in", tmp_path / "data", classes=names),
-        "renumbered",
-        "--table",
+        "was the palette renumbered? Give" if everywhere else "a palette was renumbered; give",
+        "the colors of the classes with --table, or --kind values if the values are right",
     )
     lines = [f"{n},{','.join(map(str, c))}" for n, c in zip(names, colours.tolist(), strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     convert(tmp_path / "in", tmp_path / "data", table=tmp_path / "t.csv")
     for name in "ab":
         assert (written(tmp_path / "data", name) == MASK).all()
-    if everywhere:  # the values are right, says the user
-        convert(tmp_path / "in", tmp_path / "said", classes=names, kind="values")
-        assert (written(tmp_path / "said") == np.argsort(order)[MASK]).all()
+    # the values are right, says the user
+    convert(tmp_path / "in", tmp_path / "said", classes=names, kind="values")
+    moved = np.argsort(order)[MASK]
+    assert (written(tmp_path / "said", "a") == (moved if everywhere else MASK)).all()
+    assert (written(tmp_path / "said", "b") == moved).all()
+
+
+def test_a_black_and_white_palette_can_hold_0_and_1(tmp_path):
+    """Its white looks like the renumbered 255 of a gray ramp; the user knows that it is not."""
+    image = Image.fromarray((MASK == 1).astype(np.uint8))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "a.png", bits=8)
+    names = ["background", "cell"]
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", classes=names),
+        "a.png: value 1 is shown as gray 255",
+        "another value; give the colors",
+        "--kind values",
+    )
+    convert(tmp_path / "in", tmp_path / "data", classes=names, kind="values")
+    assert (written(tmp_path / "data", classes=2) == (MASK == 1)).all()
 
 
 @pytest.mark.parametrize("form", ["gray", "one bit"])
@@ -185,6 +205,17 @@ def test_black_and_white_become_0_and_1(tmp_path, form):
     done = convert(tmp_path / "in", tmp_path / "data", classes=["background", "cell"])
     assert done.kind == "binary"
     assert (written(tmp_path / "data", classes=2) == mask).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_keeps_its_values(tmp_path, bits):
+    """Pillow stretches them to 0..255: a 1 of 4 bits reads as 17, a 1 of 2 bits as 85."""
+    (tmp_path / "in").mkdir()
+    save_few_bits(Image.fromarray(MASK), tmp_path / "in" / "a.png", bits)
+    assert set(np.unique(np.array(Image.open(tmp_path / "in" / "a.png")))) != {0, 1, 2}
+    done = convert(tmp_path / "in", tmp_path / "data", classes=["background", "cell", "rim"])
+    assert done.kind == "values"
+    assert (written(tmp_path / "data") == MASK).all()
 
 
 def test_sixteen_bits_become_eight(tmp_path):
@@ -223,6 +254,18 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(tmp_path):
     (source / "b.jpg").rename(source / "b.png")
     refused(lambda: convert(source, root), "b.png", "lossy")
     (source / "b.png").unlink()
+    gray = tmp_path / "gray"
+    gray.mkdir()
+    image, names = Image.fromarray(100 * MASK), ["background", "cell", "rim"]
+    table = tmp_path / "values.csv"
+    table.write_text("\n".join(f"{value},{value}" for value in range(256) if value != 77))
+    image.save(gray / "a.tif", compression="jpeg", quality=10)
+    assert (np.array(Image.open(gray / "a.tif")) != np.array(image)).any()
+    refused(lambda: convert(gray, root, table=table), "a.tif", "lossy compression (TIFF)")
+    Image.fromarray(MASK).save(
+        gray / "a.tif", save_all=True, append_images=[Image.fromarray(2 - MASK)]
+    )
+    refused(lambda: convert(gray, root, classes=names), "a.tif", "a mask of 2 pages")
     refused(lambda: convert(source, root, kind="cvat"), "--kind cvat")
     refused(lambda: convert(source, root, kind="coco"), "no JSON file of coco")
     assert not root.exists()

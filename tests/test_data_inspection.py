@@ -2,9 +2,7 @@
 
 import json
 import os
-import struct
 import time
-import zlib
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from ddfp_lib.runs.identity import check_classes, check_identity, write_identity
 from ddfp_lib.training.data import data_of, open_run_data, split_of
 from ddfp_lib.training.loop import train
 from tests.conftest import TINY
+from tests.fixtures.png import save_few_bits, write_png
 from tests.fixtures.trees import make_voc
 
 CLASSES = ("ground", "cell", "rim")
@@ -254,23 +253,8 @@ def save_one_bit(mask, path):
     Image.fromarray(np.array(mask) == 1).save(path, format="PNG")
 
 
-def write_png(path, size, bits, kind, rows):
-    """Write a PNG of any depth, as no function of Pillow does."""
-
-    def chunk(name, content):
-        crc = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
-
-    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-
-
 def save_four_bits(mask, path):
-    values = np.minimum(np.array(mask), 2)
-    values = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-    rows = values[:, ::2] << 4 | values[:, 1::2]
-    write_png(path, mask.size, 4, 0, b"".join(b"\0" + row.tobytes() for row in rows))
+    save_few_bits(mask, path, 4)
 
 
 def save_sixteen_bits(mask, path):

@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
+from ddfp_lib.data.stored import CONVERT, Colour, check_mask, stored_mode
 from ddfp_lib.errors import UserError
 
 MAX_PIXELS = 89_478_485
@@ -25,8 +26,6 @@ of aerial images 25 to 60 million.
 """
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-Colour = tuple[int, int, int]
 
 
 class SegmentationDataset(Protocol):
@@ -141,7 +140,7 @@ def orientation(image: Image.Image) -> int:
 
 def check_image(path: Path, image: Image.Image) -> None:
     """Refuse an opened image that has more than 8 bits per channel; it is not decoded."""
-    stored = _stored_mode(image)  # Pillow reads RGB of 16 bits without the lower 8
+    stored = stored_mode(image)  # Pillow reads RGB of 16 bits without the lower 8
     if image.mode[0] in "IF" or ";16" in stored:
         raise UserError(f"{path}: more than 8 bits per channel ({stored}); save it as 8-bit")
 
@@ -174,72 +173,6 @@ def read_mask(
     if len(strange):
         raise UserError(not_a_class(path, strange[0].item(), classes))
     return mask
-
-
-CONVERT = "ddfp data convert"
-"""The command that makes masks of class indices from most of what is refused here."""
-
-LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
-"""Pillow's names of file formats that change pixel values, or may."""
-
-
-def check_mask(path: Path, image: Image.Image) -> None:
-    """Refuse an opened mask whose pixel values are not exactly the class indices.
-
-    The content counts, not the suffix. Nothing is decoded.
-
-    Raises:
-        UserError: a format with lossy compression, several pages, colors instead of indices, more
-            than 8 bits, or gray of fewer bits or inverted, which Pillow scales when it reads it.
-    """
-    compression = str(image.info.get("compression", ""))
-    if image.format in LOSSY or "jpeg" in compression or compression == "webp":
-        raise UserError(
-            f"{path}: lossy compression ({image.format}) has changed the classes at borders; "
-            "export the masks again as PNG"
-        )
-    if getattr(image, "n_frames", 1) > 1:
-        raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
-    if image.mode == "1" or (image.mode == "L" and _stored_mode(image) != "L"):
-        raise UserError(
-            f"{path}: the gray mask is not stored with 8 bits per pixel, so its values change when "
-            f"it is read; write the class indices as 8-bit gray, or run '{CONVERT}'"
-        )
-    if image.mode[0] in "IF":
-        raise UserError(
-            f"{path}: a mask of more than 8 bits ({image.mode}); save the class indices as 8-bit "
-            f"gray, or run '{CONVERT}'"
-        )
-    if image.mode not in ("P", "L"):
-        raise UserError(
-            f"{path}: a mask of mode {image.mode} holds colors, not class indices; save it as a "
-            f"palette or 8-bit gray PNG whose pixel values are the classes, or run '{CONVERT}' "
-            "with the table of colors"
-        )
-
-
-def _stored_mode(image: Image.Image) -> str:
-    """Return how the pixels of an opened image are stored, such as ``L`` or ``RGB;16B``."""
-    if not getattr(image, "tile", None):
-        return image.mode
-    how = image.tile[0][3]
-    if isinstance(how, tuple):
-        how = how[0] if how else None
-    # codecs without a raw mode (GIF, run lengths of BMP) store what they decode to
-    return how if isinstance(how, str) and how[:1] in "1LPRCI" else image.mode
-
-
-def stored_bits(image: Image.Image) -> int:
-    """Return the bits of a pixel in the file of an opened palette or gray image."""
-    bits = _stored_mode(image).partition(";")[2]
-    return int(bits) if bits.isdigit() else 8
-
-
-def palette_colours(image: Image.Image, values: Iterable[int]) -> dict[int, Colour]:
-    """Return the color that each of these values has in an opened palette image."""
-    palette = image.getpalette("RGB")
-    palette += [0] * (768 - len(palette))  # values beyond a short palette show black
-    return {int(value): tuple(palette[3 * value : 3 * value + 3]) for value in values}
 
 
 def check_size(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> None:

@@ -28,9 +28,10 @@ import torch
 from PIL import Image
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import LOSSY, Colour, opened_image, palette_colours, stored_bits
+from ddfp_lib.data.base import opened_image
 from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
 from ddfp_lib.data.polygons import annotation_files, coco, labelme
+from ddfp_lib.data.stored import Colour, check_values_kept, palette_colours, stored_bits
 from ddfp_lib.data.studio import STUDIO, studio
 from ddfp_lib.data.tables import colour_table, is_value_table, value_table
 from ddfp_lib.data.voc import VOID_COLOUR, read_classes, voc_palette, write_mask
@@ -84,9 +85,9 @@ def convert(
         What was written.
 
     Raises:
-        UserError: no mask; a mask in a lossy format, or with a color or value that is not a class;
-            a table that cannot be read; classes other than in ``root/classes.txt``; or a mask that
-            would be replaced.
+        UserError: no mask; a mask in a lossy format, of several pages, or with a color or value
+            that is not a class; a table that cannot be read; classes other than in
+            ``root/classes.txt``; or a mask that would be replaced.
     """
     source, root = Path(source), Path(root)
     if kind is not None and kind not in KINDS:
@@ -109,7 +110,9 @@ def convert(
         else:
             names, read = _reader(kind, table, classes, root)
             if kind == "values":
-                _check_values(files, len(names), sure=asked is not None or table is not None)
+                _check_depths(files)
+                if asked is None:
+                    _check_palettes(files, len(names), named=table is not None)
             masks = {_name(path): lambda path=path: read(path) for path in files}
     if not 1 < len(names) <= IGNORE_INDEX:
         listed = ", ".join(names[:5]) or "none"
@@ -247,36 +250,42 @@ def _reader(
     return names, lambda path: _by_value(path, places)
 
 
-def _check_values(files: Sequence[Path], classes: int, *, sure: bool) -> None:
-    """Refuse masks whose values an optimizer of PNG files may have changed.
-
-    Args:
-        files: paths of the masks.
-        classes: number of classes.
-        sure: the user says that the values are right.
-    """
+def _check_depths(files: Sequence[Path]) -> None:
+    """Refuse masks of 1 bit a pixel beside deeper ones: white may be class 1 or 255 in them."""
     depths: dict[int, Path] = {}
-    painted: list[tuple[Path, Painted]] = []
     for path in files:
         with _opened(path) as image:
             if image.mode == "1" and image.getextrema()[1]:
                 depths[1] = path
             elif image.mode in ("1", "L"):
                 depths.setdefault(stored_bits(image) if image.mode == "L" else 8, path)
-            elif image.mode == "P":
-                painted.append((path, palette_colours(image, np.unique(image))))
-    if 1 in depths and len({*depths} - {1}) > 0:
+    if 1 in depths and len(depths) > 1:
         other = next(path for bits, path in depths.items() if bits != 1)
         raise UserError(
             f"{depths[1]}: has 1 bit a pixel, {other.name} has more: white may be class 1 or 255, "
             "which means ignored; save all with 8 bits"
         )
+
+
+def _check_palettes(files: Sequence[Path], classes: int, *, named: bool) -> None:
+    """Refuse palette masks whose values an optimizer of PNG files may have changed.
+
+    Args:
+        files: paths of the masks.
+        classes: number of classes.
+        named: a table names the values, so that unusual ones are meant.
+    """
+    painted: list[tuple[Path, Painted]] = []
+    for path in files:
+        with _opened(path) as image:
+            if image.mode == "P":
+                painted.append((path, palette_colours(image, np.unique(image))))
     usual = dict(enumerate(voc_palette(classes))) | {IGNORE_INDEX: VOID_COLOUR}
-    wrong = renumbered(painted, usual, {})
-    if wrong is None and not sure and (wrong := looks_renumbered(painted, usual)):
-        wrong += " If it was not, give --kind values;"
-    if wrong:
-        raise UserError(f"{wrong} give the colors of the classes with --table")
+    advice = "give the colors of the classes with --table, or --kind values if the values are right"
+    if wrong := renumbered(painted, usual, {}):
+        raise UserError(f"{wrong}; {advice}")
+    if not named and (strange := looks_renumbered(painted, usual)):
+        raise UserError(f"{strange} {advice.capitalize()}")
 
 
 def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
@@ -329,11 +338,7 @@ def _values(path: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a mask file, unless its format is lossy."""
+    """Open a mask file, unless its compression is lossy or it has several pages."""
     with opened_image(path) as image:
-        if image.format in LOSSY:
-            raise UserError(
-                f"{path}: lossy compression ({image.format}) has damaged the borders of this mask; "
-                "export the masks as PNG"
-            )
+        check_values_kept(path, image)
         yield image

@@ -19,15 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ddfp_lib.data.base import (
-    Colour,
-    check_image,
-    check_mask,
-    opened_image,
-    orientation,
-    palette_colours,
-    stored_bits,
-)
+from ddfp_lib.data.base import check_image, opened_image, orientation
+from ddfp_lib.data.stored import Colour, check_mask, palette_colours, stored_bits
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import CONVERT, check_size, not_a_class
+from ddfp_lib.data.base import check_size, not_a_class
 from ddfp_lib.data.facts import MaskFacts, image_facts, mask_facts
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
+from ddfp_lib.data.stored import CONVERT
 from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path
 from ddfp_lib.errors import UserError
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from ddfp_lib.data.base import Colour
+from ddfp_lib.data.stored import Colour
 
 Painted = Mapping[int, Colour]
 """The color of each value that a palette mask holds."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import Colour
 from ddfp_lib.data.splits import read_lines
+from ddfp_lib.data.stored import Colour
 from ddfp_lib.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
