@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from ddfp_lib.config import from_dict, load_method, to_dict
@@ -16,8 +17,9 @@ from ddfp_lib.data.inspection import inspect_data
 from ddfp_lib.data.splits import classes_present
 from ddfp_lib.data.voc import Voc, voc_palette
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments import reproduction
 from ddfp_lib.experiments.matrix import Cell
-from ddfp_lib.experiments.reproduction import check_inputs
+from ddfp_lib.experiments.reproduction import Request, check_inputs, reproduce
 from ddfp_lib.files import write_text
 from ddfp_lib.runs.identity import check_classes, check_identity, write_identity
 from ddfp_lib.training.data import data_of, open_run_data, split_of
@@ -529,6 +531,18 @@ def test_another_unlabeled_image_is_other_data(run, root):
     changed(run, root, "different images")
 
 
+def test_another_test_image_is_other_data(run, root):
+    """Also where its mask is the same; a run of before has not stored the size of its file."""
+    Image.new("RGB", Image.open(root / "JPEGImages" / "w0.jpg").size).save(
+        root / "JPEGImages" / "w0.jpg"
+    )
+    changed(run, root, "different test images")
+    stored = json.loads((run / "data.json").read_text())
+    del stored["files"]
+    write_text(run / "data.json", json.dumps(stored))
+    check_identity(run, open_run_data(config(root)).identity, root)
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [
@@ -576,3 +590,22 @@ def test_a_reproduction_is_not_reported_from_runs_of_other_labels(root, tmp_path
     check_inputs([cell])
     (root / "labeled.txt").write_text("t1\nt0\n")
     refused(lambda: check_inputs([cell]), str(cell.folder), "different images or lists")
+
+
+def test_a_report_of_finished_runs_compares_their_data_first(root, tmp_path, monkeypatch):
+    values = {**TINY, "data": {**to_dict(config(root, augment={"crop": 32}).data)}}
+    write_text(tmp_path / "b.yaml", yaml.safe_dump(values))
+    request = Request(
+        benchmark=str(tmp_path / "b.yaml"), splits=[], methods=["supervised", "consistency"],
+        seeds=[0], out=str(tmp_path / "out"), settings=[], quick=False, jobs=1, gpus=1,
+        accumulate=0, device="cpu", tensorboard=False, only_finished=True,
+    )  # fmt: skip
+    cell, _ = request.cells()
+    train(cell.config, cell.folder, device=torch.device("cpu"))
+    executed = []
+    monkeypatch.setattr(reproduction, "execute", lambda *words: executed.append(words))
+    reproduce(request)
+    assert len(executed) == 1
+    repaint(root, "t0", lambda mask: np.where(mask == 2, 1, mask))
+    refused(lambda: reproduce(request), str(cell.folder), "masks of labeled images")
+    assert len(executed) == 1

@@ -166,7 +166,7 @@ def _data_of(run: "Run", subset: str, data: Path | None) -> "SegmentationDataset
     from ddfp_lib.data.base import Part
     from ddfp_lib.data.inspection import inspect_data
     from ddfp_lib.data.pairs import FilePairs
-    from ddfp_lib.runs.identity import check_classes, mask_digests, stored_masks
+    from ddfp_lib.runs.identity import changed_since, check_classes
     from ddfp_lib.training.data import data_of, split_of
 
     config = run.config.at(data)
@@ -179,9 +179,8 @@ def _data_of(run: "Run", subset: str, data: Path | None) -> "SegmentationDataset
     title = {"train": "labeled", "val": "validation"}.get(subset, subset)
     findings = inspect_data(root, {title: dataset})
     findings.check(config.data.dataset, root)
-    before = stored_masks(run.folder).get(title)
-    if before not in (None, mask_digests(findings)[title]):
-        findings.notices.append(f"{root}: other {title} masks than when the run was trained")
+    if changed := changed_since(run.folder, title, findings):
+        findings.notices.append(f"{root}: other {title} {changed} than when the run was trained")
     for notice in findings.notices:
         print(f"note: {notice}")
     return dataset

@@ -73,15 +73,18 @@ def reproduce(request: Request) -> dict[Path, str]:
 
     Raises:
         UserError: the request is wrong, or a run failed; the same request resumes it. Or only
-            finished runs are asked for and there are none.
+            finished runs are asked for, and there are none or their data have changed.
     """
     out = Path(request.out).resolve()
     cells = request.cells()
     if request.only_finished:
-        finished = sum(cell.finished() for cell in cells)
+        finished = [cell for cell in cells if cell.finished()]
         if not finished:
             raise UserError(f"{out}: no run is finished yet; --status shows how far they are")
-        print(f"{finished} of {len(cells)} runs are finished, in {out}", flush=True)
+        # scenes of digits are made by the configuration alone
+        if files := [cell for cell in finished if cell.config.data.dataset != "digits"]:
+            check_data(files)
+        print(f"{len(finished)} of {len(cells)} runs are finished, in {out}", flush=True)
     else:
         check_inputs(cells)
         print(f"{len(cells)} runs of {request.benchmark} on {request.device}, in {out}", flush=True)
@@ -212,13 +215,29 @@ def check_inputs(cells: list[Cell]) -> None:
             cannot be used.
     """
     from ddfp_lib.models.network import SegmentationNetwork
-    from ddfp_lib.runs.identity import check_identity
-    from ddfp_lib.training.data import open_run_data
     from ddfp_lib.training.learner import perturbation_for
 
     config = cells[0].config
     for cell in cells:
         perturbation_for(cell.config)
+    classes = check_data(cells)
+    if any(cell.steps_done() == 0 for cell in cells):  # others resume from their checkpoints
+        SegmentationNetwork(config.network, classes)
+
+
+def check_data(cells: list[Cell]) -> int:
+    """Inspect the data of runs, compare them with what each run has stored, and print notices.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        UserError: a folder, file or list is missing or wrong, or a run in the folder used other
+            data.
+    """
+    from ddfp_lib.runs.identity import check_identity
+    from ddfp_lib.training.data import open_run_data
+
     notices: dict[str, None] = {}
     for settings in dict.fromkeys(cell.config.data for cell in cells):
         same = [cell for cell in cells if cell.config.data == settings]
@@ -229,5 +248,4 @@ def check_inputs(cells: list[Cell]) -> None:
         notices |= dict.fromkeys(data.findings.notices)
     for notice in notices:
         print(notice, flush=True)
-    if any(cell.steps_done() == 0 for cell in cells):  # others resume from their checkpoints
-        SegmentationNetwork(config.network, len(data.training.classes))
+    return len(data.training.classes)

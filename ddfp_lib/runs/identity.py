@@ -6,7 +6,7 @@ the data as they are now: changed labels are never answered with old numbers.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Identity:
         labeled: number of labeled images.
         unlabeled: number of unlabeled images.
         masks: digest of each set of images, see :func:`mask_digests`; empty if images are made.
+        files: digest of each set's names and file sizes, see :func:`files_digest`.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Identity:
     labeled: int
     unlabeled: int
     masks: dict[str, str]
+    files: dict[str, str]
 
 
 def data_digest(
@@ -47,7 +49,8 @@ def data_digest(
     """Return eight hexadecimal digits that name the images of a run, cheaply.
 
     They change with the name of an image, the size of its file, the order of the lists, and with
-    which images are labeled. No file is opened.
+    which images are labeled. No file is opened. Test images are not among them, so that the digest
+    of old runs stays the same; see :func:`files_digest`.
 
     Args:
         training: training images.
@@ -57,13 +60,21 @@ def data_digest(
     """
     return _digest(
         {
-            "labeled": [(training.names[i], training.file_size(i)) for i in labeled],
-            "unlabeled": [(training.names[i], training.file_size(i)) for i in unlabeled],
-            "validation": [
-                (name, validation.file_size(i)) for i, name in enumerate(validation.names)
-            ],
+            "labeled": _sizes(training, labeled),
+            "unlabeled": _sizes(training, unlabeled),
+            "validation": _sizes(validation, range(len(validation))),
         }
     )
+
+
+def files_digest(dataset: SegmentationDataset, indices: Sequence[int] | None = None) -> str:
+    """Return eight hexadecimal digits for the names and file sizes of images, in their order.
+
+    Args:
+        dataset: N images.
+        indices: the images that are taken; ``None`` for all.
+    """
+    return _digest(_sizes(dataset, range(len(dataset)) if indices is None else indices))
 
 
 def mask_digests(findings: Findings) -> dict[str, str]:
@@ -145,6 +156,11 @@ def check_identity(out: Path, now: Identity, data: object) -> None:
         raise UserError(
             f"{out}: was started with different images or lists from those in {data}; {advice}"
         )
+    for title, digest in before.get("files", {}).items():  # runs of before have none
+        if now.files.get(title, digest) != digest:
+            raise UserError(
+                f"{out}: was started with different {title} images from those in {data}; {advice}"
+            )
     for title, digest in before["masks"].items():
         if now.masks.get(title, digest) != digest:
             raise UserError(
@@ -157,9 +173,31 @@ def write_identity(out: Path, identity: Identity) -> None:
     write_text(Path(out) / FILE, json.dumps(asdict(identity), indent=2))
 
 
-def stored_masks(out: Path) -> dict[str, str]:
-    """Return :func:`mask_digests` as they were when a run started; empty if it stored none."""
-    return (_read(Path(out) / FILE) or {}).get("masks", {})
+def changed_since(out: Path, title: str, findings: Findings) -> str:
+    """Say what of a set of images is no longer as it was when a run started.
+
+    Args:
+        out: the run folder.
+        title: ``labeled``, ``validation`` or ``test``; a run with one set for the last two has
+            stored its masks as ``validation``.
+        findings: the inspection of these images, by the same title.
+
+    Returns:
+        ``images``, ``masks``, or both, for a message; empty where nothing has changed or nothing
+        is stored.
+    """
+    before = _read(Path(out) / FILE) or {}
+    now = {
+        "images": ("files", files_digest(findings.sets[title].dataset)),
+        "masks": ("masks", mask_digests(findings)[title]),
+    }
+    changed = []
+    for name, (key, digest) in now.items():
+        stored = before.get(key, {})
+        known = stored.get("validation" if title == "test" and title not in stored else title)
+        if known not in (None, digest):
+            changed.append(name)
+    return " and ".join(changed)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -167,6 +205,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _sizes(dataset: SegmentationDataset, indices: Iterable[int]) -> list[tuple[str, int]]:
+    return [(dataset.names[index], dataset.file_size(index)) for index in indices]
 
 
 def _digest(value: Any) -> str:

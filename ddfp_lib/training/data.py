@@ -11,7 +11,7 @@ from ddfp_lib.data.inspection import Findings, inspect_data
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.splits import find_list, make_split, read_names, read_split
 from ddfp_lib.errors import UserError
-from ddfp_lib.runs.identity import Identity, data_digest, mask_digests
+from ddfp_lib.runs.identity import Identity, data_digest, files_digest, mask_digests
 
 
 def data_of(config: Config, subset: str) -> SegmentationDataset:
@@ -101,6 +101,11 @@ class RunData:
             labeled=len(self.labeled),
             unlabeled=len(self.unlabeled),
             masks=mask_digests(self.findings),
+            files={
+                "labeled": files_digest(self.training, self.labeled),
+                "validation": files_digest(self.validation),
+                "test": files_digest(self.test),
+            },
         )
 
 
