@@ -93,6 +93,18 @@ def test_strides_without_dilation_are_refused():
         Encoder("mobileone_s0", 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "stride"), [("halonet26t", 16), ("lambda_resnet26t", 16), ("sehalonet33ts", 8)]
+)
+def test_attention_of_a_fixed_number_of_cells_is_refused_at_finer_strides(name, stride):
+    """timm gives the maps, and the last stage sees half and a quarter as far in them."""
+    model = timm.create_model(name, features_only=True, output_stride=stride)
+    assert model.feature_info.reduction()[-1] == stride
+    words = rf"attention of a fixed number of cells and no dilation at output_stride {stride}"
+    with pytest.raises(StrideError, match=words):
+        Encoder(name, stride)
+
+
 def test_coarse_low_level_features_are_enlarged_to_stride_4():
     encoder = Encoder("efficientvit_m0", 64)
     assert encoder.strides == (16, 64)

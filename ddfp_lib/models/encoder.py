@@ -19,6 +19,11 @@ A backbone of another module that has one stride everywhere is recognized by its
 RESIZABLE = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
 """timm's modules that take images of any size if they are asked to."""
 
+FIXED_WINDOWS = ("byoanet",)
+"""timm's modules whose last stages attend to a fixed number of cells (HaloNet, Lambda networks).
+
+timm gives them finer maps if it is asked to, but nothing widens their attention in return."""
+
 OURS = {
     "output_stride": "set network.output_stride instead",
     "features_only": "the encoder sets it",
@@ -160,11 +165,16 @@ class Encoder(nn.Module):
                 "with dilation, such as resnet50",
                 strides[-1],
             )
-        if strides.count(output_stride) > 2 and not _is_dilated(self.backbone):
+        lacks = ""
+        if output_stride < 32 and is_model_in_modules(name, FIXED_WINDOWS):
+            lacks = "attention of a fixed number of cells and no dilation"
+        elif strides.count(output_stride) > 2 and not _is_dilated(self.backbone):
+            lacks = "strides but no dilated convolutions"
+        if lacks:
             raise StrideError(
-                f"network.encoder: {name!r} has strides but no dilated convolutions at "
-                f"output_stride {output_stride}, so pretrained weights would not fit; set "
-                "network.output_stride=32, or choose a backbone with dilation, such as resnet50",
+                f"network.encoder: {name!r} has {lacks} at output_stride {output_stride}, so "
+                "pretrained weights would not fit; set network.output_stride=32, or choose a "
+                "backbone with dilation, such as resnet50",
                 32,
             )
         self._low = strides.index(4) if 4 in strides else 0
