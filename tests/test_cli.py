@@ -393,3 +393,14 @@ def test_the_page_of_commands_has_each_with_its_own_line_and_an_example():
         assert example.startswith(name)
         # parses the options, and calls nothing
         known[name].make_context(name, example.removeprefix(name).split())
+
+
+def test_the_options_on_the_page_of_commands_exist():
+    text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(--[a-z-]+).*?` \| (.+) \| .+ \|$", text, re.MULTILINE)
+    assert len(rows) > 8
+    known = dict(commands())
+    for option, names in rows:
+        for name in re.findall(r"`(.+?)`", names):
+            given = known[f"ddfp {name}"].params
+            assert any(option in each.opts for each in given), f"{name} {option}"

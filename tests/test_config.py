@@ -33,6 +33,7 @@ from ddfp_lib.config import (
 from ddfp_lib.config.schema import ADDED
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.published import PAPER, published_scores
+from ddfp_lib.models.network import SegmentationNetwork
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = sorted((REPOSITORY / "reproduce" / "configs").rglob("*.yaml"))
@@ -235,6 +236,32 @@ def test_normalisation_stands_in_the_configuration(benchmark_file, tmp_path):
     network = dataclasses.replace(config.network, mean=None, std=None)
     before = dataclasses.replace(config, network=network)
     assert as_before.config_hash == before.config_hash != config.config_hash
+
+
+@pytest.mark.parametrize(
+    ("encoder", "mean", "std"),
+    [
+        ("test_resnet", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("tf_efficientnet_b0.ap_in1k", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("tf_efficientnet_b0.aa_in1k", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("tf_efficientnet_b0", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # the default tag
+    ],
+)
+def test_pretrained_weights_bring_the_normalisation_of_their_tag(
+    benchmark_file, encoder, mean, std
+):
+    overrides = [f"network.encoder={encoder}", "network.pretrained=true"]
+    config = load_config(benchmark_file, "ddfp", overrides=overrides)
+    assert (config.network.mean, config.network.std) == (mean, std)
+    assert yaml.safe_load(to_yaml(config))["network"]["mean"] == list(mean)
+    given = load_config(
+        benchmark_file, "ddfp", overrides=[*overrides, "network.mean=[0.1, 0.2, 0.3]"]
+    )
+    assert (given.network.mean, given.network.std) == ((0.1, 0.2, 0.3), std)
+    # the network uses them, whatever its weights are, which cannot be fetched here
+    network = SegmentationNetwork(config.bare().network, 3)
+    assert network.mean.flatten().tolist() == pytest.approx(mean)
+    assert network.std.flatten().tolist() == pytest.approx(std)
 
 
 def test_weights_of_a_package_stand_by_name(benchmark_file):

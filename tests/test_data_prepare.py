@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import tarfile
 import time
@@ -250,6 +251,24 @@ def test_cityscapes_is_mapped_to_train_ids(tmp_path):
         assert torch.equal(data.mask(index), to_train_ids(label_ids))
         assert data.image(index).shape == (3, 36, 72)
     assert open_dataset("cityscapes", "val", root=root, size=(18, 36)).mask(0).shape == (18, 36)
+
+
+def test_some_cities_of_cityscapes_are_prepared_if_asked_for(tmp_path):
+    root = make_cityscapes(tmp_path, CITYSCAPES_COUNTS)
+    for folder in ("leftImg8bit", "gtFine"):
+        shutil.rmtree(root / folder / "train" / "train1")
+    with pytest.raises(UserError, match=r"train has 3 .* a subset of the cities give --partial"):
+        silently(prepare_cityscapes, root, None)
+    assert not list(root.rglob("*labelTrainIds.png"))
+    said = []
+    prepare_cityscapes(root, partial=True, say=said.append)
+    assert said[0].startswith("train: 3 images; 3 masks made")
+    data = Cityscapes(root, "train")
+    assert [name.partition("_")[0] for name in data.names] == ["train0"] * 3
+    assert all(data.mask(index).shape == (36, 72) for index in range(3))
+    checked = verify("cityscapes", root, partial=True)
+    assert [len(found.dataset) for found in checked.values()] == [3, CITYSCAPES_COUNTS["val"]]
+    assert not any(found.problems for found in checked.values())
 
 
 def test_unlabeled_images_of_cityscapes_need_no_mask(tmp_path):
