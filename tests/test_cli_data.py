@@ -22,7 +22,7 @@ LISTS = {"train": [f"t{n}" for n in range(6)], "val": ["v0", "v1"], "test": ["w0
 
 
 def make_data(root: Path) -> Path:
-    """Data of one's own, of whose training images t1 and t3 are labeled."""
+    """A user's data, of whose training images t1 and t3 are labeled."""
     make_voc(root, LISTS, classes=CLASSES)
     (root / "labeled.txt").write_text("t1\nt3\n")
     return root
