@@ -1,9 +1,10 @@
-"""The process of one checkout for :mod:`bench.photos`: makes batches, takes steps, answers.
+"""The process of one checkout for :mod:`bench.photos`: takes steps, evaluates, answers.
 
 This file runs on its own, with another checkout's ``ddfp_lib``: it imports nothing of ``bench``,
 and of ``ddfp_lib`` what every checkout since e01cd57 has.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -45,6 +46,11 @@ SETTINGS = (
 MOVED = {
     "Learner": ("ddfp_lib.training.learner", "ddfp_lib.training.objective"),
     "training_step": ("ddfp_lib.training.step", "ddfp_lib.training.objective"),
+    "evaluate": ("ddfp_lib.evaluation.scores", "ddfp_lib.evaluation"),
+    "evaluate_all": ("ddfp_lib.evaluation.scores",),
+    "segment": ("ddfp_lib.evaluation.prediction", "ddfp_lib.prediction"),
+    "segment_all": ("ddfp_lib.evaluation.prediction",),
+    "Pictures": ("ddfp_lib.evaluation.prediction",),
 }
 """Where a checkout has what is measured: now, and at e01cd57."""
 
@@ -53,10 +59,13 @@ def found(name: str) -> Any:
     """Return a class or function of this process's checkout, wherever it has it."""
     for module in MOVED[name]:
         try:
-            return getattr(importlib.import_module(module), name)
+            place = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name != module:  # the module is there, something that it needs is not
                 raise
+        else:
+            if hasattr(place, name):
+                return getattr(place, name)
     raise ModuleNotFoundError(f"this checkout has {name} in none of {', '.join(MOVED[name])}")
 
 
@@ -132,6 +141,94 @@ def gradient(double: bool) -> Tensor:
     return torch.cat([grad.flatten().double() for grad in grads])
 
 
+def stored_networks(saved: dict[str, Any]) -> list[Any]:
+    """Make the networks of a file that :func:`bench.photo_evaluation.store` wrote."""
+    from ddfp_lib.config import NetworkConfig
+    from ddfp_lib.models.network import SegmentationNetwork
+
+    known = {field.name for field in dataclasses.fields(NetworkConfig)}
+    config = NetworkConfig(**{key: v for key, v in saved["network"].items() if key in known})
+    networks = []
+    for weights in saved["weights"].values():
+        network = SegmentationNetwork(config, saved["classes"])
+        network.load_state_dict(weights)
+        for name in ("mean", "std"):  # e01cd57 has ImageNet's always
+            getattr(network, name).copy_(saved[name])
+        networks.append(network.to(memory_format=torch.channels_last).eval())
+    return networks
+
+
+def stored_photographs(saved: dict[str, Any]) -> Any:
+    """Open the photographs that such a file names, at most ``long_side`` pixels long."""
+    from torchvision.transforms.v2 import functional
+
+    from ddfp_lib.data.base import SegmentationDataset, image_size
+    from ddfp_lib.data.voc import Voc
+
+    class Listed(SegmentationDataset):
+        """What each checkout reads from the same files; other classes are ignored."""
+
+        def __init__(self) -> None:
+            self.files = Voc(saved["data"], saved["list"])
+            self.name, self.names = "photographs", self.files.names
+            self.classes = tuple(self.files.classes[: saved["classes"]])
+            self.palette = tuple(self.files.palette[: saved["classes"]])
+
+        def image(self, index: int) -> Tensor:
+            image = self.files.image(index)
+            size = self.shape(index)
+            return image if image.shape[1:] == size else functional.resize(image, size)
+
+        def mask(self, index: int) -> Tensor:
+            mask = self.files.mask(index)
+            mask = mask.where(mask < saved["classes"], torch.full_like(mask, 255))
+            nearest = functional.InterpolationMode.NEAREST_EXACT
+            size = self.shape(index)
+            if mask.shape == size:
+                return mask
+            return functional.resize(mask[None], size, interpolation=nearest)[0]
+
+        def shape(self, index: int) -> tuple[int, int]:
+            paths = getattr(self.files, "image_paths", None) or self.files._images
+            stored = image_size(paths[index])
+            factor = min(1.0, (saved["long_side"] or max(stored)) / max(stored))
+            return tuple(max(1, round(side * factor)) for side in stored)
+
+    return Listed()
+
+
+def evaluation(stored: str) -> float:
+    """Return the CPU seconds in which this checkout evaluates student and teacher."""
+    saved = torch.load(stored)
+    networks, images = stored_networks(saved), stored_photographs(saved)
+    begin, where = time.process_time(), torch.device("cpu")
+    try:
+        found("evaluate_all")(networks, images, device=where)
+    except ModuleNotFoundError:  # each network reads the files
+        for network in networks:
+            found("evaluate")(network, images, device=where)
+    return time.process_time() - begin
+
+
+def labels(stored: str) -> Tensor:
+    """Return the class of each pixel by student and teacher, (P,) uint8, image after image."""
+    saved = torch.load(stored)
+    images, where, parts = stored_photographs(saved), torch.device("cpu"), []
+    for network in stored_networks(saved):
+        try:
+            pictures = found("Pictures").of_dataset(images)
+            answers = found("segment_all")(network, pictures, device=where, protocol="whole")
+            by_image = {index: classes for index, _, classes in answers}
+        except ModuleNotFoundError:
+            segment = found("segment")
+            by_image = {
+                index: segment(network, images.image(index), where)
+                for index in range(len(images.names))
+            }
+        parts += [by_image[index].flatten() for index in range(len(images.names))]
+    return torch.cat(parts)
+
+
 def serve() -> None:
     """Answer requests, one JSON line each, until there are no more: the process of a checkout."""
     torch.set_num_threads(1)
@@ -158,6 +255,10 @@ def serve() -> None:
             answer = (peak_resident() - before) / 1e6
         elif request["do"] == "gradient":
             torch.save(gradient(request["double"]), request["path"])
+        elif request["do"] == "labels":
+            torch.save(labels(request["stored"]), request["path"])
+        elif request["do"] == "evaluate":
+            answer = evaluation(request["stored"])
         print(json.dumps(answer), flush=True)
 
 

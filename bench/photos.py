@@ -3,6 +3,7 @@
     .venv/bin/python -m bench.photos                          # this checkout's numbers
     git worktree add ../before e01cd57
     .venv/bin/python -m bench.photos --against ../before      # the ratios, five minutes
+    .venv/bin/python -m bench.photos --against ../before --evaluate RUN --data DIR    # see below
 
 EfficientNet-Lite0 with output stride 16 and random weights, 6 labeled and 6 unlabeled crops of 160
 pixels from scikit-learn's two photographs, 7 classes, one thread: a network that a laptop can train
@@ -18,6 +19,10 @@ disturbs all of them alike. Each number is the median over the turns of the proc
 fraction of the gradient's norm. The step is computed in float32, so the other checkout's gradient
 has a rounding error of its own, which ``rounding`` shows: its difference from its own gradient in
 float64.
+
+``--evaluate`` compares evaluations instead of steps: the CPU time that ``evaluate`` of student and
+teacher takes, and the pixels that get another class. RUN is a run of the benchmark ``voc_animals``,
+whose network is the one above with trained weights, and DIR is its folder of photographs.
 """
 
 import argparse
@@ -34,7 +39,7 @@ from typing import Any
 
 import torch
 
-from bench import photo_steps
+from bench import photo_evaluation, photo_steps
 from bench.goals import Goal, goal_table
 from bench.photo_steps import WARM_UP
 
@@ -180,7 +185,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--evaluate", type=Path, help="a run: compare its evaluation instead")
+    parser.add_argument("--data", type=Path, help="photographs in the VOC layout, for --evaluate")
+    parser.add_argument("--images", type=int, default=150, help="photographs, for --evaluate")
     arguments = parser.parse_args(words)
+    if arguments.evaluate and not (arguments.against and arguments.data):
+        parser.error("--evaluate: needs --against and --data")
     folders = [Path(__file__).resolve().parent.parent]
     if arguments.against:
         if not (arguments.against / "ddfp_lib").is_dir():
@@ -191,6 +201,16 @@ def main(words: Sequence[str] | None = None) -> None:
         end="",
     )
     print(f"median of {arguments.repeats}, load {os.getloadavg()[0]:.1f}\n", flush=True)
+    if arguments.evaluate:
+        with tempfile.TemporaryDirectory() as scratch:
+            stored = Path(scratch) / "networks.pt"
+            images = photo_evaluation.store(
+                arguments.evaluate, arguments.data, arguments.images, stored
+            )
+            compared = photo_evaluation.compare(Checkout, folders, stored, arguments.repeats)
+        print(f"{images} photographs, student and teacher\n")
+        print(goal_table(photo_evaluation.goals(compared)))
+        return
     seconds = measure(folders, arguments.methods, arguments.repeats)
     print(table(seconds) + "\n", flush=True)
     megabytes: list[float] = []

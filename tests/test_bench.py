@@ -7,12 +7,26 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import density, equal_effect, gpu, gpu_check, growth, photo_steps, photos
+from bench import (
+    density,
+    equal_effect,
+    gpu,
+    gpu_check,
+    growth,
+    photo_evaluation,
+    photo_steps,
+    photos,
+)
 from bench.__main__ import ABOUT, COMMANDS, by, goals, gpu_page, plot
 from bench.alone import alone
 from bench.equal_effect import length_of
 from bench.goals import Goal
 from bench.growth import count, fit, gradient, step
+from ddfp_lib.evaluation.prediction import segment
+from ddfp_lib.runs.folder import Run
+from ddfp_lib.training.learner import load_learner
+from ddfp_lib.training.loop import train
+from tests.fixtures.trees import make_voc
 
 
 @pytest.mark.parametrize("work", [fit, gradient])
@@ -203,6 +217,56 @@ def test_steps_on_photographs_are_compared_with_another_checkouts():
 def test_a_checkout_that_is_none_is_refused(tmp_path):
     with pytest.raises(SystemExit):
         photos.main(["--against", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        photos.main(["--evaluate", str(tmp_path)])
+
+
+class InThisProcess:
+    """What a checkout's process answers, without the process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def ask(self, do, **request):
+        if do == "evaluate":
+            assert photo_steps.evaluation(**request) > 0
+            return {"here": 0.5, "there": 1.0}[self.folder.name]
+        labels = photo_steps.labels(request["stored"])
+        labels[:3] += self.folder.name == "there"
+        return torch.save(labels, request["path"])
+
+
+def test_evaluations_of_photographs_are_compared(tmp_path, tiny_config):
+    """Student and teacher of a run, the same photographs, and two checkouts that differ."""
+    lists = {"train": ["a", "b"], "val": ["v1", "v0", "v2"]}
+    root = make_voc(tmp_path / "data", lists, classes=["ground", "cell", "rim"])
+    images = {"dataset": "voc", "root": str(root), "labeled": 1, "test": "val", "long_side": 32}
+    train(tiny_config("ddfp", data=images), tmp_path / "run", device=torch.device("cpu"))
+    stored = tmp_path / "networks.pt"
+    assert photo_evaluation.store(tmp_path / "run", root, 2, stored) == 2
+    saved = torch.load(stored)
+    photographs = photo_steps.stored_photographs(saved)
+    assert photographs.names == ["v1", "v0"]
+    sizes = [tuple(photographs.image(i).shape[1:]) for i in range(2)]
+    assert sizes == [tuple(photographs.mask(i).shape) for i in range(2)]
+    assert all(max(size) == 32 for size in sizes)
+    run = Run.open(tmp_path / "run")
+    teacher = load_learner(run, torch.device("cpu")).teacher
+    expected = segment(teacher, photographs.image(0), torch.device("cpu"))
+    count = sum(height * width for height, width in sizes)
+    labels = photo_steps.labels(str(stored))
+    assert torch.equal(labels[count : count + expected.numel()], expected.flatten())
+    folders = [Path("here"), Path("there")]
+    compared = photo_evaluation.compare(InThisProcess, folders, stored, 1)
+    assert (compared.different, compared.pixels) == (3, 2 * count)
+    verdicts = [(goal.measured, goal.met) for goal in photo_evaluation.goals(compared)]
+    assert verdicts == [("0.50 (0.5 of 1.0 CPU s)", True), (f"3 of {2 * count:,}", False)]
 
 
 @pytest.mark.soak
