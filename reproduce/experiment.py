@@ -118,8 +118,7 @@ config = cells[0].config
 test = data_of(config, config.data.test)
 steps = {cell.config.data.split: cell.config.training.steps for cell in cells}
 where_run = device if gpus == 1 else f"{gpus} GPUs"
-parts = table["micro_batches"].dropna().unique()
-taken = f" Micro-batches of a step: {', '.join(parts)}." if set(parts) - {"1"} else ""
+parts = ", ".join(table["micro_batches"].dropna().unique()) or "not stored"
 of_all = f" **{len(cells)} of {len(planned)} runs.**" if len(cells) < len(planned) else ""
 display(
     Markdown(
@@ -129,7 +128,7 @@ display(
         f"but `supervised` {config.training.batch_unlabeled} unlabeled ones. {len(test)} test "
         f"images, classes: {', '.join(test.classes)}. Seeds {', '.join(map(str, seeds))}. "
         f"Commit `{results[0].commit}`, on {where_run}, evaluation protocol "
-        f"{config.data.protocol}.{taken}{of_all}"
+        f"{config.data.protocol}. Micro-batches of a step: {parts}.{of_all}"
     )
 )
 

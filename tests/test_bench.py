@@ -51,9 +51,15 @@ def test_a_step_has_no_term_in_squared_pixels():
 
 def test_the_bench_for_gpus_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "PAGE", tmp_path / "GPU.md")
-    monkeypatch.setattr("sys.argv", ["gpu", "--toy", "--device", "cpu", "--repeats", "1"])
+    options = ["--toy", "--device", "cpu", "--repeats", "1", "--accumulate", "2"]
+    monkeypatch.setattr("sys.argv", ["gpu", *options])
+    divisions, make = [], gpu.Learner
+    monkeypatch.setattr(gpu, "Learner", lambda *given: divisions.append(given[3:]) or make(*given))
     gpu.main()
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert divisions == [(2,)] * len(gpu.METHODS) + [()]  # the released step has no micro-batches
+    page = capsys.readouterr().out
+    assert "steps of ours with float32, micro-batches: 2\n" in page
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if "|" in line]
     first = [row[0].strip() for row in rows]
     assert [*gpu.METHODS, "released step"] == first[-5:]
     assert first.count("fit") == first.count("gradient") == 3

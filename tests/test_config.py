@@ -106,8 +106,10 @@ def test_every_published_split_is_a_configuration(path):
     assert len({config.config_hash for config in configs}) == len(configs)
 
 
-UNLABELED = {"voc": 10582, "voc_blender": 10582, "voc_dinov2": 10582, "cityscapes": 2975}
-EPOCHS = {"voc": 80, "voc_blender": 80, "voc_dinov2": 60, "cityscapes": 240}
+IMAGES = {"cityscapes": 2975} | dict.fromkeys(
+    ("voc", "voc_blender", "voc_dinov2", "voc_small"), 10582
+)
+EPOCHS = {"voc": 80, "voc_blender": 80, "voc_dinov2": 60, "voc_small": 20, "cityscapes": 240}
 
 
 @pytest.mark.parametrize("path", [p for p in BENCHMARKS if p.stem in EPOCHS], ids=lambda p: p.stem)
@@ -115,9 +117,27 @@ def test_steps_are_the_published_epochs(path):
     """As four GPUs count an epoch: lists filled up to a multiple of four, whole batches only."""
     for name in splits_of(path):
         config = load_config(path, "ddfp", split=name)
-        unlabeled = UNLABELED[path.stem] - int(name)
+        unlabeled = IMAGES[path.stem] - int(name)
         epoch = math.ceil(unlabeled / 4) // (config.training.batch_unlabeled // 4)
-        assert config.training.steps == EPOCHS[path.stem] * epoch
+        assert config.training.epochs == EPOCHS[path.stem]
+        assert config.training.steps == config.training.epochs * epoch
+
+
+@pytest.mark.parametrize(
+    ("name", "released"),
+    [
+        ("voc", True),
+        ("voc_blender", True),
+        ("voc_small", True),
+        ("voc_dinov2", False),
+        ("cityscapes", False),
+    ],
+)
+def test_the_papers_set_up_has_the_decoder_of_the_release(name, released):
+    """voc.yaml and what extends it; voc_dinov2 and cityscapes say that their decoder is ours."""
+    network = load_config(find_benchmark(name), "ddfp").network
+    options = network.head_kernel, network.pooling_norm, network.dropout_of, network.align_corners
+    assert options == ((3, True, "channels", True) if released else (1, False, "elements", False))
 
 
 def test_the_papers_cells_are_the_splits():

@@ -109,6 +109,18 @@ def test_operations_follow_images_methods_and_numbers(tiny_config):
     assert 0 < half.flops("perturbed", half=False) < half.flops("perturbed", half=True)
 
 
+def test_more_views_and_more_rows_cost_more(tiny_config):
+    """UniMatch has two strong views and a weak one, the release rows of the flow by share."""
+
+    def flops(name, half=None):
+        counted = operations(tiny_config(name, training={"precision": "bfloat16"}))
+        return counted.flops([*counted.stages][-1], half)
+
+    assert flops("unimatch") > 1.5 * flops("noise")
+    assert flops("unimatch_v2") > 1.3 * flops("consistency")
+    assert flops("ddfp_released", half=False) > 1.2 * flops("ddfp", half=False)  # of the flow
+
+
 def test_every_method_of_the_project_can_be_counted(tiny_config):
     for name in presets():
         stages = operations(tiny_config(name)).stages

@@ -1,6 +1,8 @@
 """Our modules give the numbers of the paper's release, with the same weights: tests/golden."""
 
+import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -155,50 +157,102 @@ def test_the_flow_and_its_likelihood():
     assert_near(-estimator.log_prob(rows, labels).mean(), "flow.loss_labeled")
 
 
-def attack(dtype):
-    """Our shift for eps 4, and which pixels are confident, computed in ``dtype``."""
-    _, embedding, _ = released_decoder()
-    embedding, estimator = embedding.to(dtype).train(), released_flow().to(dtype)
+FEATURES = wave(104, (2, 304, 33, 33))
+"""F of the attack."""
+
+
+def attack(log_density, embedding):
+    """Our shift for eps 4, and which pixels are confident.
+
+    Args:
+        log_density: of rows v.
+        embedding: computes v of F, in the precision of its weights.
+    """
     labels = torch.full((2, 129, 129), IGNORE_INDEX)
     labels[0, 20:60, 30:100] = 2
     labels[1, 70:, 80:] = 4
+    embedding.train()
 
-    def log_density(at):
+    def of_features(at):
         v = embedding(at, auxiliary=True)
-        return estimator.log_prob(to_rows(v)).view(len(v), *v.shape[2:])
+        return log_density(to_rows(v)).view(len(v), *v.shape[2:])
 
-    models = FeatureModels(log_density, lambda at: at)
+    models = FeatureModels(of_features, lambda at: at)
     confident = resize_nearest(labels, (33, 33)) != IGNORE_INDEX
-    features = wave(104, (2, 304, 33, 33)).to(dtype)
+    features = FEATURES.to(embedding.conv1.weight.dtype)
     descent = DensityDescent(4.0, leak=True)
     return descent(features, confident, models, torch.Generator()), confident
 
 
+def embedding_with_biases():
+    """The embedding with the biases of the release's convolutions, which BatchNorm takes off."""
+    _, embedding, _ = released_decoder()
+    for conv, ours in (("0", 1), ("4", 2)):
+        bias = RELEASED[f"classifier.{conv}.bias"]
+        getattr(embedding, f"conv{ours}").bias = torch.nn.Parameter(bias.clone())
+        batch_norm = getattr(embedding, f"norm{ours}")
+        for part in (batch_norm.main, batch_norm.auxiliary):
+            part.running_mean += bias
+    return embedding
+
+
+def log_density_as_released(estimator):
+    """log p of rows v by |z - mu|^2 itself; ours expands the square, which needs less memory."""
+    means = estimator.mixture.means
+
+    def log_density(rows):
+        z, log_det = estimator.flow(rows)
+        squares = (z[:, None] - means).square().sum(2)
+        logs = -0.5 * (means.shape[1] * math.log(2 * math.pi) + squares)
+        return logs.logsumexp(1) - math.log(len(means)) + log_det
+
+    return log_density
+
+
+AVX512 = "660bba4d"
+"""How the SHA-256 of the first convolution begins with oneDNN's kernels for AVX-512."""
+
+
 def test_the_attack():
-    """The shift, its length, and that unconfident neighbors of confident pixels move too."""
-    shift, confident = attack(torch.float64)
+    """The release's own numbers in float32, and that unconfident neighbors of pixels move too.
+
+    Gradients pass ReLUs, and rounding decides at those that are nearly 0. So the sums here are in
+    the release's order. Convolutions of processors without AVX-512 have another: with theirs, the
+    shift of a few pixels is off by 0.6 to 2 % of the largest value.
+    """
+    embedding = embedding_with_biases()
+    shift, confident = attack(log_density_as_released(released_flow()), embedding)
     moved = shift.norm(dim=1) > 0
     assert torch.equal(moved, torch.from_numpy(EXPECTED["attack.moved"]))
     assert moved.sum() > confident.sum()
+    assert_near(shift.norm(dim=1).max(), "attack.length_max")
+    with torch.no_grad():
+        bits = hashlib.sha256(embedding.conv1(FEATURES).numpy().tobytes()).hexdigest()
+    if not bits.startswith(AVX512):
+        pytest.skip("convolutions round otherwise on this processor")
+    assert_near(thinned(shift), "attack.shift")
+
+
+def test_the_attack_in_double_precision():
+    """Our own sums, where rounding decides nothing."""
+    _, embedding, _ = released_decoder()
+    shift, _ = attack(released_flow().double().log_prob, embedding.double())
+    assert torch.equal(shift.norm(dim=1) > 0, torch.from_numpy(EXPECTED["attack.moved"]))
     expected = torch.from_numpy(EXPECTED["attack.shift_float64"])
     assert (thinned(shift) - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
-def test_the_attack_in_single_precision():
-    """Within the rounding of float32, which is large here: gradients pass ReLUs.
-
-    Rounding decides otherwise at some of them, and the shift of a pixel changes by up to 5 % of the
-    largest value. So far the release itself is in float32 from its float64; ours is nearer to its
-    float32 than that.
-    """
-    shift, _ = attack(torch.float32)
+def test_the_attack_with_our_sums_in_single_precision():
+    """Off by two roundings, the release's and ours: how large one is, its float64 shows."""
+    _, embedding, _ = released_decoder()
+    shift, _ = attack(released_flow().log_prob, embedding)
     assert torch.equal(shift.norm(dim=1) > 0, torch.from_numpy(EXPECTED["attack.moved"]))
     exact = torch.from_numpy(EXPECTED["attack.shift_float64"])
     expected = torch.from_numpy(EXPECTED["attack.shift"])
     rounding = (expected - exact).abs() / exact.abs().max()
     error = (thinned(shift) - expected).abs() / expected.abs().max()
-    assert error.mean() < rounding.mean()
-    assert error.max() < rounding.max()
+    assert error.mean() < 2 * rounding.mean()
+    assert error.max() < 2 * rounding.max()
     cosine = torch.cosine_similarity(thinned(shift), expected, dim=1)
     assert cosine[expected.abs().sum(1) > 0].min() > 0.999
     assert_near(shift.norm(dim=1).max(), "attack.length_max")

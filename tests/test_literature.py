@@ -11,6 +11,7 @@ from ddfp_lib.experiments.published import (
     published_scores,
     released_curve,
 )
+from ddfp_lib.files import repository
 from ddfp_lib.plots import runs as figures
 
 
@@ -35,6 +36,42 @@ def test_a_number_that_nobody_can_read_up_is_unproved():
     assert (cell.benchmark, cell.split, cell.miou) == ("cityscapes", "1488", 80.82)
     assert set(scores["status"]) == {"", UNPROVED}
     assert math.isnan(paper_score("cityscapes", "1488", "ddfp"))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "source", "scores", "note"),
+    [
+        ("voc", "ddfp", "DDFP", (75.0, 78.0, 79.5, 81.2, 82.0), "SemiOVS (README at 7207466b)"),
+        ("voc", "CorrMatch", "CorrMatch", (76.2, 78.3, 79.4, 80.6, 81.4), "92 and 183 with 321"),
+        ("voc", "supervised", "UniMatch", (45.1, 55.3, 64.8, 69.7, 73.5), "321 crops"),
+        ("voc_blender", "ddfp", "DDFP", (None,) * 4, "found in no public table"),
+        ("voc_blender", "U2PL", "U2PL", (77.21, 79.01, 79.30, 80.50), ""),
+        ("voc_blender", "supervised", "U2PL", (67.87, 71.55, 75.80, 77.13), "labeled only"),
+        ("voc_blender", "AllSpark", "AllSpark", (78.32, 79.98, 80.42, 81.14), ""),
+        ("cityscapes", "ddfp", "DDFP", (None, None, None, 80.82), "no public table"),
+        ("cityscapes", "U2PL", "U2PL", (74.9, 76.5, 78.5, 79.1), "with AEL"),
+        ("cityscapes", "U2PL (CutMix)", "U2PL", (70.30, 74.37, 76.47, 79.05), "same lists"),
+        ("cityscapes", "AugSeg", "AugSeg", (75.22, 77.82, 79.56, 80.43), ""),
+    ],
+)
+def test_rows_that_were_compared_with_their_sources(benchmark, method, source, scores, note):
+    table = published_scores()
+    rows = table[(table["benchmark"] == benchmark) & (table["method"] == method)]
+    rows = rows[rows["source"] == source]
+    assert [None if math.isnan(miou) else miou for miou in rows["miou"]] == list(scores)
+    assert all(note in said for said in rows["note"])
+
+
+def test_the_one_run_by_others_is_told_apart():
+    """On another data set: in the text, and in no table."""
+    text = " ".join((repository() / "reproduce" / "README.md").read_text(encoding="utf-8").split())
+    for row in (
+        "48.70, 59.53, 58.11 and 58.07 for DDFP",
+        "52.72, 59.35, 59.42 and 54.74 for UniMatch",
+        "48.76, 53.64, 56.95 and 56.81 for labels alone",
+    ):
+        assert row in text
+    assert not published_scores()["miou"].isin([48.70, 59.53, 58.11, 58.07]).any()
 
 
 @pytest.mark.parametrize(("split", "best", "last"), [("732", 81.21, 80.91), ("1464", 81.98, 81.42)])

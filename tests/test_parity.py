@@ -8,6 +8,7 @@ import yaml
 
 from ddfp_lib.config import find_benchmark, load_config, load_method, read_yaml, to_dict
 from ddfp_lib.config.methods import PRESETS
+from ddfp_lib.config.schema import NetworkConfig
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "parity.md").read_text()
@@ -17,6 +18,16 @@ ROWS = [
     if line.startswith("| ") and not line.startswith("| piece")
 ]
 KEY = re.compile(r"`((?:method|network)\.\w+): (\w+)`")
+REASON = re.compile(r"\b(because|since|so that|no effect)\b", re.IGNORECASE)
+
+OURS, THEIRS = to_dict(load_method("ddfp")), to_dict(load_method("ddfp_released"))
+RELEASED = sorted(key for key in OURS if OURS[key] != THEIRS[key] and key != "name")
+"""Keys of the method in which ddfp_released differs from ddfp."""
+
+NETWORK = sorted(
+    read_yaml(find_benchmark("voc"))["network"].keys() - {"encoder", "encoder_options", "weights"}
+)
+"""Keys of the network in which voc.yaml follows the release's decoder."""
 
 
 def by_option():
@@ -32,6 +43,8 @@ def test_every_row_has_a_verdict_with_evidence(row):
         assert KEY.search(release), "name the key and the value of the release"
     if verdict == "equal":
         assert "::" in here or "measured once" in here
+    if verdict == "differs":
+        assert REASON.search(here), "say why, or why it has no effect"
 
 
 def test_the_counts_at_the_top_are_those_of_the_tables():
@@ -57,11 +70,25 @@ def test_the_release_has_the_values_of_the_table():
 
 def test_no_key_of_the_release_is_missing():
     """All that ddfp_released and voc.yaml set otherwise than ddfp and our decoder."""
-    ours, released = to_dict(load_method("ddfp")), to_dict(load_method("ddfp_released"))
-    differing = {f"method.{key}" for key in ours if ours[key] != released[key]} - {"method.name"}
-    network = read_yaml(find_benchmark("voc"))["network"].keys()
-    differing |= {f"network.{key}" for key in network - {"encoder", "encoder_options", "weights"}}
+    differing = {f"method.{key}" for key in RELEASED} | {f"network.{key}" for key in NETWORK}
     assert differing == {key for key, _ in by_option()}
+
+
+LINE = re.compile(r"release[^\]]*?\w\.py:\d+", re.DOTALL)
+
+
+@pytest.mark.parametrize("key", RELEASED)
+def test_each_choice_of_the_release_names_its_line(key):
+    """In the comment above the key in base.yaml."""
+    (comment,) = re.findall(rf"((?:^# .*\n)+){key}: ", (PRESETS / "base.yaml").read_text(), re.M)
+    assert LINE.search(comment), comment
+
+
+@pytest.mark.parametrize("key", NETWORK)
+def test_each_option_of_the_network_names_its_line(key):
+    """In the documentation of the configuration."""
+    about = NetworkConfig.__doc__.split(f"        {key}: ")[1]
+    assert LINE.search(re.split(r"\n {8}\w+: ", about)[0]), about
 
 
 def test_line_numbers_of_the_base_file_are_those_of_the_page():
@@ -69,6 +96,5 @@ def test_line_numbers_of_the_base_file_are_those_of_the_page():
     base = (PRESETS / "base.yaml").read_text()
     cited = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", base))
     page = set(re.findall(r"train_ddfp_pascal\.py:(\d+(?:-\d+)?)", PAGE))
-    assert cited - page <= {
-        "372"
-    }  # where the density's features are taken, the same in all methods
+    # 372: where the density's features are taken, the same in all methods
+    assert cited - page <= {"372"}

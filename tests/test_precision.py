@@ -7,6 +7,7 @@ import torch
 
 import ddfp_lib.kernels as kernels
 import ddfp_lib.training.learner as learners
+import ddfp_lib.training.loop as loop
 from ddfp_lib.errors import UserError
 from ddfp_lib.kernels import compiling
 from ddfp_lib.training.finite import NotFiniteError
@@ -139,6 +140,26 @@ def test_compile_reaches_every_part_of_both_networks(tiny_config, monkeypatch):
     compiled.clear()
     make_learner(tiny_config("ddfp"))
     assert not compiled
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_may_run_uncompiled_is_said_at_the_start(
+    tiny_config, tmp_path, monkeypatch, processes
+):
+    """One process fails instead: what cannot be compiled in one graph is an error there."""
+    asked, compiling = [], loop.compiling
+    monkeypatch.setattr(
+        loop, "compiling", lambda on, strict: asked.append(strict) or compiling(on, strict)
+    )
+    monkeypatch.setattr(loop, "world_size", lambda: processes)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    lines = []
+    config = tiny_config("consistency", training={"compile": True})
+    train(config, tmp_path, device=CPU, stop_at=0, progress=lambda *told: lines.append(told[2]))
+    said = [line for line in lines if "training.compile" in line]
+    assert asked == [processes == 1]
+    assert len(said) == (processes > 1)
+    assert all("some code may run uncompiled" in line for line in said)
 
 
 def test_a_compiled_network_takes_the_same_step(tiny_config, monkeypatch):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from ddfp_lib.config import load_method
 from ddfp_lib.constants import IGNORE_INDEX, UNLABELED
@@ -37,6 +38,31 @@ def guess():
     valid = torch.rand(8, 6, 6, generator=rng) < 0.8
     labels[4:6] = IGNORE_INDEX  # a share in which no pixel counts
     return logits, labels, PseudoLabels(labels.where(valid, IGNORE_INDEX), valid)
+
+
+# Pixels -----------------------------------------------------------------------------------------
+
+
+def test_confident_pixels_are_those_of_the_release():
+    """By its steps: threshold, CutMix of labels and padding apart, padding out, nearest pixels."""
+    rng = seeded()
+    probability = torch.rand(4, 21, 57, 57, generator=rng).mul(100).softmax(dim=1)
+    ignore = torch.zeros(4, 57, 57, dtype=torch.int64)
+    for image, edge in enumerate((57, 40, 13, 50)):
+        ignore[image, edge:] = IGNORE_INDEX
+    box = torch.zeros(57, 57, dtype=torch.bool)
+    box[3:50, 10:40] = True
+
+    chance, labels = probability.max(dim=1)
+    labels[chance.le(0.95) & (ignore != IGNORE_INDEX)] = IGNORE_INDEX
+    labels, ignore_mixed = (each.where(~box, each.roll(-1, 0)) for each in (labels, ignore))
+    labels[ignore_mixed == IGNORE_INDEX] = IGNORE_INDEX
+    small = nn.functional.interpolate(labels[:, None].float(), size=(15, 15), mode="nearest")
+
+    ours = PseudoLabels.of(probability.log(), ignore == 0, 0.95).mixed(box)
+    assert torch.equal(ours.labels, labels)
+    assert torch.equal(ours.at((15, 15)).confident, small[:, 0] != IGNORE_INDEX)
+    assert 0.1 < ours.confident.float().mean() < 0.9
 
 
 # Means over shares -------------------------------------------------------------------------------

@@ -64,10 +64,10 @@ def reproduced(tiny, tmp_path_factory):
     """The folder of a finished two-by-two matrix, asked for by paths relative to elsewhere."""
     out = tmp_path_factory.mktemp("reproduced")
     with contextlib.chdir(tiny.parent):
-        request = request_for(tiny.name, os.path.relpath(out))
+        request = request_for(tiny.name, os.path.relpath(out), accumulate=2)
         # the last one is left to the notebook: a run takes a second, a process for it many
         for cell in request.cells()[:-1]:
-            train(cell.config, cell.folder, device=CPU)
+            train(cell.config, cell.folder, device=CPU, accumulate=2)
         reproduce(request)
     return out
 
@@ -154,6 +154,10 @@ def test_the_verdict_of_the_main_job_names_both_comparisons_and_what_is_expected
     assert re.match(r"\*\*`ddfp` reaches .* `consistency`: .*; and .* `noise`: .*\*\*$", verdict)
     assert re.match(r"In \d+ stored seeds: \S+ \(.*\) against `consistency`; ", expected)
     assert methods.count("\n- `") == 3
+
+
+def test_the_report_names_the_micro_batches(reproduced):
+    assert "Micro-batches of a step: 2." in (reproduced / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_holds_the_scores_of_the_runs(reproduced):
@@ -267,6 +271,7 @@ def test_from_a_voc_tree_by_two_splits_to_the_page(tmp_path, monkeypatch):
     shown = run_notebook(monkeypatch, **vars(request))
 
     texts = [item.data for item in shown if isinstance(item, IPython.display.Markdown)]
+    assert any("Micro-batches of a step: 1." in text for text in texts)
     headings = [text for text in texts if text.startswith("### ")]
     # verdict, scores, their figure, differences, validation, curves, segmentations, classes,
     # density, time; nothing is stored of this benchmark, so nothing is expected

@@ -50,7 +50,7 @@ def test_the_loss_of_unimatch_v2(tiny_config, monkeypatch):
     [("unimatch", 0.8125), ("unimatch_ema", 0.8125), ("unimatch_v2", 0.75)],
 )
 def test_golden_numbers_of_the_weights(method, loss):
-    """labeled 1, strong views 0.5 each, dropped 0.5 and 2.0: by the published formulas.
+    """labeled 1, strong views 0.5 each, dropped 0.75: by the published formulas.
 
     (1 + 0.5 / 4 + 0.5 / 4 + 0.75 / 2) / 2 = 0.8125 and (1 + 0.5) / 2 = 0.75.
     """

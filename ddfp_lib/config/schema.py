@@ -143,12 +143,14 @@ class NetworkConfig:
         embedding: channels D of v, the features whose density is learned.
         dropout: probability that the decoder zeroes a value in training.
         dropout_of: what dropout zeroes: ``elements``, in two places; or whole ``channels``, in
-            three, the ASPP output being the third (the release, model/model/decoder.py:158-168).
-        head_kernel: side of the convolution that joins the branches of ASPP, odd: 1, or 3 (the
-            release, there).
-        pooling_norm: the image pooling branch has a BatchNorm (the release) instead of a bias.
-        align_corners: maps and logits are resized with corner pixels on corner pixels (the
-            release, everywhere), the grid of stride 4 of images of 4 n + 1 pixels.
+            three, the ASPP output being the third (release: model/model/decoder.py:167, 174, 178).
+        head_kernel: side of the convolution that joins the branches of ASPP, odd: 1, or 3
+            (release: model/model/decoder.py:156-168).
+        pooling_norm: the image pooling branch has a BatchNorm instead of a bias (release:
+            model/model/decoder.py:51-63).
+        align_corners: maps and logits are resized with corner pixels on corner pixels, the grid of
+            stride 4 of images of 4 n + 1 pixels (release, everywhere: model/model/decoder.py:120,
+            189; train_ddfp_pascal.py:338, 378, 410).
     """
 
     encoder: str = "resnet101"

@@ -234,20 +234,22 @@ def _consistency(config: Config, network: SegmentationNetwork, perturb: bool) ->
         embedded = network.embed(encoded)
         logits = resize(network.classify(embedded[-unlabeled:]).float(), seen.shape[2:])
         logits.softmax(dim=1).max(dim=1)
-    images = _images(config, network, labeled + unlabeled)
+    strong = labeled + method.strong_views * unlabeled
+    weak = unlabeled * (perturb and method.perturbed_view == "weak")
+    images = _images(config, network, strong + weak)
     features = network.encode(images)
-    clean = network.embed(features)
+    clean = network.embed(features[:strong])
     loss = _loss(network.classify(clean), images.shape[2:])
     if perturb:
         at_features = method.perturb_at == "features"
-        start = (features if at_features else clean)[labeled:]
+        start = (features if at_features else clean)[strong if weak else labeled :]
         moved = start + _direction(config, network, start.detach())
         moved = network.embed(moved) if at_features else moved
         loss = loss + _loss(network.classify(moved), images.shape[2:])
     loss.backward()
     if method.perturbation == "density" and config.density.kind == "flow":
         learned = encoded if method.density_of == "features" else embedded
-        rows = to_rows(learned)[: config.density.samples].float()
+        rows = to_rows(learned)[: method.shares * config.density.samples].float()
         estimator = _estimator(config, rows.shape[1])
         (-estimator._log_prob(rows, None).mean()).backward()
     _update(config, network)

@@ -68,6 +68,8 @@ class Study:
         splits: names of the benchmark's splits; none for what it names itself.
         mechanism: variants in whose networks densities are measured through training; their
             checkpoints are kept.
+        measured_before: the fix that came after the kept results, one of
+            :data:`ddfp_lib.reports.studies.FIXES`; empty: none did.
         groups: names for groups of classes. The mean test IoU of each group is compared like a
             score, and so is the first group minus the second.
         answer: to the question, in one line, for the table at the top of ``STUDY.md``.
@@ -87,6 +89,7 @@ class Study:
     settings: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     mechanism: list[str] = field(default_factory=list)
+    measured_before: Literal["", "padding"] = ""
     groups: dict[str, list[str]] = field(default_factory=dict)
     answer: str = ""
     reading: str = ""

@@ -216,9 +216,10 @@ def results_page(
     parts += [
         "## The paper's tables, cell by cell",
         "*Paper*: DDFP's number, of the epoch with the best score on validation images. "
-        "*Unknown*: the paper has this cell, but we could not read it. *Unproved*: we found the "
-        "number in no table that we could read. *Here*: mean and standard deviation over seeds, of "
-        "the teacher after the last step. *Difference*: our mean minus the paper's number.",
+        "*Unknown*: the paper has this cell, but it is in no public table that we could read. "
+        "*Unproved*: we found the number in no table that we could read. *Here*: mean and "
+        "standard deviation over seeds, of the teacher after the last step. *Difference*: our mean "
+        "minus the paper's number.",
         paper_table(ledger, scores),
     ]
     for benchmark in scores["benchmark"].unique():

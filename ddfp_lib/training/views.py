@@ -54,7 +54,7 @@ def draw_cutmix(config: Config, images: Tensor, generator: torch.Generator) -> C
 
     By default one coin and one box serve the whole batch. With ``method.shares`` each share has its
     own coin and box, with ``method.cutmix_box: image`` each image has its own box (the release,
-    transform.py:144-154).
+    train_ddfp_pascal.py:387, dataset/transform.py:143-153).
 
     Args:
         config: configuration of the run.
