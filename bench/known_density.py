@@ -1,9 +1,8 @@
 """How well does the estimator learn a density that is known?
 
-Run by ``python -m bench.known_density``. The features of a network have no known density, so nobody
-can say how far the flow is from it. Here the flow learns a density of 64 dimensions that has a
-formula, in 50 to 1,500 steps; the benchmark of photographs has 900. So its numbers can be compared
-with the exact ones.
+The features of a network have no known density, so nobody can say how far the flow is from it. Here
+the flow learns a density of 64 dimensions that has a formula, in 50 to 1,500 steps; the benchmark
+of photographs has 900. So its numbers can be compared with the exact ones.
 
 The density: seven Gaussians of different sizes and frequencies; a monotone function bends each
 axis; the axes are scaled from 1 down to 0.1 (we chose these numbers) and then rotated. One row in
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="width of the flow")
     asked = parser.parse_args()
     table = measure(tuple(asked.steps), asked.samples, asked.hidden)
-    introduction = (__doc__ or "").split("\n", 2)[2].strip()
+    introduction = (__doc__ or "").split("\n", 2)[2].strip().replace("``", "`")
     command = f"`python -m bench.known_density`, {asked.samples:,} rows a step, one seed."
     write_text(
         PAGE, f"# A known density of 64 dimensions\n\n{introduction}\n\n{command}\n\n{table}\n"
