@@ -14,7 +14,7 @@ PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,11
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 from torch import Tensor
@@ -28,6 +28,7 @@ from ddfp_lib.files import write_atomically, write_text
 
 AUG_MASKS = "SegmentationClassAug"
 AUG_LIST = "train_aug"
+MASKS = "SegmentationClass"
 VOID_COLOUR = (224, 224, 192)
 
 CLASSES = (
@@ -45,13 +46,14 @@ class Voc(FilePairs):
         subset: name of a list in ``ImageSets/Segmentation``, or the path of a ``.txt`` list;
             ``"train"`` is ``train_aug.txt`` where there is one.
         masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (with the masks
-            of SBD) where there is one, and else ``SegmentationClass``. Masks that a list names
-            next to its images are ignored.
+            of SBD) where there is one, and else ``SegmentationClass``. A list may name either of
+            these two next to its images, and no other folder.
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
-        UserError: a folder or list that is not there, a name in the list without an image, or a
-            ``classes.txt`` with a line that is not a class.
+        UserError: a folder or list that is not there, a name in the list without an image, a path
+            in the list that is not the file that is read, or a ``classes.txt`` with a line that is
+            not a class.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Voc(FilePairs):
         listed = root / "classes.txt"
         classes = read_classes(listed) if listed.exists() else CLASSES
         if masks is None:
-            masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else "SegmentationClass"
+            masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else MASKS
         super().__init__(
             "voc",
             classes,
@@ -88,6 +90,18 @@ class Voc(FilePairs):
             [root / masks / f"{name}.png" for name in names],
             size=size,
         )
+        read_names(Path(subset), self)
+
+    def is_named(self, named: str, read: Path) -> bool:
+        """Return whether a path in a list means a file that is read, with masks of either folder.
+
+        Published lists name both folders, in whichever the masks are.
+        """
+        path = PurePosixPath(named.replace("\\", "/"))
+        known = (MASKS, AUG_MASKS)
+        if path.parent.name in known and path.name == read.name and read.parent.name in known:
+            return True
+        return super().is_named(named, read)
 
 
 def _listed(path: Path) -> list[str]:
