@@ -18,7 +18,7 @@ from ddfp_lib.data.facts import MaskFacts, image_facts, mask_facts
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
 from ddfp_lib.data.stored import CONVERT
-from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path
+from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path, preferred
 from ddfp_lib.errors import UserError
 
 PUBLISHED_NAME = re.compile(r"\d{4}_\d{6}")
@@ -148,6 +148,8 @@ def inspect_data(
             )
     datasets = [*used.values(), *([training] if training is not None else [])]
     findings.general += missing_classes_file(Path(root), datasets)
+    trains = training is not None or "training" in used
+    findings.notices += preferred(Path(root), datasets, training=trains)
     if not findings.errors:
         for inspected in findings.sets.values():
             _look_at_values(inspected, findings)

@@ -134,6 +134,32 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
+def preferred(root: Path, datasets: Sequence[FilePairs], *, training: bool) -> list[str]:
+    """Return a line for each folder or list of PASCAL VOC that somebody's own data are read from.
+
+    Args:
+        root: folder of the data set.
+        datasets: its sets of images that are in use.
+        training: whether its training images are among them.
+    """
+    voc = [dataset for dataset in datasets if dataset.name == "voc"]
+    if not voc or not (root / "classes.txt").exists():
+        return []
+    lines = []
+    if any(path.parent.name == AUG_MASKS for each in voc for path in each.mask_paths[:1]):
+        lines.append(
+            f"{root / AUG_MASKS}: masks are read from this folder, as of PASCAL VOC, and not from "
+            f"{MASKS}; rename it if that is not meant"
+        )
+    chosen = list_path(root, AUG_LIST)
+    if training and chosen.is_file():
+        lines.append(
+            f"{chosen}: training images are those of this list, as of PASCAL VOC, and not of "
+            "train.txt; rename it if that is not meant"
+        )
+    return lines
+
+
 def list_path(root: Path, subset: str | Path) -> Path:
     """Return the file that lists a subset by name."""
     return root / "ImageSets" / "Segmentation" / f"{subset}.txt"
