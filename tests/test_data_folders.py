@@ -8,7 +8,7 @@ from ddfp_lib.data.camvid import CamVid
 from ddfp_lib.data.cityscapes import Cityscapes
 from ddfp_lib.data.digits import DigitScenes, DigitScenesConfig
 from ddfp_lib.data.splits import read_names, read_split
-from ddfp_lib.data.voc import Voc, voc_palette, write_voc
+from ddfp_lib.data.voc import Voc, read_classes, voc_palette, write_voc
 from ddfp_lib.errors import UserError
 from tests.fixtures.trees import InMemory, make_camvid, make_cityscapes, make_voc
 
@@ -197,3 +197,39 @@ def test_a_list_that_names_other_files_is_refused(tmp_path, line, named, read):
             call()
         for word in ("l.txt, line 2", named, f"{read} would be read"):
             assert word in str(error.value)
+
+
+@pytest.mark.fault("wrong labels", "a table of an annotation tool as classes.txt")
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (["0 background", "2 dog", "1 cat"], 2),
+        (["1: background", "3: dog", "2: cat"], 2),
+        (["7,cat", "8,dog"], 1),
+        (["64 128 64 Animal", "192 0 128 Archway"], 1),
+        (["Pixel Value, Class", "0, background", "1, cat"], 1),
+        (["value,name", "0,background", "1,cat"], 1),
+        (["background", "# animals", "cat"], 2),
+        (["# label:color_rgb:parts:actions", "background:0,0,0::", "cat:250,50,83::"], 1),
+    ],
+)
+def test_tables_are_no_lists_of_classes(tmp_path, lines, line):
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=rf"classes\.txt, line {line}: .*--table") as error:
+        read_classes(tmp_path / "classes.txt")
+    assert repr(lines[line - 1]) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["0 background", "1 cat", "2 dog"],
+        ["1: ground", "2: cat"],
+        ["ground", "2 wheels", "4 wheels"],
+        ["30", "50", "80"],
+        ["2d scan", "3d scan"],
+    ],
+)
+def test_classes_with_numbers_are_names(tmp_path, lines):
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    assert read_classes(tmp_path / "classes.txt") == lines

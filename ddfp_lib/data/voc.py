@@ -13,6 +13,7 @@ PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,11
 ``ddfp data prepare voc`` makes ``SegmentationClassAug`` and ``train_aug.txt`` of them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -29,6 +30,8 @@ from ddfp_lib.files import write_atomically, write_text
 AUG_MASKS = "SegmentationClassAug"
 AUG_LIST = "train_aug"
 MASKS = "SegmentationClass"
+NUMBERED = re.compile(r"(\d+)\s*[\s,;:=]\s*\S")
+COLUMNS = re.compile(r"(pixel )?value\s*[,;]\s*(class|name)", re.IGNORECASE)
 VOID_COLOUR = (224, 224, 192)
 
 CLASSES = (
@@ -117,8 +120,9 @@ def read_classes(path: Path) -> list[str]:
     """Read the class names of a ``classes.txt``, in the order of the mask values.
 
     Raises:
-        UserError: as :func:`read_lines`; a single class, or more than mask values; or LabelMe's
-            ``labels.txt``, whose first line, ``__ignore__``, has no value.
+        UserError: as :func:`read_lines`; a single class, or more than mask values; a table of an
+            annotation tool; or LabelMe's ``labels.txt``, whose first line, ``__ignore__``, has no
+            value.
     """
     names = read_lines(path)
     if "__ignore__" in names:
@@ -127,11 +131,37 @@ def read_classes(path: Path) -> list[str]:
             f"LabelMe uses it for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 "
             "is class 0"
         )
+    refuse_table(path, names)
     if len(names) == 1:
         raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one per line")
     if len(names) > IGNORE_INDEX:
         raise UserError(f"{path}: has {len(names)} classes; masks hold at most {IGNORE_INDEX}")
     return names
+
+
+def refuse_table(path: Path, names: Sequence[str]) -> None:
+    """Refuse lines that are those of a table of classes, and not their names alone.
+
+    Args:
+        path: path of the file, for the message.
+        names: its lines.
+
+    Raises:
+        UserError: a comment, a header of columns, or numbers that are not those of the lines.
+    """
+    n = len(names)
+    numbers = [int(found[1]) if (found := NUMBERED.match(name)) else None for name in names]
+    wrong = None
+    if None not in numbers and numbers not in (list(range(n)), list(range(1, n + 1))):
+        first = 1 if numbers[0] == 1 else 0
+        wrong = next(line for line, value in enumerate(numbers) if value != line + first)
+    for number, name in enumerate(names):
+        if name.startswith("#") or COLUMNS.fullmatch(name) or number == wrong:
+            raise UserError(
+                f"{path}, line {number + 1}: {name!r} is not a class, but a line of a table; write "
+                "names alone, that of value 0 first, or give the table to 'ddfp data convert "
+                "--table' with the exported masks"
+            )
 
 
 def preferred(root: Path, datasets: Sequence[FilePairs], *, training: bool) -> list[str]:
