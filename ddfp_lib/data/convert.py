@@ -38,7 +38,7 @@ from ddfp_lib.data.exported import (
 from ddfp_lib.data.polygons import annotation_files, coco, labelme
 from ddfp_lib.data.studio import STUDIO, studio
 from ddfp_lib.data.tables import colour_table, is_value_table, value_table
-from ddfp_lib.data.voc import AUG_MASKS, read_classes, voc_palette, write_mask
+from ddfp_lib.data.voc import AUG_MASKS, read_classes, refuse_table, voc_palette, write_mask
 from ddfp_lib.data.voc import MASKS as FOLDER
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
@@ -98,7 +98,7 @@ def convert(
     source, root = Path(source), Path(root)
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind {kind}: is unknown; use one of {', '.join(KINDS)}")
-    tool, notices, annotations = "", (), None
+    regions, annotations = None, None
     if kind in (None, "coco", "labelme"):
         annotations = annotation_files(source)
         if kind is not None and (annotations is None or annotations[0] != kind):
@@ -106,7 +106,7 @@ def convert(
     if annotations is not None:
         kind, found = annotations
         regions = coco(found[0], classes) if kind == "coco" else labelme(found, classes)
-        names, masks, tool, notices = regions
+        names, masks = regions.names, regions.masks
     else:
         files = _files(source)
         table = table or _table_beside(source)
@@ -120,12 +120,16 @@ def convert(
                 if asked is None:
                     check_palettes(files, len(names), named=table is not None)
             masks = {_name(path): lambda path=path: read(path) for path in files}
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--classes {','.join(names)}: has {twice!r} twice; delete one of them")
     if not 1 < len(names) <= IGNORE_INDEX:
         listed = ", ".join(names[:5]) or "none"
         raise UserError(
             f"{source}: classes are {listed}, {len(names)} in all; masks hold 2 to {IGNORE_INDEX}"
         )
     listed, folder = root / "classes.txt", root / FOLDER
+    refuse_table(listed, names)  # it would not be read
     if (root / AUG_MASKS).is_dir():
         raise UserError(
             f"{root / AUG_MASKS}: exists and would be read instead of the new {FOLDER}; rename it, "
@@ -139,15 +143,19 @@ def convert(
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
         raise UserError(f"{folder / taken[0]}.png: already exists; choose another --root")
-    pixels = _write(names, masks, root)
+    pixels = _write(names, masks, root, lambda: regions and regions.drawn(source))
     paths = [folder / f"{name}.png" for name in masks]
+    tool, notices = (regions.tool, regions.drawn(source)) if regions else ("", ())
     return Converted(kind, tuple(names), pixels, paths, tool, notices)
 
 
 def _write(
-    names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
+    names: Sequence[str],
+    masks: Mapping[str, Callable[[], np.ndarray]],
+    root: Path,
+    check: Callable[[], object],
 ) -> tuple[int, ...]:
-    """Write all masks next to their folder, then move them into it; return the classes' pixels."""
+    """Write all masks next to their folder, check, then move them; return the classes' pixels."""
     folder, partial = root / FOLDER, root / ".converted.partial"
     pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     palette = voc_palette(len(names))
@@ -157,6 +165,7 @@ def _write(
             mask = read()
             pixels += np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
             write_mask(partial / f"{name}.png", torch.from_numpy(mask), palette)
+        check()
         folder.mkdir(parents=True, exist_ok=True)
         for name in masks:
             (partial / f"{name}.png").rename(folder / f"{name}.png")
