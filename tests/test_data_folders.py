@@ -93,6 +93,14 @@ def test_voc_names_a_listed_image_that_is_not_there(tmp_path):
         Voc(tmp_path, "test")
 
 
+def test_a_missing_folder_of_lists_is_named(tmp_path):
+    make_voc(tmp_path, {"train": ["a"]})
+    folder = tmp_path / "ImageSets" / "Segmentation"
+    folder.rename(folder.with_name("Main"))
+    with pytest.raises(UserError, match=r"ImageSets/Segmentation: this folder is missing"):
+        Voc(tmp_path, "train")
+
+
 def test_voc_palette_is_the_known_one():
     assert voc_palette(256)[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
     assert voc_palette(256)[15] == (192, 128, 128)  # person

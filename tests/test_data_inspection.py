@@ -79,6 +79,18 @@ def test_good_data_have_no_findings(root):
     assert set(data.findings.sets) == {"labeled", "validation", "test"}
 
 
+def test_a_broken_link_is_called_so(root):
+    for folder, name in (("SegmentationClass", "t1.png"), ("JPEGImages", "t3.jpg")):
+        path = root / folder / name
+        path.unlink()
+        path.symlink_to(root / "nowhere")
+        words = f"{path}: is a broken link: {root / 'nowhere'} is missing"
+        refused(lambda: open_run_data(config(root)), words)
+        assert any(line.startswith(words) for line in verify("voc", root)["train"].problems)
+        path.unlink()
+        make_voc(root, LISTS, classes=CLASSES, without_mask=["t2", "t3"])
+
+
 @pytest.mark.fault("wrong labels", "own data with a folder or a list that PASCAL VOC has")
 def test_folders_and_lists_of_voc_in_own_data_are_noticed(root):
     """By every command; those that read no training images say nothing of their list."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import check_size, not_a_class
+from ddfp_lib.data.base import broken_link, check_size, not_a_class
 from ddfp_lib.data.facts import MaskFacts, image_facts, mask_facts
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
@@ -220,8 +220,11 @@ def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
             hint = f"{below} is in a subfolder; subfolders of the masks' folder are ignored"
         elif title == "training":
             hint = "where not all have one, data.labeled has to be a list of those that do"
+    missing = broken_link(path)
+    if missing:
+        hint = "correct it"
     number = f"{len(bare)} of {len(dataset)} {title} images have no mask"
-    return f"{path}: no such file; {number}; {hint}"
+    return f"{path}: {missing or 'no such file'}; {number}; {hint}"
 
 
 def missing_classes_file(root: Path, datasets: Iterable[FilePairs]) -> list[str]:

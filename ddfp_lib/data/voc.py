@@ -109,7 +109,12 @@ class Voc(FilePairs):
 
 def _listed(path: Path) -> list[str]:
     """Read the names of a list; where there is no such list, say which ones there are."""
-    if path.parent.is_dir() and not path.exists():
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path.parent}: this folder is missing; write its lists train.txt and val.txt, a name "
+            "in each line"
+        )
+    if not path.exists():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         advice = "; set data.test=val to end a run without one" if path.stem == "test" else ""
         raise UserError(f"{path}: there is no such list; the lists there: {others}{advice}")
