@@ -94,6 +94,21 @@ def test_predict_writes_indices_and_overlays(trained, tmp_path, capsys):
     assert Image.open(tmp_path / "seen" / "street-overlay.png").size == (61, 45)
 
 
+@pytest.mark.fault("wrong labels", "pictures that are turned by their EXIF orientation")
+def test_predict_says_that_it_turns_pictures(trained, tmp_path, capsys):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in "ab":
+        Image.new("RGB", (40, 32)).save(tmp_path / f"{name}.jpg", exif=turned)
+    Image.new("RGB", (40, 32)).save(tmp_path / "c.jpg")
+    note = "note: 2 pictures are stored turned (EXIF orientation) and are read upright"
+    assert ddfp("predict", trained, tmp_path, "--out", tmp_path / "seen") == 0
+    assert capsys.readouterr().out.count(note) == 1
+    assert Image.open(tmp_path / "seen" / "a.png").size == (32, 40)
+    assert ddfp("predict", trained, tmp_path / "c.jpg", "--out", tmp_path / "seen") == 0
+    assert "note" not in capsys.readouterr().out
+
+
 def test_predict_writes_over_no_picture_and_no_result_of_another(trained, tmp_path, capsys):
     names = ["a.png", "b-overlay.png", "b.png", "c.jpg", "c.png"]
     for name in names:

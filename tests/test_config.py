@@ -398,6 +398,8 @@ def test_neither_order_nor_spelling_changes_the_hash(values):
         ("network.aspp_width", -8, "network.aspp_width: -8"),
         ("data.labeled", 2.5, "data.labeled"),
         ("data.size", [32], "data.size"),
+        ("data.size", "48,48", "data.size: '48,48' is not a list; write [48,48], in brackets"),
+        ("data.classes", "cat", "data.classes: 'cat' is not a list; write [cat], in brackets"),
         ("data.augment.scale", 1.0, "data.augment.scale"),
         ("data.augment.scale", [1, 2, 3], "data.augment.scale"),
         ("data.augment.crop", "32", "data.augment.crop"),

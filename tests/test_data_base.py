@@ -5,6 +5,7 @@ from PIL import Image
 
 from ddfp_lib.data import open_dataset
 from ddfp_lib.data.base import files_by_stem, read_image, read_mask, resize_mask
+from ddfp_lib.data.convert import convert
 from ddfp_lib.errors import UserError
 from tests.fixtures.trees import make_camvid, make_voc
 
@@ -122,3 +123,34 @@ def test_open_dataset_opens_folders(tmp_path):
     assert (camvid.name, len(camvid)) == ("camvid", 1)
     assert voc.image(0).shape == (3, 20, 30)
     assert voc.mask(0).shape == (20, 30)
+
+
+@pytest.mark.fault("wrong labels", "masks that Pillow turns when it reads them")
+@pytest.mark.parametrize("value", [3, 6])
+def test_a_mask_that_would_be_turned_is_refused(tmp_path, value):
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "a.tif", tiffinfo={0x0112: 1})
+    assert read_mask(folder / "a.tif", 6).tolist() == pixels.tolist()
+    convert(folder, tmp_path / "upright", classes=list("abcdef"))
+    Image.fromarray(pixels).save(folder / "a.tif", tiffinfo={0x0112: value})
+    for call in (
+        lambda: read_mask(folder / "a.tif", 6),
+        lambda: convert(folder, tmp_path / "out", classes=list("abcdef")),
+    ):
+        with pytest.raises(UserError, match=r"a\.tif: a mask that is stored turned"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_floating_point_numbers_are_refused(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(np.ones((4, 5), np.float32)).save(folder / "a.tif")
+    for call in (
+        lambda: read_mask(folder / "a.tif", 2),
+        lambda: convert(folder, tmp_path / "out", classes=["a", "b"]),
+    ):
+        with pytest.raises(UserError, match="holds floating-point numbers; save whole numbers"):
+            call()

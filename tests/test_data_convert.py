@@ -82,6 +82,26 @@ def test_roboflow_values_become_classes(tmp_path):
     assert (written(tmp_path / "data") == MASK).all()
 
 
+def test_masks_that_would_not_be_read_are_not_written(tmp_path):
+    save(tmp_path / "in" / "a.png", MASK)
+    (tmp_path / "data" / "SegmentationClassAug").mkdir(parents=True)
+    refused(
+        lambda: convert(tmp_path / "in", tmp_path / "data", classes=["a", "b", "c"]),
+        "SegmentationClassAug: exists and would be read instead of",
+        "--root",
+    )
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["SegmentationClassAug"]
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "cell", "cell"], ["a", "#cell", "c"], ["0 a", "2 b", "1 c"]]
+)
+def test_classes_that_cannot_be_read_back_are_not_written(tmp_path, names):
+    save(tmp_path / "in" / "a.png", MASK)
+    refused(lambda: convert(tmp_path / "in", tmp_path / "data", classes=names), names[1])
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_values_with_holes_and_a_void_of_any_number(tmp_path, dtype):
     """A table gives them other numbers: 0 is ignored here, 7 and 26 are classes, 254 is another."""

@@ -15,6 +15,7 @@ from ddfp_lib.data import facts, open_dataset
 from ddfp_lib.data.facts import mask_facts
 from ddfp_lib.data.inspection import inspect_data
 from ddfp_lib.data.splits import classes_present
+from ddfp_lib.data.verify import verify
 from ddfp_lib.data.voc import Voc, voc_palette
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments import reproduction
@@ -76,6 +77,31 @@ def test_good_data_have_no_findings(root):
     assert data.findings.errors == data.findings.notices == []
     assert (data.labeled, data.unlabeled) == ([0, 1], [2, 3])
     assert set(data.findings.sets) == {"labeled", "validation", "test"}
+
+
+def test_a_broken_link_is_called_so(root):
+    for folder, name in (("SegmentationClass", "t1.png"), ("JPEGImages", "t3.jpg")):
+        path = root / folder / name
+        path.unlink()
+        path.symlink_to(root / "nowhere")
+        words = f"{path}: is a broken link: {root / 'nowhere'} is missing"
+        refused(lambda: open_run_data(config(root)), words)
+        assert any(line.startswith(words) for line in verify("voc", root)["train"].problems)
+        path.unlink()
+        make_voc(root, LISTS, classes=CLASSES, without_mask=["t2", "t3"])
+
+
+@pytest.mark.fault("wrong labels", "own data with a folder or a list that PASCAL VOC has")
+def test_folders_and_lists_of_voc_in_own_data_are_noticed(root):
+    """By every command; those that read no training images say nothing of their list."""
+    folder = root / "ImageSets" / "Segmentation"
+    (root / "SegmentationClass").rename(root / "SegmentationClassAug")
+    (folder / "train_aug.txt").write_text((folder / "train.txt").read_text())
+    first, second = open_run_data(config(root)).findings.notices
+    assert f"{root / 'SegmentationClassAug'}: masks are read from this folder" in first
+    assert f"{folder / 'train_aug.txt'}: training images are those of this list" in second
+    assert inspect_data(root, {"validation": Voc(root, "val")}).notices == [first]
+    assert verify("voc", root)["train"].notices == [first, second]
 
 
 def test_masks_of_0_and_255_are_refused(root):

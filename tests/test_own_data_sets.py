@@ -96,6 +96,15 @@ def test_what_is_no_data_set_is_refused(package, scenes, name, said):
         open_dataset(name, "train", root=scenes)
 
 
+def test_a_subset_without_an_image_is_refused(package, scenes):
+    for path in (scenes / "JPEGImages").glob("*test*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no image of the subset 'test'.* set data\.test=val"):
+        open_dataset("myscenes:Scenes", "test", root=scenes)
+    with pytest.raises(UserError, match=r"no image of the subset 'none'; check the folder and how"):
+        open_dataset("myscenes:Scenes", "none", root=scenes)
+
+
 def test_an_unknown_name_is_refused_before_work_starts():
     with pytest.raises(UserError, match=r"data\.dataset: 'digit' is unknown; choose one of digits"):
         load_config(find_benchmark("digits"), "ddfp", 0, ["data.dataset=digit"])

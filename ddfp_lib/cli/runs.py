@@ -146,6 +146,11 @@ def predict(
         raise UserError("predict: give pictures, or --subset for images of the data set; not both")
     if images:
         pictures = Pictures.of_files(images, opened, long_side)
+        if turned := pictures.turned():
+            print(
+                f"note: {turned} pictures are stored turned (EXIF orientation) and are read "
+                "upright; training and evaluation read them as they are stored"
+            )
     elif subset or data:
         if long_side is not None:
             raise UserError("--long-side: is for pictures; images of --subset are read as trained")

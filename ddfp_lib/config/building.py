@@ -60,12 +60,27 @@ def build(
         return dacite.from_dict(kind, dict(values), settings)
     except dacite.MissingValueError as error:
         raise UserError(f"{source}: key {error.field_path} is missing; add it") from error
+    except dacite.WrongTypeError as error:
+        raise wrong(error.field_path or "", _wrong_type(error, values)) from error
     except dacite.DaciteFieldError as error:
         raise wrong(error.field_path or "", f"{one_line(error)}; fix the value") from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{source}: {one_line(error)}; fix the value") from error
+
+
+def _wrong_type(error: dacite.WrongTypeError, values: Mapping[str, Any]) -> str:
+    """Say which value has the wrong type; a text that lists items has lost its brackets."""
+    field = error.field_path or ""
+    value: Any = values
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    kinds = {get_origin(part) or part for part in get_args(error.field_type) or [error.field_type]}
+    listed = get_origin(error.field_type) is tuple or kinds == {tuple, type(None)}
+    if listed and isinstance(value, str):
+        return f"{field}: {value!r} is not a list; write [{value}], in brackets"
+    return f"{one_line(error)}; fix the value"
 
 
 def _keys(kind: type, section: str = "") -> Iterator[tuple[str, Any]]:

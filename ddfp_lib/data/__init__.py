@@ -100,9 +100,16 @@ def _own(name: str, root: Path | str, subset: str, size: tuple[int, int] | None)
             "ddfp_lib/data/pairs.py"
         )
     try:
-        return found(root, subset, size=size)
+        opened = found(root, subset, size=size)
     except TypeError as error:
         raise UserError(
             f"data.dataset: {name}: cannot be made ({error}); define "
             "__init__(self, root, subset, size=None)"
         ) from error
+    if not len(opened):
+        hint = "; or set data.test=val to end a run without one" if subset == "test" else ""
+        raise UserError(
+            f"{root}: {name} finds no image of the subset {subset!r}; check the folder and how "
+            f"the class looks for files{hint}"
+        )
+    return opened

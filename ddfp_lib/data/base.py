@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.stored import CONVERT, Colour, check_mask, stored_mode
+from ddfp_lib.data.stored import CONVERT, ORIENTATION, Colour, check_mask, stored_mode
 from ddfp_lib.errors import UserError
 
 MAX_PIXELS = 89_478_485
@@ -134,7 +134,7 @@ def orientation(image: Image.Image) -> int:
 
     1 is upright, also where there is none; 5 to 8 are turned by 90 degrees.
     """
-    value = image.getexif().get(0x0112, 1)
+    value = image.getexif().get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -252,6 +252,13 @@ def file_like(folder: Path, name: str) -> str:
     return f"{kinds}; the folder has {near}" if near else kinds
 
 
+def broken_link(path: Path) -> str:
+    """Return that a file is a link to nothing, to put into a message, or ``""``."""
+    if path.is_symlink() and not path.exists():
+        return f"is a broken link: {path.readlink()} is missing"
+    return ""
+
+
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what Pillow fails on, here or in the block, becomes a UserError."""
@@ -269,9 +276,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        missing = f"its link's target {path.readlink()} is missing" if path.is_symlink() else ""
         raise UserError(
-            f"{path}: {missing or 'no such file'}; check the root and the list of names"
+            f"{path}: {broken_link(path) or 'no such file'}; check the root and the list of names"
         ) from error
     except Image.DecompressionBombError as error:
         raise UserError(

@@ -94,6 +94,13 @@ class Cityscapes(FilePairs):
             size=size,
         )
 
+    def is_named(self, named: str, read: Path) -> bool:
+        """Return whether a path in a list means a file that is read, or what it is made of.
+
+        Published lists name ``labelIds`` too.
+        """
+        return super().is_named(named.replace("_labelIds.", "_labelTrainIds."), read)
+
 
 def list_images(root: Path | str, subset: str) -> list[Path]:
     """Return the images of a subset, in order of city and name.

@@ -18,23 +18,28 @@ Masks in lossy formats are refused: the classes at their borders are lost.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import opened_image
-from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
+from ddfp_lib.data.exported import (
+    by_colour,
+    by_value,
+    check_depths,
+    check_palettes,
+    opened_mask,
+    stored_values,
+)
 from ddfp_lib.data.polygons import annotation_files, coco, labelme
-from ddfp_lib.data.stored import Colour, check_values_kept, palette_colours, stored_bits
 from ddfp_lib.data.studio import STUDIO, studio
 from ddfp_lib.data.tables import colour_table, is_value_table, value_table
-from ddfp_lib.data.voc import VOID_COLOUR, read_classes, voc_palette, write_mask
+from ddfp_lib.data.voc import AUG_MASKS, read_classes, refuse_table, voc_palette, write_mask
+from ddfp_lib.data.voc import MASKS as FOLDER
 from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 
@@ -87,12 +92,13 @@ def convert(
     Raises:
         UserError: no mask; a mask in a lossy format, of several pages, or with a color or value
             that is not a class; a table that cannot be read; classes other than in
-            ``root/classes.txt``; or a mask that would be replaced.
+            ``root/classes.txt``; a mask that would be replaced, or not be read because there is
+            a ``SegmentationClassAug``.
     """
     source, root = Path(source), Path(root)
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind {kind}: is unknown; use one of {', '.join(KINDS)}")
-    tool, notices, annotations = "", (), None
+    regions, annotations = None, None
     if kind in (None, "coco", "labelme"):
         annotations = annotation_files(source)
         if kind is not None and (annotations is None or annotations[0] != kind):
@@ -100,26 +106,35 @@ def convert(
     if annotations is not None:
         kind, found = annotations
         regions = coco(found[0], classes) if kind == "coco" else labelme(found, classes)
-        names, masks, tool, notices = regions
+        names, masks = regions.names, regions.masks
     else:
         files = _files(source)
         table = table or _table_beside(source)
         asked, kind = kind, kind or _kind_of(files, table)
         if kind == "label-studio":
-            names, masks = studio(files, classes, _values)
+            names, masks = studio(files, classes, stored_values)
         else:
             names, read = _reader(kind, table, classes, root)
             if kind == "values":
-                _check_depths(files)
+                check_depths(files)
                 if asked is None:
-                    _check_palettes(files, len(names), named=table is not None)
+                    check_palettes(files, len(names), named=table is not None)
             masks = {_name(path): lambda path=path: read(path) for path in files}
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--classes {','.join(names)}: has {twice!r} twice; delete one of them")
     if not 1 < len(names) <= IGNORE_INDEX:
         listed = ", ".join(names[:5]) or "none"
         raise UserError(
             f"{source}: classes are {listed}, {len(names)} in all; masks hold 2 to {IGNORE_INDEX}"
         )
-    listed, folder = root / "classes.txt", root / "SegmentationClass"
+    listed, folder = root / "classes.txt", root / FOLDER
+    refuse_table(listed, names)  # it would not be read
+    if (root / AUG_MASKS).is_dir():
+        raise UserError(
+            f"{root / AUG_MASKS}: exists and would be read instead of the new {FOLDER}; rename it, "
+            "or choose another --root"
+        )
     if listed.exists() and tuple(read_classes(listed)) != tuple(names):
         raise UserError(
             f"{listed}: has other classes than {table or source}: {', '.join(names)}; remove it or "
@@ -128,16 +143,20 @@ def convert(
     taken = [name for name in masks if (folder / f"{name}.png").exists()]
     if taken:
         raise UserError(f"{folder / taken[0]}.png: already exists; choose another --root")
-    pixels = _write(names, masks, root)
+    pixels = _write(names, masks, root, lambda: regions and regions.drawn(source))
     paths = [folder / f"{name}.png" for name in masks]
+    tool, notices = (regions.tool, regions.drawn(source)) if regions else ("", ())
     return Converted(kind, tuple(names), pixels, paths, tool, notices)
 
 
 def _write(
-    names: Sequence[str], masks: Mapping[str, Callable[[], np.ndarray]], root: Path
+    names: Sequence[str],
+    masks: Mapping[str, Callable[[], np.ndarray]],
+    root: Path,
+    check: Callable[[], object],
 ) -> tuple[int, ...]:
-    """Write all masks next to their folder, then move them into it; return the classes' pixels."""
-    folder, partial = root / "SegmentationClass", root / ".converted.partial"
+    """Write all masks next to their folder, check, then move them; return the classes' pixels."""
+    folder, partial = root / FOLDER, root / ".converted.partial"
     pixels = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     palette = voc_palette(len(names))
     shutil.rmtree(partial, ignore_errors=True)
@@ -146,6 +165,7 @@ def _write(
             mask = read()
             pixels += np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
             write_mask(partial / f"{name}.png", torch.from_numpy(mask), palette)
+        check()
         folder.mkdir(parents=True, exist_ok=True)
         for name in masks:
             (partial / f"{name}.png").rename(folder / f"{name}.png")
@@ -207,14 +227,14 @@ def _kind_of(files: Sequence[Path], table: Path | None) -> str:
         return "values" if is_value_table(table) else "colours"
     values: set[int] = set()
     for path in files:
-        with _opened(path) as image:
+        with opened_mask(path) as image:
             if image.mode not in ("1", "L", "P", "I;16", "I"):
                 raise UserError(
                     f"{path}: holds colors ({image.mode}); give the table that says which class "
                     "each color is, for example --table labelmap.txt"
                 )
             white = 255 if image.mode == "1" else 1
-        values |= {white * value for value in np.unique(_values(path)).tolist()}
+        values |= {white * value for value in np.unique(stored_values(path)).tolist()}
     return "binary" if values <= {0, 255} and len(values) == 2 else "values"
 
 
@@ -228,7 +248,7 @@ def _reader(
                 "--kind colours: needs the table of colors, for example --table labelmap.txt"
             )
         names, places = colour_table(table)
-        return names, lambda path: _by_colour(path, places, table)
+        return names, lambda path: by_colour(path, places, table)
     places: Mapping[int, int] | None = None
     if table is not None and is_value_table(table):
         names, places = value_table(table)
@@ -247,98 +267,4 @@ def _reader(
         places = {value: value for value in (*range(len(names)), IGNORE_INDEX)}
     if kind == "binary":
         places = {0: 0, 1: 1, 255: 1}
-    return names, lambda path: _by_value(path, places)
-
-
-def _check_depths(files: Sequence[Path]) -> None:
-    """Refuse masks of 1 bit a pixel beside deeper ones: white may be class 1 or 255 in them."""
-    depths: dict[int, Path] = {}
-    for path in files:
-        with _opened(path) as image:
-            if image.mode == "1" and image.getextrema()[1]:
-                depths[1] = path
-            elif image.mode in ("1", "L"):
-                depths.setdefault(stored_bits(image) if image.mode == "L" else 8, path)
-    if 1 in depths and len(depths) > 1:
-        other = next(path for bits, path in depths.items() if bits != 1)
-        raise UserError(
-            f"{depths[1]}: has 1 bit a pixel, {other.name} has more: white may be class 1 or 255, "
-            "which means ignored; save all with 8 bits"
-        )
-
-
-def _check_palettes(files: Sequence[Path], classes: int, *, named: bool) -> None:
-    """Refuse palette masks whose values an optimizer of PNG files may have changed.
-
-    Args:
-        files: paths of the masks.
-        classes: number of classes.
-        named: a table names the values, so that unusual ones are meant.
-    """
-    painted: list[tuple[Path, Painted]] = []
-    for path in files:
-        with _opened(path) as image:
-            if image.mode == "P":
-                painted.append((path, palette_colours(image, np.unique(image))))
-    usual = dict(enumerate(voc_palette(classes))) | {IGNORE_INDEX: VOID_COLOUR}
-    advice = "give the colors of the classes with --table, or --kind values if the values are right"
-    if wrong := renumbered(painted, usual, {}):
-        raise UserError(f"{wrong}; {advice}")
-    if not named and (strange := looks_renumbered(painted, usual)):
-        raise UserError(f"{strange} {advice.capitalize()}")
-
-
-def _by_colour(path: Path, places: Mapping[Colour, int], table: Path) -> np.ndarray:
-    """Read a mask by its colors: uint8 (H, W)."""
-    with _opened(path) as image:
-        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
-            raise UserError(f"{path}: has transparent pixels; export it without transparency")
-        pixels = np.asarray(image.convert("RGB")).astype(np.int64)
-    codes = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    found, inverse = np.unique(codes, return_inverse=True)
-    indices = []
-    for code in found.tolist():
-        colour = (code >> 16, code >> 8 & 255, code & 255)
-        if colour not in places:
-            y, x = np.argwhere(codes == code)[0].tolist()
-            raise UserError(
-                f"{path}: color {colour}, at row {y}, column {x}, is not in {table}; add it, or "
-                "export the masks again without smoothed borders"
-            )
-        indices.append(places[colour])
-    return np.array(indices, dtype=np.uint8)[inverse].reshape(codes.shape)
-
-
-def _by_value(path: Path, places: Mapping[int, int]) -> np.ndarray:
-    """Read a mask by its values: uint8 (H, W)."""
-    values = _values(path)
-    found, inverse = np.unique(values, return_inverse=True)
-    strange = [value for value in found.tolist() if value not in places]
-    if strange:
-        y, x = np.argwhere(values == strange[0])[0].tolist()
-        known = ", ".join(map(str, places)) if len(places) < 12 else f"{len(places)} others"
-        raise UserError(
-            f"{path}: value {strange[0]}, at row {y}, column {x}, is not a class ({known}); "
-            "give --table values.csv with lines value,name"
-        )
-    indices = np.array([places[value] for value in found.tolist()], dtype=np.uint8)
-    return indices[inverse].reshape(values.shape)
-
-
-def _values(path: Path) -> np.ndarray:
-    """Read the stored values of a gray or palette mask, as they are in the file: int64 (H, W)."""
-    with _opened(path) as image:
-        bits = stored_bits(image) if image.mode == "L" else 8
-        if image.mode not in ("1", "L", "P", "I;16", "I;16B", "I"):
-            raise UserError(f"{path}: holds colors ({image.mode}), not values; give --table")
-        values = np.asarray(image).astype(np.int64)
-    scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0..255
-    return values // scale
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a mask file, unless its compression is lossy or it has several pages."""
-    with opened_image(path) as image:
-        check_values_kept(path, image)
-        yield image
+    return names, lambda path: by_value(path, places)

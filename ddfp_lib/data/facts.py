@@ -25,7 +25,7 @@ from ddfp_lib.errors import UserError
 from ddfp_lib.files import write_text
 from ddfp_lib.machine import usable_cores
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the facts or the checks behind them change: older caches are not read."""
 
 SETTLED = 2e9

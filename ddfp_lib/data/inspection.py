@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ddfp_lib.constants import IGNORE_INDEX
-from ddfp_lib.data.base import check_size, not_a_class
+from ddfp_lib.data.base import broken_link, check_size, not_a_class
 from ddfp_lib.data.facts import MaskFacts, image_facts, mask_facts
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.palettes import Painted, looks_renumbered, renumbered
 from ddfp_lib.data.stored import CONVERT
-from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path
+from ddfp_lib.data.voc import AUG_LIST, VOID_COLOUR, list_path, preferred
 from ddfp_lib.errors import UserError
 
 PUBLISHED_NAME = re.compile(r"\d{4}_\d{6}")
@@ -148,6 +148,8 @@ def inspect_data(
             )
     datasets = [*used.values(), *([training] if training is not None else [])]
     findings.general += missing_classes_file(Path(root), datasets)
+    trains = training is not None or "training" in used
+    findings.notices += preferred(Path(root), datasets, training=trains)
     if not findings.errors:
         for inspected in findings.sets.values():
             _look_at_values(inspected, findings)
@@ -218,8 +220,11 @@ def _no_masks(title: str, dataset: FilePairs, bare: Sequence[int]) -> str:
             hint = f"{below} is in a subfolder; subfolders of the masks' folder are ignored"
         elif title == "training":
             hint = "where not all have one, data.labeled has to be a list of those that do"
+    missing = broken_link(path)
+    if missing:
+        hint = "correct it"
     number = f"{len(bare)} of {len(dataset)} {title} images have no mask"
-    return f"{path}: no such file; {number}; {hint}"
+    return f"{path}: {missing or 'no such file'}; {number}; {hint}"
 
 
 def missing_classes_file(root: Path, datasets: Iterable[FilePairs]) -> list[str]:

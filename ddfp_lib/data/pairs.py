@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data.base import (
+    IMAGE_SUFFIXES,
     Colour,
     SegmentationDataset,
     image_size,
@@ -103,6 +104,28 @@ class FilePairs(SegmentationDataset):
             values = getattr(self, name)
             setattr(part, name, [values[index] for index in indices])
         return part
+
+    def is_named(self, named: str, read: Path) -> bool:
+        """Return whether a path in a list means a file that is read, an image or a mask.
+
+        Lists are written for other computers: folders above the last one count only if the named
+        file is there. A name without a folder says nothing of the file.
+
+        Args:
+            named: the path in the list.
+            read: path of the file.
+        """
+        path = PurePosixPath(named.replace("\\", "/"))
+        parts = path.relative_to(path.anchor).parts
+        if len(parts) == 1 or read.parts[-len(parts) :] == parts:
+            return True
+        places = [Path(path), *(above.joinpath(*parts) for above in list(read.parents)[:4])]
+        there = [place for place in places if place.is_file()]
+        if there and read.is_file():
+            return any(place.samefile(read) for place in there)
+        # one image in two formats is refused elsewhere
+        name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+        return (path.parent.name, name) == (read.parent.name, read.stem)
 
     @property
     def resizes(self) -> bool:

@@ -37,15 +37,15 @@ def read_lines(path: Path) -> list[str]:
 
 
 PAIR = re.compile(
-    rf"(.+?\.(?:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}))\s+\S.*\.\w+", re.IGNORECASE
+    rf"(.+?\.(?:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}))\s+(\S.*\.\w+)", re.IGNORECASE
 )
 """A line with the paths of an image and of its mask."""
 
-QUOTED = re.compile(r'"([^"]+)"(\s.*)?')
+QUOTED = re.compile(r'"([^"]+)"(?:\s+(.*))?')
 """The same of names with spaces, as Datumaro writes them; the mask may be missing."""
 
 
-def read_names(path: Path) -> list[str]:
+def read_names(path: Path, dataset: SegmentationDataset | None = None) -> list[str]:
     """Read the image names of a list file, in its order.
 
     A line is a bare name (``2007_000032``), the path of an image
@@ -53,15 +53,40 @@ def read_names(path: Path) -> list[str]:
     (``JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png``). The name is the stem of the
     image's path: what :attr:`SegmentationDataset.names` holds. Names may have spaces.
 
+    Args:
+        path: path of the list.
+        dataset: where its files are given, the list may name no others: these are read.
+
     Raises:
-        UserError: as :func:`read_lines`; or a name comes twice.
+        UserError: as :func:`read_lines`; a name comes twice; or a path in the list is not that of
+            the file in ``dataset``.
     """
-    names = []
+    lines = []
     for line in read_lines(path):
         several = QUOTED.fullmatch(line) or PAIR.fullmatch(line)
-        names.append(_stem(several[1] if several else line))
+        image, mask = several.groups() if several else (line, None)
+        lines.append((image, mask.strip().strip('"') if mask else None))
+    names = [_stem(image) for image, _ in lines]
     _refuse_repeated(path, names)
+    if isinstance(dataset, FilePairs):
+        places = {name: place for place, name in enumerate(dataset.names)}
+        for number, (name, (image, mask)) in enumerate(zip(names, lines, strict=True), start=1):
+            if name in places:
+                place = places[name]
+                _refuse_other(path, number, image, dataset.image_paths[place], dataset)
+                _refuse_other(path, number, mask, dataset.mask_paths[place], dataset)
     return names
+
+
+def _refuse_other(
+    path: Path, number: int, named: str | None, read: Path, dataset: FilePairs
+) -> None:
+    """Refuse a line that names another file than the one that is read."""
+    if named is not None and not dataset.is_named(named, read):
+        raise UserError(
+            f"{path}, line {number}: names {named}, but {read} would be read; move the file there, "
+            "or write names alone if that one is meant"
+        )
 
 
 LISTS = Path(__file__).parent / "lists"
@@ -112,9 +137,9 @@ def read_split(
         Indices of the labeled images and of the unlabeled images.
 
     Raises:
-        UserError: as :func:`read_names`; there is no such list; a list names no image of
-            ``among`` (``data.only``), or an image that is not in the data set; or a labeled image
-            is held out.
+        UserError: as :func:`read_names`, also if a list names other files than those of the data
+            set; there is no such list; a list names no image of ``among`` (``data.only``), or an
+            image that is not in the data set; or a labeled image is held out.
     """
     for path in (labeled, unlabeled):
         if path is not None and not path.is_file():
@@ -127,7 +152,7 @@ def read_split(
     kept_out = set(held_out)
 
     def indices(path: Path) -> list[int]:
-        names = [name for name in read_names(path) if among is None or name in among]
+        names = [name for name in read_names(path, dataset) if among is None or name in among]
         if not names:
             raise UserError(f"{path}: names none of the images of data.only; take another list")
         kept = [name for name in names if name in kept_out]

@@ -15,6 +15,9 @@ Colour = tuple[int, int, int]
 CONVERT = "ddfp data convert"
 """The command that makes masks of class indices from most of what is refused here."""
 
+ORIENTATION = 0x0112
+"""Tag of EXIF and TIFF that says how a picture is to be turned; 1 is upright."""
+
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 """Pillow's names of file formats that change pixel values, or may."""
 
@@ -23,7 +26,8 @@ def check_values_kept(path: Path, image: Image.Image) -> None:
     """Refuse an opened mask whose file has not kept every value, or is more than one mask.
 
     Raises:
-        UserError: a format or a compression that changes values, by content; or several pages.
+        UserError: a format or a compression that changes values, by content; several pages; a TIFF
+            that Pillow turns when it reads it; or floating-point numbers.
     """
     compression = str(image.info.get("compression", ""))
     if image.format in LOSSY or "jpeg" in compression or compression == "webp":
@@ -33,6 +37,13 @@ def check_values_kept(path: Path, image: Image.Image) -> None:
         )
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{path}: a mask of {image.n_frames} pages; save one page as PNG")
+    if image.format == "TIFF" and image.getexif().get(ORIENTATION, 1) != 1:
+        raise UserError(
+            f"{path}: a mask that is stored turned (tag orientation), and would be turned when it "
+            "is read; save it as PNG, as its image is stored"
+        )
+    if image.mode == "F":
+        raise UserError(f"{path}: holds floating-point numbers; save whole numbers")
 
 
 def check_mask(path: Path, image: Image.Image) -> None:
@@ -41,8 +52,8 @@ def check_mask(path: Path, image: Image.Image) -> None:
     The content counts, not the suffix. Nothing is decoded.
 
     Raises:
-        UserError: a format with lossy compression, several pages, colors instead of indices, more
-            than 8 bits, or gray of fewer bits or inverted, which Pillow scales when it reads it.
+        UserError: as :func:`check_values_kept`; colors instead of indices, more than 8 bits, or
+            gray of fewer bits or inverted, which Pillow scales when it reads it.
     """
     check_values_kept(path, image)
     if image.mode == "1" or (image.mode == "L" and stored_mode(image) != "L"):
@@ -50,7 +61,7 @@ def check_mask(path: Path, image: Image.Image) -> None:
             f"{path}: the gray mask is not stored with 8 bits per pixel, so its values change when "
             f"it is read; write the class indices as 8-bit gray, or run '{CONVERT}'"
         )
-    if image.mode[0] in "IF":
+    if image.mode[0] == "I":
         raise UserError(
             f"{path}: a mask of more than 8 bits ({image.mode}); save the class indices as 8-bit "
             f"gray, or run '{CONVERT}'"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddfp_lib.data.labels import index_labels
 from ddfp_lib.errors import UserError
 
 STUDIO = re.compile(
@@ -31,7 +32,7 @@ def studio(
         not name the images.
 
     Raises:
-        UserError: a file that is named otherwise, a label that is not in ``classes``, or a task
+        UserError: a file that is named otherwise, as :func:`index_labels`, or a task
             that two people annotated. When a mask is made: labels that overlap, or of other sizes.
     """
     parts: dict[str, list[tuple[str, Path]]] = {}
@@ -47,21 +48,19 @@ def studio(
                 "of one"
             )
         parts.setdefault(task, []).append((match["label"], path))
-    labels = sorted({label for found in parts.values() for label, _ in found})
-    names = list(classes) or ["background", *labels]
-    missing = [label for label in labels if label not in names]
-    if missing:
-        raise UserError(f"--classes: lacks the label {missing[0]!r} of the export; add it")
+    labels = sorted({label for found in parts.values() for label, _ in found}, key=str.strip)
+    names, indices = index_labels(labels, classes, "background", files[0].parent)
 
     def read(found: list[tuple[str, Path]]) -> np.ndarray:
         mask: np.ndarray | None = None
-        for label, path in found:
+        # the background last, so that every overlap with it is seen
+        for label, path in sorted(found, key=lambda part: indices[part[0]] == 0):
             region = values(path) > 0
             if mask is None:
                 mask = np.zeros(region.shape, dtype=np.uint8)
             if region.shape != mask.shape:
                 raise UserError(f"{path}: has another size than the other labels of its image")
-            index = names.index(label)
+            index = indices[label]
             if (mask[region & (mask != index)] != 0).any():
                 raise UserError(
                     f"{path}: overlaps another label of its image; a pixel has one class: correct "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.data import open_dataset
+from ddfp_lib.data.base import broken_link
 from ddfp_lib.data.inspection import class_counts, inspect_data, missing_classes_file
 from ddfp_lib.data.pairs import FilePairs
 from ddfp_lib.data.published import COUNTS, check_counts
@@ -90,7 +91,11 @@ def verify(
         if not partial:
             check_counts(root, found, counts, "; for a subset of them give --partial")
     train = datasets["train"]
-    labeled = [i for i in range(len(train)) if not own or train.has_mask(i)]
+    labeled = [
+        i
+        for i in range(len(train))
+        if not own or train.has_mask(i) or broken_link(train.mask_paths[i])
+    ]
     titles = {"train": "labeled", "val": "validation", "test": "test"}
     sets = {titles[subset]: dataset for subset, dataset in datasets.items()}
     findings = inspect_data(root, {**sets, "labeled": train.only(labeled)}, train, fresh=True)

@@ -13,8 +13,9 @@ PASCAL VOC's training images are 10,582 in this field: 1,464 of its own and 9,11
 ``ddfp data prepare voc`` makes ``SegmentationClassAug`` and ``train_aug.txt`` of them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 from torch import Tensor
@@ -28,6 +29,9 @@ from ddfp_lib.files import write_atomically, write_text
 
 AUG_MASKS = "SegmentationClassAug"
 AUG_LIST = "train_aug"
+MASKS = "SegmentationClass"
+NUMBERED = re.compile(r"(\d+)\s*[\s,;:=]\s*\S")
+COLUMNS = re.compile(r"(pixel )?value\s*[,;]\s*(class|name)", re.IGNORECASE)
 VOID_COLOUR = (224, 224, 192)
 
 CLASSES = (
@@ -45,13 +49,14 @@ class Voc(FilePairs):
         subset: name of a list in ``ImageSets/Segmentation``, or the path of a ``.txt`` list;
             ``"train"`` is ``train_aug.txt`` where there is one.
         masks: folder of the masks in ``root``; None takes ``SegmentationClassAug`` (with the masks
-            of SBD) where there is one, and else ``SegmentationClass``. Masks that a list names
-            next to its images are ignored.
+            of SBD) where there is one, and else ``SegmentationClass``. A list may name either of
+            these two next to its images, and no other folder.
         size: (height, width) to resize to; None keeps each image as it is.
 
     Raises:
-        UserError: a folder or list that is not there, a name in the list without an image, or a
-            ``classes.txt`` with a line that is not a class.
+        UserError: a folder or list that is not there, a name in the list without an image, a path
+            in the list that is not the file that is read, or a ``classes.txt`` with a line that is
+            not a class.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Voc(FilePairs):
         listed = root / "classes.txt"
         classes = read_classes(listed) if listed.exists() else CLASSES
         if masks is None:
-            masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else "SegmentationClass"
+            masks = AUG_MASKS if (root / AUG_MASKS).is_dir() else MASKS
         super().__init__(
             "voc",
             classes,
@@ -88,11 +93,28 @@ class Voc(FilePairs):
             [root / masks / f"{name}.png" for name in names],
             size=size,
         )
+        read_names(Path(subset), self)
+
+    def is_named(self, named: str, read: Path) -> bool:
+        """Return whether a path in a list means a file that is read, with masks of either folder.
+
+        Published lists name both folders, in whichever the masks are.
+        """
+        path = PurePosixPath(named.replace("\\", "/"))
+        known = (MASKS, AUG_MASKS)
+        if path.parent.name in known and path.name == read.name and read.parent.name in known:
+            return True
+        return super().is_named(named, read)
 
 
 def _listed(path: Path) -> list[str]:
     """Read the names of a list; where there is no such list, say which ones there are."""
-    if path.parent.is_dir() and not path.exists():
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path.parent}: this folder is missing; write its lists train.txt and val.txt, a name "
+            "in each line"
+        )
+    if not path.exists():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         advice = "; set data.test=val to end a run without one" if path.stem == "test" else ""
         raise UserError(f"{path}: there is no such list; the lists there: {others}{advice}")
@@ -103,8 +125,9 @@ def read_classes(path: Path) -> list[str]:
     """Read the class names of a ``classes.txt``, in the order of the mask values.
 
     Raises:
-        UserError: as :func:`read_lines`; a single class, or more than mask values; or LabelMe's
-            ``labels.txt``, whose first line, ``__ignore__``, has no value.
+        UserError: as :func:`read_lines`; a single class, or more than mask values; a table of an
+            annotation tool; or LabelMe's ``labels.txt``, whose first line, ``__ignore__``, has no
+            value.
     """
     names = read_lines(path)
     if "__ignore__" in names:
@@ -113,11 +136,63 @@ def read_classes(path: Path) -> list[str]:
             f"LabelMe uses it for pixels of value {IGNORE_INDEX}; delete the line, so that line 1 "
             "is class 0"
         )
+    refuse_table(path, names)
     if len(names) == 1:
         raise UserError(f"{path}: has one class, {names[0]!r}; write two or more, one per line")
     if len(names) > IGNORE_INDEX:
         raise UserError(f"{path}: has {len(names)} classes; masks hold at most {IGNORE_INDEX}")
     return names
+
+
+def refuse_table(path: Path, names: Sequence[str]) -> None:
+    """Refuse lines that are those of a table of classes, and not their names alone.
+
+    Args:
+        path: path of the file, for the message.
+        names: its lines.
+
+    Raises:
+        UserError: a comment, a header of columns, or numbers that are not those of the lines.
+    """
+    n = len(names)
+    numbers = [int(found[1]) if (found := NUMBERED.match(name)) else None for name in names]
+    wrong = None
+    if None not in numbers and numbers not in (list(range(n)), list(range(1, n + 1))):
+        first = 1 if numbers[0] == 1 else 0
+        wrong = next(line for line, value in enumerate(numbers) if value != line + first)
+    for number, name in enumerate(names):
+        if name.startswith("#") or COLUMNS.fullmatch(name) or number == wrong:
+            raise UserError(
+                f"{path}, line {number + 1}: {name!r} is not a class, but a line of a table; write "
+                "names alone, that of value 0 first, or give the table to 'ddfp data convert "
+                "--table' with the exported masks"
+            )
+
+
+def preferred(root: Path, datasets: Sequence[FilePairs], *, training: bool) -> list[str]:
+    """Return a line for each folder or list of PASCAL VOC that somebody's own data are read from.
+
+    Args:
+        root: folder of the data set.
+        datasets: its sets of images that are in use.
+        training: whether its training images are among them.
+    """
+    voc = [dataset for dataset in datasets if dataset.name == "voc"]
+    if not voc or not (root / "classes.txt").exists():
+        return []
+    lines = []
+    if any(path.parent.name == AUG_MASKS for each in voc for path in each.mask_paths[:1]):
+        lines.append(
+            f"{root / AUG_MASKS}: masks are read from this folder, as of PASCAL VOC, and not from "
+            f"{MASKS}; rename it if that is not meant"
+        )
+    chosen = list_path(root, AUG_LIST)
+    if training and chosen.is_file():
+        lines.append(
+            f"{chosen}: training images are those of this list, as of PASCAL VOC, and not of "
+            "train.txt; rename it if that is not meant"
+        )
+    return lines
 
 
 def list_path(root: Path, subset: str | Path) -> Path:

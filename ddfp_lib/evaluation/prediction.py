@@ -13,6 +13,8 @@ from ddfp_lib.data.base import (
     SegmentationDataset,
     image_size,
     is_image_name,
+    opened_image,
+    orientation,
     read_image,
     resize_mask,
 )
@@ -138,6 +140,19 @@ class Pictures:
             stored=lambda index: image_size(files[index], upright=True),
             use=lambda stored: used_size(stored, size, limit),
         )
+
+    def turned(self) -> int:
+        """Return how many picture files are stored turned; only headers are read.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        count = 0
+        for path in self.paths:
+            if path is not None:
+                with opened_image(path) as image:
+                    count += orientation(image) != 1
+        return count
 
     @classmethod
     def of_dataset(cls, dataset: SegmentationDataset) -> "Pictures":

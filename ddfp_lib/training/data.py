@@ -35,7 +35,7 @@ def data_of(config: Config, subset: str) -> SegmentationDataset:
     if not isinstance(training, FilePairs):
         raise UserError("data.val: is for data sets of files; digit scenes have their own")
     path = find_list(Path(config.data.root or ""), own, "data.val")
-    held_out = read_names(path)
+    held_out = read_names(path, training)
     places = {name: place for place, name in enumerate(training.names)}
     if subset == "train":
         return training.only([p for n, p in places.items() if n not in set(held_out)])
@@ -66,8 +66,8 @@ def split_of(config: Config, dataset: SegmentationDataset) -> tuple[list[int], l
         return make_split(dataset, data.labeled, data.split_seed)
     root = Path(data.root or "")
     unlabeled = None if data.unlabeled is None else root / data.unlabeled
-    held_out = read_names(find_list(root, data.val, "data.val")) if data.val else ()
-    among = set(read_names(find_list(root, data.only, "data.only"))) if data.only else None
+    held_out = read_names(find_list(root, data.val, "data.val"), dataset) if data.val else ()
+    among = set(read_names(find_list(root, data.only, "data.only"), dataset)) if data.only else None
     return read_split(dataset, root / str(data.labeled), unlabeled, held_out=held_out, among=among)
 
 
@@ -155,7 +155,7 @@ def _open(config: Config, subset: str) -> SegmentationDataset:
     if not isinstance(dataset, FilePairs):
         raise UserError("data.only: is for data sets of files; digit scenes are made")
     path = find_list(Path(data.root or ""), data.only, "data.only")
-    wanted = set(read_names(path))
+    wanted = set(read_names(path, dataset))
     kept = [place for place, name in enumerate(dataset.names) if name in wanted]
     if not kept:
         raise UserError(f"{path}: names no image of {dataset.name}; take the list of this data set")
