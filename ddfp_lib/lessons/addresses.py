@@ -10,10 +10,11 @@ CITED = frozenset({"gavinwxy/ddfp"})
 """Repositories of others that lessons link, in lower case."""
 
 
+# both alternatives begin where a word does: else the time grows with the square of a picture's text
 REPOSITORY = re.compile(
     r"(?<![\w.])(?:www\.|raw\.)?(?:github(?:usercontent)?|gitlab|codeberg|bitbucket)(?:\.\w+)?[/:]"
     r"(\w[\w.-]*/\w[\w.-]*)"
-    r"|(\w[\w-]*)\.(?:github|gitlab|codeberg)\.(?:io|page)/(\w[\w.-]*)"
+    r"|(?<![\w-])(\w[\w-]*)\.(?:github|gitlab|codeberg)\.(?:io|page)/(\w[\w.-]*)"
 )
 
 
