@@ -188,6 +188,11 @@ def test_published_lists_of_street_scenes_name_the_files_that_are_read(tmp_path)
         ("images/b.jpg", "images/b.jpg", "JPEGImages/b.jpg"),
         ("JPEGImages/more/b.jpg", "JPEGImages/more/b.jpg", "JPEGImages/b.jpg"),
         ("other/JPEGImages/b.jpg", "other/JPEGImages/b.jpg", "JPEGImages/b.jpg"),
+        (
+            "b.jpg other/SegmentationClass/b.png",
+            "other/SegmentationClass/b.png",
+            "SegmentationClass/b.png",
+        ),
         ("ROOT/other/JPEGImages/b.jpg", "other/JPEGImages/b.jpg", "JPEGImages/b.jpg"),
         ("JPEGImages/b.jpg,Masks/b.png", "JPEGImages/b.jpg,Masks/b.png", "JPEGImages/b.jpg"),
     ],

@@ -100,10 +100,9 @@ class Voc(FilePairs):
 
         Published lists name both folders, in whichever the masks are.
         """
-        path = PurePosixPath(named.replace("\\", "/"))
-        known = (MASKS, AUG_MASKS)
-        if path.parent.name in known and path.name == read.name and read.parent.name in known:
-            return True
+        path, known = PurePosixPath(named.replace("\\", "/")), (MASKS, AUG_MASKS)
+        if path.parent.name in known and read.parent.name in known:
+            named = str(path.parent.with_name(read.parent.name) / path.name)
         return super().is_named(named, read)
 
 
