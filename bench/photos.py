@@ -4,6 +4,7 @@
     git worktree add ../before e01cd57
     .venv/bin/python -m bench.photos --against ../before      # the ratios, five minutes
     .venv/bin/python -m bench.photos --against ../before --evaluate RUN --data DIR    # see below
+    .venv/bin/python -m bench.photos --shares --methods ddfp  # where the time of a step goes
 
 EfficientNet-Lite0 with output stride 16 and random weights, 6 labeled and 6 unlabeled crops of 160
 pixels from scikit-learn's two photographs, 7 classes, one thread: a network that a laptop can train
@@ -23,6 +24,9 @@ float64.
 ``--evaluate`` compares evaluations instead of steps: the CPU time that ``evaluate`` of student and
 teacher takes, and the pixels that get another class. RUN is a run of the benchmark ``voc_animals``,
 whose network is the one above with trained weights, and DIR is its folder of photographs.
+
+``--shares`` profiles the steps of this checkout, and prints which kind of work takes which
+fraction of their time.
 """
 
 import argparse
@@ -39,7 +43,7 @@ from typing import Any
 
 import torch
 
-from bench import photo_evaluation, photo_steps
+from bench import photo_evaluation, photo_shares, photo_steps
 from bench.goals import Goal, goal_table
 from bench.photo_steps import WARM_UP
 
@@ -188,6 +192,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluate", type=Path, help="a run: compare its evaluation instead")
     parser.add_argument("--data", type=Path, help="photographs in the VOC layout, for --evaluate")
     parser.add_argument("--images", type=int, default=150, help="photographs, for --evaluate")
+    parser.add_argument("--shares", action="store_true", help="profile the steps instead")
     arguments = parser.parse_args(words)
     if arguments.evaluate and not (arguments.against and arguments.data):
         parser.error("--evaluate: needs --against and --data")
@@ -210,6 +215,13 @@ def main(words: Sequence[str] | None = None) -> None:
             compared = photo_evaluation.compare(Checkout, folders, stored, arguments.repeats)
         print(f"{images} photographs, student and teacher\n")
         print(goal_table(photo_evaluation.goals(compared)))
+        return
+    if arguments.shares:
+        torch.set_num_threads(1)
+        for method in arguments.methods:
+            seconds_each, shares = photo_shares.measure(method, arguments.repeats)
+            print(f"{method}: {1000 * seconds_each:.0f} ms a step, with the profiler\n")
+            print(photo_shares.table(shares) + "\n", flush=True)
         return
     seconds = measure(folders, arguments.methods, arguments.repeats)
     print(table(seconds) + "\n", flush=True)

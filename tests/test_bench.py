@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from bench import (
     gpu_check,
     growth,
     photo_evaluation,
+    photo_shares,
     photo_steps,
     photos,
 )
@@ -218,6 +220,43 @@ def test_steps_on_photographs_are_compared_with_another_checkouts():
     alone = {method: times[:1] for method, times in seconds.items()}
     assert photos.table(alone).splitlines()[2] == "| supervised | 600 |"
     assert [goal.text for goal in photos.goals(alone)] == ["ddfp / noise at most 1.12"]
+
+
+def test_the_kinds_of_work_add_up_and_no_operation_counts_twice():
+    """Two operations inside a measured call, three outside: one of an unknown kind."""
+
+    def event(name, start, end, own):
+        return SimpleNamespace(
+            name=name,
+            time_range=SimpleNamespace(start=start, end=end),
+            self_cpu_time_total=own,
+            cpu_time_total=end - start,
+        )
+
+    parts = photo_shares.split(
+        [
+            event("EMA update", 0, 10, 3),
+            event("aten::lerp", 1, 4, 3),
+            event("aten::copy_", 5, 9, 4),
+            event("aten::native_batch_norm_backward", 11, 20, 9),
+            event("aten::mm", 20, 22, 2),
+            event("aten::sort", 22, 27, 5),
+        ]
+    )
+    assert sum(parts.values()) == 10 + 9 + 2 + 5
+    assert {kind: time for kind, time in parts.items() if time} == {
+        "EMA update": 10,
+        "BatchNorm": 9,
+        "matrix products (flow, 1x1 convolutions)": 2,
+        "all else": 5,
+    }
+    rows = photo_shares.table({"BatchNorm": 0.75, "all else": 0.25}).splitlines()
+    assert rows[2:] == ["| BatchNorm | 75.0 % |", "| all else | 25.0 % |"]
+
+
+def test_the_calls_that_are_measured_as_a_whole_are_the_steps_own():
+    for module, name in photo_shares.WHOLE.values():
+        assert callable(getattr(module, name))
 
 
 def test_a_checkout_that_is_none_is_refused(tmp_path):
