@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.errors import UserError
 from ddfp_lib.experiments.ledger import LEDGER, read_ledger, record
 from ddfp_lib.experiments.published import published_scores
@@ -166,3 +167,17 @@ def test_the_page_names_benchmarks_that_only_studies_measured():
     )
     measured = rows({"ddfp": [50.0]}, "104", "voc_animals")
     assert "`voc_animals` (studies" not in results_page(measured, published_scores())
+
+
+def test_the_page_says_which_rows_are_of_an_earlier_configuration():
+    """One method's rows have the hash of today, the other's have another one."""
+    table = rows({"consistency": [50.0], "ddfp": [51.0]}, "85")
+    today = load_config(find_benchmark("digits"), "consistency", 0, ["data.labeled=85"])
+    table.loc[table["method"] == "consistency", "config"] = today.config_hash
+    page = results_page(table, published_scores())
+    assert (
+        " Measured with an earlier configuration (at `abc`; a key, a preset or a fix came after "
+        "it), so the command may give other numbers now: `ddfp`.\n" in page
+    )
+    present = table[table["method"] == "consistency"]
+    assert "earlier configuration" not in results_page(present, published_scores())

@@ -24,11 +24,21 @@ def unmatched_lines(ledger: pd.DataFrame, path: Path) -> Iterator[str]:
         ledger: the rows of ``results.csv``, see :func:`ddfp_lib.experiments.ledger.read_ledger`.
         path: the path of that file; the tables of studies are in the folder ``studies`` next to it.
     """
-    yield from _lines(path, ledger, dict(_of_benchmarks(ledger)))
+    yield from _lines(path, ledger, unmatched(ledger))
     for study in studies():
         runs = study.stored()
         if runs is not None:
-            yield from _lines(study.folder / f"{study.name}.csv", runs, dict(_of_study(study)))
+            stale = _stale(runs, dict(_of_study(study)))
+            yield from _lines(study.folder / f"{study.name}.csv", runs, stale)
+
+
+def unmatched(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of ``results.csv`` whose configuration no longer exists.
+
+    Args:
+        ledger: see :func:`unmatched_lines`.
+    """
+    return _stale(ledger, dict(_of_benchmarks(ledger)))
 
 
 def _of_benchmarks(ledger: pd.DataFrame) -> Iterator[tuple[Key, str]]:
@@ -51,10 +61,14 @@ def _of_study(study: Study) -> Iterator[tuple[Key, str]]:
         yield key, config.config_hash
 
 
-def _lines(path: Path, rows: pd.DataFrame, today: dict[Key, str]) -> Iterator[str]:
-    """Yield a line if a file has rows whose configuration no longer exists."""
+def _stale(rows: pd.DataFrame, today: dict[Key, str]) -> pd.DataFrame:
+    """Return the rows whose hash is not that of the present configuration."""
     keys = zip(*(rows[name] for name in ("benchmark", "split", "method", "seed")), strict=True)
-    stale = rows[[today.get(key) != found for key, found in zip(keys, rows["config"], strict=True)]]
+    return rows[[today.get(key) != found for key, found in zip(keys, rows["config"], strict=True)]]
+
+
+def _lines(path: Path, rows: pd.DataFrame, stale: pd.DataFrame) -> Iterator[str]:
+    """Yield a line if a file has rows whose configuration no longer exists."""
     if len(stale):
         methods = "; ".join(stale["method"].unique())
         yield (

@@ -4,6 +4,7 @@ import pandas as pd
 
 from ddfp_lib.config import find_benchmark, read_benchmark, splits_of
 from ddfp_lib.errors import UserError
+from ddfp_lib.experiments.matches import unmatched
 from ddfp_lib.experiments.published import PAPER, UNPROVED
 from ddfp_lib.experiments.statistics import (
     difference_table,
@@ -200,6 +201,7 @@ def results_page(
         "studies stand in [`studies/`](studies), and [STUDY.md](STUDY.md) reports "
         f"them{_alone(ledger)}.",
     ]
+    stale = unmatched(ledger)
     for (benchmark, split), runs in ledger.groupby(["benchmark", "split"], sort=False):
         option = "--splits" if split in _splits(benchmark) else "--labeled"
         command = f"ddfp reproduce {benchmark} {option} {split}"
@@ -211,7 +213,8 @@ def results_page(
             f"## {benchmark}, {split} labeled",
             markdown_table(runs, baseline),
             *([significance(runs, baseline)] if runs["method"].nunique() > 1 else []),
-            f"Command: `{command}`. {_measured(runs)}",
+            f"Command: `{command}`. {_measured(runs)}"
+            f"{_earlier(stale[stale.index.isin(runs.index)])}",
         ]
     parts += [
         "## The paper's tables, cell by cell",
@@ -230,20 +233,32 @@ def results_page(
     return "\n\n".join(parts) + "\n"
 
 
+def _earlier(stale: pd.DataFrame) -> str:
+    """Say which rows of a table the command no longer gives, or ""."""
+    if stale.empty:
+        return ""
+    methods = ", ".join(f"`{name}`" for name in stale["method"].unique())
+    commits = ", ".join(f"`{name}`" for name in stale["commit"].unique())
+    return (
+        f" Measured with an earlier configuration (at {commits}; a key, a preset or a fix came "
+        f"after it), so the command may give other numbers now: {methods}."
+    )
+
+
 def _measured(runs: pd.DataFrame) -> str:
-    """Say where runs were measured, and by which protocol, as far as their rows tell."""
-    told = []
+    """Say where runs were measured, and by which protocol, as far as their rows show it."""
+    facts = []
     if runs["protocol"].notna().any():
-        told.append(f"protocol {', '.join(runs['protocol'].dropna().unique())}")
+        facts.append(f"protocol {', '.join(runs['protocol'].dropna().unique())}")
     on_gpu = runs.dropna(subset="gpu")
     for (gpu, count), found in on_gpu.groupby(["gpu", "gpus"]):
-        told.append(f"{count:.0f} x {gpu}, at most {found['peak_memory'].max():.1f} GiB each")
+        facts.append(f"{count:.0f} x {gpu}, at most {found['peak_memory'].max():.1f} GiB each")
     taken = runs["micro_batches"].dropna().unique()
     if set(taken) - {"1"}:
-        told.append(f"micro-batches: {', '.join(taken)}")
+        facts.append(f"micro-batches: {', '.join(taken)}")
     if len(on_gpu) < len(runs):
-        told.append("on a CPU")
-    return f"Measured: {'; '.join(told)}."
+        facts.append("on a CPU")
+    return f"Measured: {'; '.join(facts)}."
 
 
 def data_option(benchmark: str) -> str:
