@@ -138,8 +138,8 @@ def test_a_table_says_which_differences_are_significant():
     assert "| -4.0, significantly worse (95 % CI -6.5 to -1.5) |" in page
     assert "+0.0, not significant (95 % CI -2.5 to +2.5) |" in page
     assert (
-        "3 comparisons with `consistency`, 2 of them significant. The intervals are not corrected "
-        "for the number of comparisons." in page
+        "There are 3 comparisons with `consistency`, and 2 of them are significant. The intervals "
+        "are not corrected for the number of comparisons." in page
     )
 
 

@@ -94,9 +94,9 @@ def test_a_study_of_before_the_fix_of_padding_says_so(study):
 
 def test_the_page_says_which_studies_learned_padding():
     sections = re.split(r"^## ", page(), flags=re.MULTILINE)[1:]
-    said = [re.findall(r"Measured before a fix \(8c74a5a\): (.*)", text) for text in sections]
+    said = [re.findall(r"older than a fix \(commit 8c74a5a\)\. Before the fix, (.*)", text) for text in sections]
     digits, camvid = (
-        f"the flow also learned the padding of labeled images, {share} batch."
+        f"the flow also learned the padding of labeled images: {share} batch."
         for share in ("2 % of the rows of a digits", "0.2 % of the rows of a camvid")
     )
     assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], []]
@@ -202,7 +202,7 @@ def test_a_section_says_what_the_interval_allows(minimal):
 
     text = section(minimal, runs_of(minimal.variants, [0, 1, 2], score))
     assert "| `noise, eps 3` | **53.1** ± 0.1 | 53.0 | 53.1 | 53.2 | +3.1 (+2.9 to +3.3) |" in text
-    assert "1 comparison with `consistency`, 1 of them significant." in text
+    assert "There is 1 comparison with `consistency`: it is significant." in text
 
 
 def test_a_reading_takes_its_numbers_from_the_table(minimal):
@@ -308,7 +308,7 @@ def test_a_choice_is_made_on_validation_images(minimal):
     scores = {"consistency": 50, "noise, eps 3": 51, "noise, eps 9": 52}
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed)
     runs["test_miou"] = 0.0
-    assert "Validation chooses `noise, eps 9` (52.5)." in section(chooser, runs)
+    assert "Best on validation images: `noise, eps 9` (52.5)." in section(chooser, runs)
 
 
 def test_the_notebook_answers_a_study(tmp_path):

@@ -18,7 +18,7 @@ from ddfp_lib.reports.modules import files_table
 from ddfp_lib.reports.results import paper_table, results_page
 from ddfp_lib.reports.studies import by_figure, command, measured, page
 
-SECOND_PASS = "a second pass, nothing moved"
+SECOND_PASS = "a second pass without a step"
 
 CLAIMS = (0, 3, 4)
 """The comparisons of :func:`_compared` that the first screen of the README shows."""
@@ -152,10 +152,10 @@ def headline(study: Study) -> str:
         if excludes_zero(paired_difference(runs, *pair, study.score, strict))
     ]
     note = (
-        f"{' or '.join(map(str, counts))} seeds, test images, {len(found)} comparisons. The "
-        "intervals are not corrected for the number of comparisons. After the correction "
+        f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. The intervals are "
+        f"not corrected for the number of comparisons, which is {len(found)}. After the correction "
         "(Bonferroni), "
-        + (f"only these are significant: {'; '.join(left)}." if left else "none is significant.")
+        + (f"only this is significant: {'; '.join(left)}." if left else "no difference is significant.")
     )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command(study)}"
 

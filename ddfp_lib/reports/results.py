@@ -51,7 +51,7 @@ def markdown_table(runs: pd.DataFrame, baseline: str = "consistency") -> str:
 
 
 def significance(runs: pd.DataFrame, baseline: str, score: str = "test_miou") -> str:
-    """Say how many comparisons a table has, how many are significant, and what nobody corrected.
+    """Say how many comparisons a table has, how many are significant, and what was not corrected.
 
     Args:
         runs: rows of the ledger, of one benchmark and split.
@@ -62,9 +62,12 @@ def significance(runs: pd.DataFrame, baseline: str, score: str = "test_miou") ->
     if gaps["seeds"].max() < 2:
         return f"Compared with `{baseline}`, with one seed: significance cannot be tested."
     significant = sum(map(excludes_zero, gaps.to_dict("records")))
+    if len(gaps) == 1:
+        return f"There is 1 comparison with `{baseline}`: it is {'not ' * (not significant)}significant."
     return (
-        f"{len(gaps)} comparison{'s' * (len(gaps) != 1)} with `{baseline}`, {significant} of "
-        "them significant. The intervals are not corrected for the number of comparisons."
+        f"There are {len(gaps)} comparisons with `{baseline}`, and {significant or 'none'} of them "
+        f"{'is' if significant < 2 else 'are'} significant. The intervals are not corrected for the "
+        "number of comparisons."
     )
 
 

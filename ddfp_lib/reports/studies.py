@@ -188,7 +188,7 @@ def _groups(study: Study, scores: pd.DataFrame) -> str:
 
 
 def _answer(study: Study, runs: pd.DataFrame) -> str:
-    """Say which setting validation chooses, or how many comparisons there are."""
+    """Say which setting is best on validation images, or how many comparisons there are."""
     if study.score == "teacher_miou_last":
         means = runs.groupby("method", sort=False)[study.score].mean()
         by_preset: dict[str, list[str]] = {}
@@ -196,7 +196,7 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
             by_preset.setdefault(study.variants[name].preset, []).append(name)
         best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
-        return f"Validation chooses {chosen}."
+        return f"Best on validation images: {chosen}."
     return significance(runs, study.baseline, study.score)
 
 
@@ -259,8 +259,9 @@ def by_figure(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def measured(runs: pd.DataFrame) -> str:
     """Say what the runs cost, and which commits they are from."""
     hours = runs["seconds"].sum() / 3600
-    commits = ", ".join(f"`{name}`" for name in runs["commit"].unique())
-    return f"Cost: {len(runs)} runs, {hours:.1f} core hours, measured at {commits}."
+    commits = [f"`{name}`" for name in runs["commit"].unique()]
+    code = f"with the code of commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return f"Cost: {len(runs)} runs, {hours:.1f} core hours, {code}."
 
 
 def outdated(study: Study) -> str:
@@ -269,7 +270,7 @@ def outdated(study: Study) -> str:
         return ""
     commit, wrong = FIXES[study.measured_before]
     rows = f"{PADDED[study.benchmark]} of the rows of a {study.benchmark} batch"
-    return f"Measured before a fix ({commit}): {wrong}, {rows}."
+    return f"These runs are older than a fix (commit {commit}). Before the fix, {wrong}: {rows}."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
