@@ -18,12 +18,12 @@
 #
 # Six points have a label, 234 points have none. Where should the decision boundary between two
 # classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
-# **cluster assumption**: points of one cluster share a class, so the boundary belongs where points
-# are few. This is also called *low-density separation*.
+# **cluster assumption**: points of one cluster share a class. So the boundary should lie where
+# points are few. This is also called *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
 # method learns the density of the features. It moves each feature one step *down the density* and
-# keeps its class. The paper claims that the boundary then settles where features are sparse. This
+# keeps its class. The paper claims that the boundary then moves to where features are sparse. This
 # course builds the method and then tests the claim. In this lesson everything happens in the plane,
 # where you can see all of it.
 #
@@ -78,7 +78,7 @@ density_steps = 400  # training steps of the flow
 #
 # This is the whole method, as lesson 4 trains it. The colored boxes belong to this lesson: a
 # density, and a step down that density. Here an "image" is a point of the plane, and the point
-# itself plays the role of the feature F. All other boxes come later.
+# itself plays the role of the feature F. Later lessons explain the other boxes.
 
 # %%
 diagram("flow", "step")
@@ -86,8 +86,8 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# A cloud is a set of points $s_1, \dots, s_M$, each blurred by a Gaussian. So we know its density
-# exactly:
+# A cloud is a set of points $s_1, \dots, s_M$, and each point is blurred by a Gaussian. So we know
+# the density of the cloud exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
@@ -161,9 +161,9 @@ def train(name, rule=None, keep=()):
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# The number has a plain meaning. If the whole boundary moves sideways by 0.01, it crosses a
-# fraction of the data. This fraction is 0.01 times the number. A boundary in an empty region scores
-# near zero, however long it is.
+# This number has a simple meaning. If the whole boundary moves sideways by 0.01, it crosses a
+# fraction of the data. This fraction is 0.01 times the number. A boundary in an empty region has a
+# number near zero, even if the boundary is long.
 
 
 # %%
@@ -241,7 +241,7 @@ alone = {name: accuracy(name, frames[steps]).mean() for name, frames in supervis
 assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] > 95
 
 # %% [markdown]
-# **Finding.** The classifier fits the labeled points. Nothing in the loss depends on the unlabeled
+# **Finding.** The classifier fits the labeled points. The loss does not depend on the unlabeled
 # points. So the boundary crosses the moons and the rings. About a fifth of the points of the moons
 # and more than a quarter of the points of the rings get the wrong class. On the blobs there is
 # little left to improve.
@@ -331,16 +331,16 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
 # **Finding.** Nearly all steps go down in the learned density. More than 85 % of the steps go down
-# in the exact density. But on moons and rings, their direction differs from the exact step: the
-# mean cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is that this small
-# flow fits both clouds coarsely after 400 steps. (Lesson 2 shows what longer training of a larger
-# flow achieves: a good fit of the moons, not of the rings.) So the rest of this lesson tests
-# descent down a *learned* density.
+# in the exact density. But on moons and rings, the direction of the steps differs from the exact
+# direction. The mean cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is
+# that this small flow fits both clouds coarsely after 400 steps. (In lesson 2, a larger flow with a
+# longer training fits the moons well, but not the rings.) So the rest of this lesson tests descent
+# down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
 #
-# Where the teacher's highest probability exceeds a threshold, its class becomes a
+# Where the teacher's highest class probability exceeds a threshold, this class becomes a
 # **pseudo-label**: a label that a model has made. The student learns to predict it. *Consistency
 # regularization* asks for more: the student must predict the same class after a perturbation of its
 # input or of its features. The last two of the following rules belong to this family.
@@ -398,8 +398,8 @@ def compare(name, keep=()):
 # %% [markdown]
 # ## Which rule wins, and by how much?
 #
-# **Predict first.** On which clouds will density descent be more accurate than a random step? And
-# which rule will move the boundary to the lowest density?
+# **Predict first.** On which clouds will density descent be more accurate than a random step? Which
+# rule will move the boundary to the lowest density?
 
 # %%
 moments = (warmup, 90, 150, 250)
@@ -421,11 +421,11 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 )
 
 # %% [markdown]
-# Seeds differ as much as rules do, or more. It matters a lot which points have a label. So we
-# compare *within a seed*: what did the rule change, with the same labels and the same starting
-# weights? This is a *paired* comparison. The table has the mean ± standard deviation of eight such
-# differences. Differences of accuracy are in *percentage points*. Tables and pictures call these
-# "points".
+# The results differ between seeds at least as much as between rules. It matters a lot which points
+# have a label. So we compare *within a seed*: what did the rule change, with the same labels and
+# the same starting weights? This is a *paired* comparison. The table has the mean ± standard
+# deviation of eight such differences. Differences of accuracy are in *percentage points*. Tables
+# and pictures call these "points".
 
 
 # %% tags=["nbval-ignore-output"]
@@ -468,16 +468,16 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # %% [markdown]
 # **Finding.** Three clouds give three answers.
 #
-# - *Moons:* descent gains most, about five percentage points more than a random step, and no seed
-#   loses. Yet the mean density at the boundary falls by about the same amount under all three
-#   rules. So a boundary in a sparser place does not explain the difference in accuracy.
+# - *Moons:* descent gains most: about five percentage points more than a random step. No seed
+#   loses. But the mean density at the boundary falls by about the same amount with all three rules.
+#   So a boundary in a sparser place does not explain the difference in accuracy.
 # - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
-#   random step does not change the mean accuracy, though half of its seeds lose. A random step
-#   moves the boundary *further* down than descent does.
-# - *Blobs:* all rules are near 98 %, and differ little.
+#   random step does not change the mean accuracy, but half of its seeds lose. A random step moves
+#   the boundary to a *lower* density than descent does.
+# - *Blobs:* the accuracy is near 98 % with all rules.
 #
-# On the moons and on the rings all rules move the boundary to lower density on average. Descent
-# does not move the boundary furthest on either of these two clouds.
+# On the moons and on the rings all rules move the boundary to lower density on average. On both
+# clouds, another rule moves the boundary to a lower density than descent does.
 
 # %% [markdown]
 # ## Frame by frame, for a typical seed
@@ -555,12 +555,12 @@ maps(
 )
 
 # %% [markdown]
-# **Finding.** What a rule does to the boundary differs from seed to seed. The pictures of one seed
-# prove nothing. The table above is the result.
+# **Finding.** The same rule moves the boundary in different ways for different seeds. The pictures
+# of one seed prove nothing. The table above is the result.
 #
 # **Play with it.** The [explorer's page on low-density
 # separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, rules
-# and lengths. On this page you can drag through the training and watch the boundary. In a clone,
+# and lengths. There you can move a slider through the training and watch the boundary. In a clone,
 # `make explorer` makes the page.
 
 # %% [markdown]
@@ -644,21 +644,22 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** Of the four clouds, this is the only one on which descent, on average, moves the
-# boundary to a lower density than the other rules do. Descent loses accuracy there on most seeds,
-# and the losses differ a lot. The cluster assumption is an assumption about *classes*. Points
-# without labels can neither confirm nor refute it.
+# **Finding.** On this cloud, descent moves the boundary to a lower density than the other rules do,
+# on average. On the other three clouds it does not. But on this cloud, descent loses accuracy with
+# most seeds. The losses differ a lot between seeds. The cluster assumption is an assumption about
+# *classes*. Points without labels can neither confirm nor refute it.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
-# direction in which the *prediction* changes fastest.
-# `AdversarialVAT(eps)(x, moved, FeatureModels(None, student), rng)` returns that step.
-# `FeatureModels` holds what a step may use: a log-density (here none) and a classifier. `moved` is
-# a boolean tensor (seeds, points) that is True everywhere. Write the rule and train with it on
-# moons and gap. (Define the step inside the rule, because the step needs the student.) Is its gain
-# nearer to that of the random step or to that of descent?
+# direction in which the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved,
+# FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
+# step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor (seeds,
+# points) that is True everywhere, and `rng` is `generator("vat")`. Write a function `rule(student,
+# teacher, x)` with the help of `keep_class`, and define the step inside it, because the step needs
+# the student. Then call `train(name, rule)` for the clouds "moons" and "gap". Does VAT gain about
+# as much accuracy as the random step, or as descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -687,14 +688,16 @@ for name in ("moons", "gap"):
     print(f"{name}: VAT {gained(name, vat(eps))}; {known}")
 
 # %% [markdown] tags=["solution"]
-# On average it is nearer to the random step. We did not measure why. One probable reason: where the
-# classifier is certain, its prediction hardly changes, so the direction says little. Another: VAT
-# does not use the density, so its steps need not lead into a gap.
+# On average, VAT gains about as much as the random step. We did not measure why. One probable
+# reason: where the classifier is certain, its prediction hardly changes, so the direction has
+# little meaning. Another probable reason: VAT does not use the density, so its steps need not lead
+# into a gap.
 
 # %% [markdown]
-# **2. A better density.** The learned density is a coarse copy of the exact one. `descent` also
-# accepts another density. Give it the exact density, for moons and gap. What do you expect? What do
-# you find?
+# **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
+# eps, log_density)` returns the rule with another log-density, such as the exact one,
+# `clouds[name].log_density`. Train with it on the clouds "moons" and "gap". What do you expect?
+# What do you find?
 
 # %% tags=["solution", "nbval-ignore-output"]
 for name in ("moons", "gap"):
@@ -702,27 +705,28 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# One expects the exact density to gain more. It gains less on the moons, and on gap it does no harm
-# on average, though seeds vary a lot. The probable cause, which we did not measure, is that a moon
-# is thin. Its points lie close to its arc. The steps of the exact density lead straight across the
-# moon, to an edge where the class was already clear. The learned density is coarse and points to
-# the edge of the whole cluster. Whatever the cause, what descent gains and loses here depends on
-# the *errors* of the flow. This should make you suspicious: does the method work for the reason
-# that the paper gives? Lesson 6 asks.
+# You may expect a larger gain with the exact density. But on "moons" the gain is smaller. On "gap",
+# descent in the exact density does not lose accuracy on average, although the seeds vary a lot. We
+# did not measure the cause. Probably it is the shape of a moon: a moon is thin, and its points lie
+# close to its arc. The steps of the exact density lead straight across the moon, to an edge where
+# the class was already clear. The learned density is coarse, and its steps lead to the edge of the
+# whole cluster. So the result of descent depends on the *errors* of the flow here. Does the method
+# work for the reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
 #
-# - A few labels leave the boundary anywhere, often in the middle of the data.
+# - With few labels alone, the boundary is often in the middle of the data.
 # - Rules for unlabeled points mostly move the boundary to lower density. A probable reason, which
 #   we did not measure: the classifier learns its own confident predictions, right or wrong, and
-#   they spread to nearby points.
+#   these spread to nearby points.
 # - Steps down a learned density gain most where classes are clusters (moons). They lose about five
 #   percentage points on average where classes are not clusters (gap), and also on the rings, where
 #   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
 # - On average, steps down a learned density move the boundary to the lowest density on one of four
 #   clouds, and lose accuracy there.
-# - Seeds differ at least as much as rules do. Compare rules within a seed, over several seeds.
+# - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
+#   use several seeds.
 #
 # ## In the real method
 #
@@ -735,7 +739,7 @@ for name in ("moons", "gap"):
 #         shift = learner.perturbation(start.detach(), confident, models, for_features)
 # ```
 #
-# Does that beat a random step? [Lesson 6](06_does_the_density_matter.ipynb) and [the
+# Is such a step better than a random step? [Lesson 6](06_does_the_density_matter.ipynb) and [the
 # studies](../reproduce/STUDY.md) measure it.
 #
 # ## References

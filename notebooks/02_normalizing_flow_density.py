@@ -27,12 +27,13 @@
 # - compute by hand how a map changes a density, and check the result numerically;
 # - write a coupling block in ten lines, equal to the library's;
 # - give a flow one Gaussian per class, and predict classes with it;
-# - find out how long a flow must train until it is as good as kernels, and when it overfits;
+# - find out how long a flow must train until it is as good as a kernel density, and when it
+#   overfits;
 # - see which densities a flow can represent: rings, for example.
 #
-# **You need** Python, a little PyTorch, and what a Gaussian, a derivative and a determinant are.
-# From lesson 1 you need one fact: DDFP uses the gradient of a log-density. Terms are explained in
-# the [glossary](../docs/glossary.md).
+# **You need** Python and a little PyTorch. You need to know what a Gaussian, a derivative and a
+# determinant are. From lesson 1 you need one fact: DDFP uses the gradient of a log-density. Terms
+# are explained in the [glossary](../docs/glossary.md).
 #
 # **Takes** about a minute on a laptop CPU, no GPU; about 25 minutes to read.
 
@@ -214,18 +215,18 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # %% [markdown]
 # ## One Gaussian per class
 #
-# A flow needs a *base density* for $z$. DDFP takes the one of FlowGMM: a mixture of $K$ Gaussians,
-# one per class, with learned means $\mu_k$ and unit covariance. For a point without a label we use
-# the mixture. For a labeled point we use only the Gaussian of its class $y$:
+# A flow needs a *base density* for $z$. DDFP uses the base density of FlowGMM: a mixture of $K$
+# Gaussians, one per class, with learned means $\mu_k$ and unit covariance. For a point without a
+# label we use the mixture. For a labeled point we use only the Gaussian of its class $y$:
 #
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
-# The first is called the *marginal* density. Training maximizes the mean log-likelihood, with a
-# little noise on the points. Log-likelihoods are in *nats*, the unit of the natural logarithm.
-# *Held-out* points are not used for training. They test the density. The image $z$ of a point is
-# its *latent*. We train a flow for a few steps on two moons, where three points of each class have
-# a label:
+# The first density is called the *marginal* density. Training maximizes the mean log-likelihood,
+# with a little noise on the points. Log-likelihoods are in *nats*, the unit of the natural
+# logarithm. *Held-out* points are not used for training. They test the density. The image $z$ of a
+# point is its *latent*. We train a flow for a few steps on two moons, where three points of each
+# class have a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -345,30 +346,31 @@ assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the points
-# correctly with every seed. The nearest label does at least as well. With three labels per class,
-# the flow is better than the nearest label with two seeds and worse with two. Seed 3 has most of
-# its points in the wrong class, as if the classes were swapped. A probable reason: the likelihood
-# weighs all points alike, and six labels are 2 % of them. So these labels may be too few to correct
-# a bad initialization. (We did not try a second initialization.) DDFP does not use the flow as a
-# classifier. The step needs only the marginal density, which stays the same when the classes are
-# swapped.
+# correctly with every seed. The nearest labeled point classifies them at least as well. With three
+# labels per class, the flow is better than the nearest labeled point with two seeds and worse with
+# two seeds. Seed 3 has most of its points in the wrong class, as if the classes were swapped. A
+# probable
+# reason: the likelihood weighs all points alike, and six labels are 2 % of them. So these labels
+# may be too few to correct a bad initialization. (We did not try a second initialization.) DDFP
+# does not use the flow as a classifier. The step needs only the marginal density, which stays the
+# same when the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason.
 #
 # *Why one Gaussian per class, if the step uses only the marginal density?* FlowGMM made this
-# choice, because it classifies with the flow. DDFP keeps it.
+# choice, because it classifies with the flow. DDFP keeps this choice.
 #
 # *Why six blocks here, and two in the method?* Two is the number in the released code. Six is our
 # choice for the plane. Here each half of a point is a single number. So in half a block one
 # coordinate scales and shifts the other, and then they exchange their roles. Along a line on which
-# $b$ is constant, half a block only scales and shifts. All else must come from many of them in a
-# row. (More blocks fit better here, up to four: see "What do blocks, clamp and noise do?" below. We
-# did not compare six with other numbers.)
+# $b$ is constant, half a block only scales and shifts. Every other shape needs many half blocks in
+# a row. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?" below.
+# We did not compare six blocks with other numbers.)
 #
-# [Study 4](../reproduce/STUDY.md) changed the labels and the blocks in the whole method. It
-# measured the difference from DDFP, which has labels and two blocks, in points of test mIoU (a
-# score of segmentations in percent, see lesson 4):
+# [Study 4](../reproduce/STUDY.md) changed the labels and the blocks in the whole method. DDFP
+# itself has labels and two blocks. The output shows the difference from DDFP in points of test mIoU
+# (a score of segmentations in percent, see lesson 4):
 
 # %%
 study = find_study("ablations")
@@ -388,9 +390,9 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 # Gaussian on every training point. Cross-validation chooses its width. A *Gaussian mixture* with
 # full covariances (each Gaussian may be an ellipse in any direction) is fitted by the EM algorithm,
 # which repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the mixture has
-# 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each one from the
-# log-likelihood of the exact density, so that 0 is perfect. The flows of these curves use no label.
-# (The pictures of densities come later. Their flow of 200 steps is the flow trained above, with six
+# 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each log-likelihood
+# from that of the exact density, so 0 is perfect. The flows of these curves use no label. (The
+# pictures of densities come later. Their flow of 200 steps is the flow trained above, with six
 # labels and a higher learning rate.)
 #
 # **Predict first.** After how many steps is the flow as good as the kernels? Does it ever overfit?
@@ -444,14 +446,14 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
 # **Finding.** After 200 steps the flow is more than twice as far from the exact density as the
-# kernels are. After 2,000 steps it is about as close as the kernels. What looked like a weakness of
-# flows was a short training. A comparison means little if it does not state the budget of every
-# method.
+# kernels are. After 2,000 steps it is about as close as the kernels. So the flow was worse at first
+# only because its training was too short. A comparison means little if it does not state the budget
+# of every method.
 #
 # (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
-# right panel shows **overfitting**. With most seeds, the flow gives its training points a higher
-# likelihood than the exact density gives to new points (below 0), while the held-out curve
-# flattens. It gains little from 1,000 to 2,000 steps.
+# right panel shows **overfitting**. With most seeds, the curve of the training points falls below
+# 0: the flow gives them a higher likelihood than the exact density gives to new points. At the same
+# time, the curve of the held-out points becomes flat. From 1,000 to 2,000 steps it changes little.
 # We did not try longer training.
 
 # %% [markdown]
@@ -493,10 +495,10 @@ maps(
 # **Predict first.** Can it make a ring with an empty hole, or only a blurred ring, or neither? Will
 # a small trained flow keep two rings apart?
 #
-# Take the density "circle of radius 1, blurred by 0.08". Send each point $x$ to
-# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, where $g$ is chosen so that the radius of $z$ is
-# distributed like that of a standard Gaussian. This map is smooth and has a smooth inverse. By
-# the change of variables,
+# Take the density of a circle of radius 1 that is blurred by 0.08. Send each point $x$ to $z =
+# g(\lVert x \rVert)\, x / \lVert x \rVert$. Choose the function $g$ so that the radius of $z$ has
+# the distribution of the radius of a standard Gaussian. This map is smooth and has a smooth
+# inverse. By the change of variables,
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -524,10 +526,10 @@ assert error < 0.01
 assert (g[1:] >= g[:-1]).all()
 
 # %% [markdown]
-# **Finding.** The statement is false. A smooth invertible map turns *one* Gaussian exactly into a
-# blurred ring. Such a map cannot change the topology of the *support*, the region where the density
-# is not zero. In the hole, the density of the blurred ring is tiny but not zero. No flow can make a
-# ring with density zero in its hole.
+# **Finding.** The statement that a flow cannot make a ring is false. A smooth invertible map turns
+# *one* Gaussian exactly into a blurred ring. Such a map cannot change the topology of the
+# *support*, the region where the density is not zero. In the hole, the density of the blurred ring
+# is tiny but not zero. No flow can make a ring with density zero in its hole.
 #
 # Whether a small *trained* flow finds such a map is another question. Here are two rings and three
 # flows. One flow was trained for 200 steps, on the same 300 points at every step. The other two
@@ -587,15 +589,15 @@ for name in ("flow, 2,000 steps", "another seed"):
 # show, and the likelihood is clearly higher. But the likelihood stays below that of the exact
 # density. The inner ring is still a disc, and *bridges* of density join the two rings. Between the
 # rings the median density falls. The highest density there hardly changes with one seed and rises
-# with the other. The limit here is the size of the flow (six blocks with clamped scales) or its
+# with the other. The cause is the size of the flow (six blocks with clamped scales) or its
 # training. (The longer trainings also had fresh points, so the picture does not separate the two
-# changes.) It is not a limit of all flows, as the radial map proves. The flow of lesson 1 was
+# changes.) Not all flows have this limit, as the radial map proves. The flow of lesson 1 was
 # trained for a short time on a fixed set of points, too.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
 #
-# We train many small flows on few points, so that overfitting shows. For each value of an option,
+# We train many small flows on few points, so that you see overfitting. For each value of an option,
 # with two seeds, we measure the log-likelihood of the training points and of held-out points.
 #
 # **Predict first.** Which number of blocks, which clamp and which noise will be best for held-out
@@ -662,14 +664,15 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
 # better. A clamp of 0.1 restricts the flow too much, and 8 is worse than 2 with both seeds. The
 # difference between training and held-out points is a sign of overfitting. Noise on the training
-# points reduces this difference. Without noise, training points are clearly more likely. With noise
-# of 0.05, the value of the released code, the two are closer. But in these short trainings, noise
-# does not help the held-out points. They are about as likely as without noise, or a little less
-# likely. Noise of 0.2, twice the scatter of the data, blurs the density.
+# points reduces this difference. Without noise, training points are clearly more likely than
+# held-out points. With noise of 0.05, the value of the released code, the difference is smaller.
+# But in these short trainings, noise does not help the held-out points. They are about as likely as
+# without noise, or a little less likely. Noise of 0.2, twice the scatter of the data, blurs the
+# density.
 
 # %% [markdown]
-# Far away from all data, you see the use of the clamp. Each of $B$ blocks can change the log-volume
-# by at most clamp · $D$. So the result stays finite, even for a strange input:
+# The clamp is useful far away from all data. Each of $B$ blocks can change the log-volume by at
+# most clamp · $D$. So the result stays finite, even for a strange input:
 
 # %%
 far = torch.tensor([[1e3, 0.0], [-50.0, 2e4]], dtype=torch.float64)
@@ -685,8 +688,9 @@ assert flow.log_prob(far).isfinite().all()
 # ## Exercises
 #
 # **1. The way back.** A flow can be sampled: draw $z$ from the base density and undo the map. Write
-# the inverse of `coupling` and check that it returns the input. (Undo the last operation first;
-# `block.permutation.argsort()` undoes the permutation.)
+# the inverse of `coupling` and check that it returns the input. (Undo the last operation of
+# `coupling` first. The index `block.permutation.argsort()` undoes the permutation. `block` is the
+# block from above.)
 
 
 # %% tags=["solution"]
@@ -712,12 +716,15 @@ maps(
 )
 
 # %% [markdown]
-# **2. A stream of points.** Features of a network have many dimensions, and new ones come at every
-# step. Append 14 standard normal numbers to each point of the moons. The exact log-density is that
-# of the moons plus that of the 14 numbers. `wide` makes such points. Train two flows,
-# `DensityEstimator(16, 2, ...)`, for 150 steps: one on the same 300 points at every step, one on
-# 300 fresh points at every step. Then compare both with a kernel density (bandwidth 0.7) on 300 and
-# on 3,000 points.
+# **2. A stream of points.** Features of a network have many dimensions, and new features come at
+# every step. So we append 14 standard normal numbers to each point of the moons. The exact
+# log-density is the sum of two log-densities, that of the moons and that of the 14 numbers. In the
+# next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density. Train
+# two flows, `DensityEstimator(16, 2, config, total_steps=150)` with `config =
+# DensityConfig(blocks=4, hidden=32, lr=0.01)`, for 150 steps: one on the same 300 points at every
+# step, one on 300 fresh points at every step. Then compare both with two kernel densities,
+# `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on 3,000 points. Use 1,000 other points for
+# the comparison.
 
 
 # %%
@@ -759,12 +766,12 @@ assert below["flow, 300 fresh points a step"] < below["kernel density, 3,000 poi
 assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a step"]
 
 # %% [markdown] tags=["solution"]
-# On the same 300 points the flow overfits badly. On a stream it comes closest to the exact density,
-# and it stores none of the points. Kernels must store all their points. Ten times as many points
-# bring them from 3.2 to 2.1 nats below the exact density. This is not a fair comparison: the stream
-# had 150 x 300 = 45,000 different points. But the flow could use all of them and store none. DDFP
-# has many dimensions and new features at every step. This is one argument for a flow. Lesson 6
-# tests it on the features of a network.
+# On the same 300 points the flow overfits badly. On a stream of fresh points, the flow comes
+# closest to the exact density, and it stores none of the points. A kernel density must store all
+# its points. With 300 points it is 3.2 nats below the exact density, and with 3,000 points 2.1
+# nats. This is not a fair comparison: the stream had 150 x 300 = 45,000 different points. But the
+# flow could use all these points without storing them. DDFP has many dimensions and new features at
+# every step. This is one argument for a flow. Lesson 6 tests it on the features of a network.
 
 # %% [markdown]
 # ## What we saw
@@ -774,7 +781,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # - A flow with one Gaussian per class is both a density and a classifier.
 # - In the plane, a flow that trains long enough is about as good as kernels. After a short training
 #   it is not.
-# - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges.
+# - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges
+#   between two rings.
 # - On few points a flow overfits. Noise on the points reduces the difference between training and
 #   held-out points. On a stream of new points a flow cannot fit the same points again and again.
 #

@@ -17,9 +17,9 @@
 # [All lessons](README.md) · previous: [2. Normalizing flows](02_normalizing_flow_density.ipynb) ·
 # next: [4. Training](04_ddfp_training.ipynb)
 #
-# DDFP moves a feature down the density and asks the classifier for the same class there. This
-# lesson measures such a step: how far down it goes, how often it leaves the true class, and what it
-# does to the features of a trained network.
+# DDFP moves a feature down the density and trains the classifier to predict the same class there.
+# This lesson measures three things: how far down the density a step goes, how often it leaves the
+# true class, and what it does to the features of a trained network.
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
@@ -93,14 +93,14 @@ diagram("step", "flow")
 #
 # $$ g = -\nabla_F \log p(v(F)), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# In the network, $p$ is the density of $v$. $F$ has no density here and only receives the step: the
-# chain rule carries the gradient from $v$ back to $F$.
+# In the network, $p$ is the density of $v$. The flow has no density of $F$. The step moves $F$, and
+# the chain rule gives the gradient with respect to $F$.
 #
 # ## Where is down?
 #
 # To assess a step we need data for which we know the truth: three Gaussian classes in the plane.
-# For every place we then know the true density and the most probable class. In the first half of
-# this lesson, $v$ and $F$ are both the point itself.
+# For every point of the plane we then know the true density and the most probable class. In the
+# first half of this lesson, $v$ and $F$ are both the point itself.
 
 # %%
 centres = torch.tensor([[-1.3, 0.0], [1.0, 0.9], [1.1, -1.1]])
@@ -125,9 +125,9 @@ def draw(count, *seed):
 
 
 # %% [markdown]
-# The method does not know the truth. It has a classifier and a flow. The flow is trained on points,
-# and one in ten of them has a label. (Here the classifier sees all labels, so that its errors do
-# not disturb the comparison.)
+# The method does not know the truth. It has a classifier and a flow. The flow is trained on points.
+# One in ten of these points has a label. (Here the classifier sees all labels, so that its errors
+# do not disturb the comparison.)
 #
 # **Predict first.** Where will the steps of one class point: towards the other classes, or to all
 # sides?
@@ -185,18 +185,18 @@ assert torch.allclose(shift.norm(dim=1), torch.full((len(x),), 0.4), atol=1e-5)
 assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 
 # %% [markdown]
-# **Finding.** On all sides of a class the steps point outwards, not only towards the other
-# classes: "down" means "away from typical points". Between two classes they point into the
-# valley.
+# **Finding.** On all sides of a class, the steps point outwards, and not only towards the other
+# classes. "Down" means "away from typical points". Between two classes, the steps point into the
+# valley of low density.
 
 # %% [markdown]
-# ## How far down, and at what price?
+# ## How far down does a step go, and how often does the class change?
 #
 # We compare three steps of equal length: density descent; a random direction; and the adversarial
 # direction of *VAT* (virtual adversarial training), in which the prediction changes fastest. The
-# fourth step is descent in eight small steps, with a new gradient before each. Its path has the
-# same length but may bend, so it can end nearer to its start. We measure two quantities on fresh
-# points, for three seeds:
+# fourth step is descent in eight small steps, with a new gradient before each small step. Its path
+# has the same length, but the path may bend. So it can end nearer to its start. We measure two
+# quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - how many points end where *another class* is the most probable one. Training gives these points
@@ -270,7 +270,8 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 #
 # The right panel compares at equal *fall* instead. For the same fall, descent changes fewer classes
 # than a random step, because a much shorter step is enough. Which of the two comparisons is fair?
-# The answer depends on what a method is free to choose. Lesson 6 returns to this question.
+# If a method can choose its length, equal length is not the only fair comparison. Lesson 6 returns
+# to this question.
 
 # %% [markdown]
 # ## Why does a random step fall so little?
@@ -285,7 +286,7 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # any dimension.
 #
 # **Predict first.** For which fraction of the points does $\log p$ fall under a random step of
-# length 1? Is it more or less than half?
+# length 1? Is this fraction more or less than half?
 
 # %%
 table = {}
@@ -311,10 +312,10 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 
 # %% [markdown]
 # **Finding.** Under descent, the mean log-density falls by $\varepsilon \sqrt D + \varepsilon^2/2$.
-# Under a random step, it falls by $\varepsilon^2/2$. At $\varepsilon = 1$ about 69 % of the points
-# fall under a random step, not half. The network below has 48 channels in $F$. If $F$ were standard
-# normal, its log-density would fall 15 times as far under descent as under a random step. In a
-# network $F$ is not normal, so we measure.
+# Under a random step, it falls by $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the
+# log-density of about 69 % of the points, not of half of them. The network below has 48 channels in
+# $F$. If $F$ were standard normal, descent would lower its log-density 15 times as far as a random
+# step. In a network $F$ is not normal, so we measure.
 
 # %% [markdown]
 # ## Does it hold in a trained network?
@@ -368,21 +369,23 @@ assert descent["median fall (nats)"] > 3 * max(
 assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
-# **Finding.** Nearly all features fall under descent. Under a random step 53 % fall: more than
-# half, but fewer than the 69 % of a normal density. The median fall of descent is about 13 nats,
-# that of the adversarial step about 1 nat. After descent, the network predicts the same class as
-# before for more than 95 % of the features. But that is the *network's* class. The last column says
-# how often it is the true class. Without a step, and also after a random step, it is true for about
-# 94 % of the features. After descent it is true for 92 %, and after the adversarial step for 90 %.
+# **Finding.** Descent lowers the log-density of nearly all features. A random step lowers it for 53
+# % of them: more than half, but fewer than the 69 % of a normal density. The median fall is about
+# 13 nats for descent and about 1 nat for the adversarial step. After descent, the network predicts
+# the same class as before for more than 95 % of the features. But this class can be wrong. The last
+# column shows how often the network predicts the *true* class: for about 94 % of the features
+# without a step and after a random step, for 92 % after descent, and for 90 % after the adversarial
+# step.
 #
 # ## Where do the moved features lie?
 #
 # We project the embeddings onto their first two *principal components*, the directions in which
 # they vary most. A line joins each embedding to its place after the step. A projection hides the
-# other dimensions. So we also compute a number in all dimensions: the median distance to the
-# nearest unperturbed embedding of another feature, divided by the same median before the step. Note
-# that the steps have equal length in $F$, but not in $v$. So this number depends on two things: how
-# far a step moves $v$, and in which direction.
+# other dimensions. So we also compute a number in all dimensions. For each moved embedding, we take
+# the distance to the nearest unperturbed embedding of another feature. The number is the median of
+# these distances, divided by the same median before the step. The steps have equal length in $F$,
+# but not in $v$. So this number depends on two things: how far a step moves $v$, and in which
+# direction.
 #
 # **Predict first.** How does this distance change after a random step, and how after descent?
 
@@ -415,11 +418,11 @@ assert nearest["density descent"] > 1.2
 assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
-# A projection on two directions is linear. *UMAP* (McInnes et al.) bends the map so that neighbors
-# stay neighbors. UMAP takes a minute, so the map is stored. The script `weights/03_map.py` made it.
-# UMAP was fitted to all three groups together: unperturbed, after random steps, after descent.
-# Distances between clusters mean nothing on such a map. So trust the numbers above, not the
-# picture.
+# A projection on two directions is linear. *UMAP* (McInnes et al.) makes a map that is not linear,
+# and keeps neighbors close to one another. UMAP takes a minute, so the map is stored. It was made
+# by the script `weights/03_map.py`. UMAP was fitted to all three groups together: unperturbed,
+# after random steps, after descent. Distances between clusters mean nothing on such a map. So trust
+# the numbers above, not the picture.
 
 # %%
 stored = np.load("weights/03_map.npz")
@@ -432,18 +435,19 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 )
 
 # %% [markdown]
-# **Finding.** After descent the nearest neighbor is about one and a half times as far away as
-# before. After a random step this distance hardly changes. Descent leads away from other features.
-# The length of the move may explain some of this. As the picture shows, descent moves $v$ far, and
-# a random step hardly moves it.
+# **Finding.** After descent, the nearest neighbor is about one and a half times as far away as
+# before. After a random step, this distance hardly changes. So descent leads away from other
+# features. One reason may be the distance that $v$ moves. In the picture, descent moves $v$ far,
+# and a random step hardly moves it.
 
 # %% [markdown]
 # ## Which pixels fell most?
 #
-# Back to the images. Each feature stands for 4 x 4 pixels. White pixels did not move. They are not
-# confident, or they are *ignored* (their mask gives no class).
+# Now we look at the images again. Each feature covers 4 x 4 pixels. White pixels did not move: they
+# are not confident, or they are *ignored* (their mask gives no class).
 #
-# **Predict first.** Which features fall furthest: typical ones, or those that are rare already?
+# **Predict first.** Which features fall furthest: typical features, or features that are already
+# rare?
 
 # %%
 nothing = torch.tensor(float("nan"))
@@ -487,9 +491,11 @@ assert rank_correlation < -0.2
 # ## Exercises
 #
 # **1. Where do straight steps go wrong?** Descent in eight steps falls about as far as one straight
-# step, and changes the class about half as often. Take one seed and length 0.8. Split the points
-# into those whose true class changed and the others. In which group does the flow's log-density
-# more often *rise* again between the middle of the step and its end?
+# step, and changes the class about half as often. Take the first seed, `seeds[0]`, and the length
+# 0.8. Draw 1,500 points with `draw(1500, "fresh", seeds[0])`, and move them with
+# `DensityDescent(0.8)` and the flow `learned[0]`. Split the points into two groups: the true class
+# changed, or it did not (`true_class`). In which group does the flow's log-density more often
+# *rise* again between the middle of the step and its end?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])
@@ -502,13 +508,16 @@ assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
 # Log p rises again for nearly half of the points whose class changed, and for almost none of the
-# others. These steps crossed a valley and climbed the other side. Eight small steps take a new
-# gradient at the bottom, so they could turn around. We did not measure whether they do. The other
-# points of this group changed their class without climbing again.
+# points whose class did not change. The steps with a rise crossed a valley of the density and went
+# up again on its other side. Eight small steps take a new gradient at the bottom of the valley, so
+# they could turn around there. We did not measure whether they do. The other steps that changed the
+# class did not go up again.
 
 # %% [markdown]
 # **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of
-# length 1? Solve it for the standard normal density, then test it.
+# length 1? Compute this length for the standard normal density, with the two formulas of the
+# finding above. Then test it on 4,000 random points with `UniformNoise(length)` and
+# `normal.log_density`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 length = (2 * 48**0.5 + 1) ** 0.5  # eps^2 / 2 = sqrt(D) + 1/2
@@ -526,10 +535,10 @@ assert abs(fall - wanted) < 0.5
 # - The step has length $\varepsilon$ and points outwards, away from the dense middle of a class.
 # - At equal length it falls further than a random or an adversarial step, and changes the true
 #   class more often. At equal fall it changes the class less often than a random step.
-# - Of the straight steps of length 0.8 that change the class, about half climb again behind a
-#   valley (one seed). Eight small steps change the class about half as often.
-# - In one trained network, more than 90 % of the confident features fall under descent, and more
-#   than half under a random step.
+# - About half of the straight steps of length 0.8 that change the class go up again behind a valley
+#   (one seed). Eight small steps change the class about half as often as one straight step.
+# - In one trained network, descent lowers the log-density of more than 90 % of the confident
+#   features. A random step lowers it for more than half of them.
 #
 # ## In the real method
 #

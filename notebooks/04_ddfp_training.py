@@ -17,7 +17,7 @@
 # [All lessons](README.md) · previous: [3. The step down the
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
-# Now everything comes together: a network, its teacher, a flow that is trained with them, and the
+# This lesson combines everything: a network, its teacher, a flow that is trained with them, and the
 # step down the density. You take one training step by hand. The code follows each formula. Then you
 # check that the result equals that of the library, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
@@ -89,9 +89,9 @@ steps = 240
 #
 # This is *consistency regularization* (lesson 1): the student must predict the same class after a
 # perturbation. A *baseline* is a method to compare with. The baseline `consistency` has no
-# perturbed term, and its clean term has weight 1. Its student must agree with the teacher, although
-# the student's image is strongly augmented. This baseline changes images but does not move
-# features. DDFP moves the features too.
+# perturbed term, and its clean term has weight 1. In this baseline, the student must predict the
+# same class as the teacher, although the student's image is strongly augmented. This baseline
+# changes images but does not move features. DDFP moves the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -99,9 +99,9 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # %% [markdown]
 # ## What do we train on?
 #
-# Real handwriting on real photographs, 40 pixels wide: the benchmark of this project, made small
-# and easy for this lesson. Sixty scenes have a mask. White pixels, the ring around a digit, are
-# ignored everywhere. `small_config` holds every setting.
+# The scenes are 40 pixels wide and show real handwriting on real photographs. They are a small and
+# easy version of this project's benchmark. Sixty scenes have a mask. White pixels are ignored
+# everywhere: they form a ring around each digit. `small_config` has all settings.
 
 # %%
 config = small_config(method, seed, steps)
@@ -163,16 +163,16 @@ for name, tensor in vars(batch).items():
 # %% [markdown]
 # ### Part 1. The teacher makes pseudo-labels
 #
-# The teacher sees *weakly augmented* images: scaled, cropped, flipped where that is allowed. At
-# each pixel, the teacher's most probable class becomes the pseudo-label if its probability exceeds
-# a threshold:
+# The teacher sees *weakly augmented* images: scaled, cropped, and flipped if the classes allow it.
+# At each pixel, the teacher's most probable class becomes the pseudo-label if its probability
+# exceeds a threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
 # This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
 # paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how many. We keep the
-# teacher's embeddings $v$: the flow will learn their density.
+# teacher's embeddings $v$, because the flow will learn their density.
 #
 # **Predict first.** Half way through the training, where will the teacher be confident: on the
 # background, on the digits, along their outlines?
@@ -224,8 +224,8 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
 #
-# The product $\odot$ is taken pixel by pixel. After the last image comes the first. So
-# pseudo-labels move with their pixels. From here on $y$ means the mixed ones, $y'$.
+# The product $\odot$ is taken pixel by pixel. For the last image, the next image is the first one.
+# So pseudo-labels move with their pixels. From here on, $y$ means the mixed pseudo-labels $y'$.
 
 # %%
 box = cutmix_box(*size, augment, for_views)
@@ -251,14 +251,14 @@ panels(
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
 # at pixel $j$, the softmax of its scores. The supervised loss is the mean over the set $M$ of
 # pixels whose mask gives a class. The clean loss is a mean over the set $V$ of *valid* pixels,
-# which are all pixels except the padding. Only the pixels with a pseudo-label, $C \subseteq V$, are
-# in its sum:
+# which are all pixels except the padding. The sum has only the pixels with a pseudo-label, the set
+# $C \subseteq V$:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
 #
-# Pixels without a pseudo-label count as 0 in this mean. So the clean loss is small while few pixels
-# have a pseudo-label.
+# Pixels without a pseudo-label count as 0 in this mean. So the clean loss is small as long as few
+# pixels have a pseudo-label.
 
 # %%
 features = student.encode(torch.cat([labeled_images, strong]), generator=for_features)
@@ -279,9 +279,9 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # The perturbed loss is $\mathrm{CE}(u, y)$ again, with the class probabilities at $F + \delta$. No
 # gradient flows through $\delta$ itself.
 #
-# **Predict first.** BatchNorm normalizes features by their mean and variance, and keeps running
-# averages of these for the test. What happens to the averages if moved features go through the same
-# BatchNorm?
+# **Predict first.** BatchNorm normalizes features by their mean and variance. It keeps running
+# averages of both for the evaluation. What happens to these averages if moved features go through
+# the same BatchNorm?
 
 # %%
 start = features[len(labeled_images) :]
@@ -323,16 +323,17 @@ assert (length[~moves] == 0).all()
 assert falls > 0.95
 
 # %% [markdown]
-# **Finding.** Only confident pixels move, all by the same length, and more than 95 % of them go
-# down.
+# **Finding.** Only confident pixels move, and all of them move by the same length. The step lowers
+# the log-density of more than 95 % of them.
 #
-# Two details deserve attention. First, the flow learns the *teacher's* embeddings and is evaluated
-# on the *student's*. The printed medians show that it explains both about equally well: they differ
-# by less than one nat. Second, `auxiliary=True` gives moved features their own BatchNorm
-# statistics. Without this option, the running averages would mix moved and clean features. We think
-# that these averages would fit neither. [Study 4](../reproduce/STUDY.md) measured the cost of such
-# shared statistics on the full benchmark, with steps of length 3 (here: 1). It gives the difference
-# in *mIoU*, the score of a segmentation in percent, which is defined below:
+# Two details are important. First, the flow learns the embeddings of the *teacher*, but is
+# evaluated on the embeddings of the *student*. The printed medians of the log-density show that the
+# flow fits both about equally well: they differ by less than one nat. Second, `auxiliary=True`
+# gives moved features their own BatchNorm statistics. Without this option, the running averages
+# would mix moved and clean features. We think that these averages would fit neither. [Study
+# 4](../reproduce/STUDY.md) measured the cost of such shared statistics on the full benchmark, with
+# steps of length 3 (here: 1). The output shows the difference in *mIoU*. This is the score of a
+# segmentation in percent, and the section "How does a whole training go?" defines it:
 
 # %%
 ablations = find_study("ablations")
@@ -351,7 +352,7 @@ assert shared["high"] < 0
 # $$ L = \mathrm{CE}(x, m) + \tfrac12\, \mathrm{CE}(u, y)
 #    + \tfrac12\, \mathrm{CE}(u \text{ with } F + \delta,\; y) $$
 #
-# Its gradient changes the student alone. The teacher and the flow change in part 6.
+# The gradient of this loss changes only the student. The teacher and the flow change in part 6.
 
 # %%
 loss = supervised + 0.5 * clean + 0.5 * perturbed
@@ -363,8 +364,8 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 # %% [markdown]
 # ### Part 6. The flow learns, and the teacher follows
 #
-# The flow takes one step of maximum likelihood on the teacher's embeddings, with labels where there
-# are masks (lesson 2). It minimizes
+# The flow takes one step of maximum likelihood on the teacher's embeddings. It uses labels where
+# there are masks (lesson 2). It minimizes
 #
 # $$ -\frac1N \sum_{j=1}^N \log p(v_j + \sigma \epsilon_j \mid m_j), \qquad
 #    \log p(v \mid k) = \log \mathcal N(f(v); \mu_k, I)
@@ -373,7 +374,7 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 # Here $f$ is the map of the flow, $\mu_k$ the mean of class $k$, and $\sigma \epsilon_j$ a little
 # Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class, the
 # marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ takes the place of $p(v \mid m_j)$. The $N$
-# embeddings are drawn at random from those outside the padding.
+# embeddings are drawn at random from all embeddings outside the padding.
 #
 # Then the teacher becomes an exponential moving average (EMA) of the student, as in Mean Teacher:
 #
@@ -423,14 +424,14 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 #
 # The same call of `train` finds the checkpoint and continues. *Coverage* is the fraction of pixels
 # with a pseudo-label. *Precision* is the fraction of these pseudo-labels that are right. *mIoU*,
-# the mean intersection over union, scores a segmentation. For each class, divide the number of
-# pixels that have it in both prediction and mask by the number that have it in at least one of
-# them. mIoU is the mean over classes. The flow's loss is given in *bits per dimension*: its
-# negative log-likelihood in bits (with logarithms to the base 2), divided by the number of channels
-# of $v$.
+# the mean intersection over union, scores a segmentation. For each class, count the pixels that
+# have this class in both prediction and mask. Divide by the number of pixels that have this class
+# in at least one of them. mIoU is the mean over classes. The flow's loss is given in *bits per
+# dimension*: its negative log-likelihood in bits (with logarithms to the base 2), divided by the
+# number of channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
-# rise with it, fall, or stay the same?
+# rise too, fall, or stay the same?
 
 # %%
 halfway = load_learner(run, device).teacher
@@ -462,10 +463,10 @@ assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
 # **Finding.** The teacher's mIoU more than doubles. At the end about nine pixels in ten have a
-# pseudo-label. While coverage rises, the precision falls in the first half. The teacher becomes
-# confident faster than it becomes right. Then the precision stays about the same. These are 240
-# steps of a small training. On the full benchmark precision falls a little at first and rises later
-# ([study 2](../reproduce/STUDY.md)).
+# pseudo-label. While coverage rises, the precision falls in the first half of the training. The
+# teacher's confidence rises faster than its accuracy. Then the precision stays about the same.
+# These are 240 steps of a small training. On the full benchmark precision falls a little at first
+# and rises later ([study 2](../reproduce/STUDY.md)).
 
 # %% [markdown]
 # ## What does it segment?
@@ -491,11 +492,12 @@ segmentations(
 )
 
 # %% [markdown]
-# **Finding.** Half way the teacher misses some of these digits, and finds others in part. At the
-# end it misses none of them, and their shapes are better. A few still have mixed classes.
+# **Finding.** Half way through the training, the teacher misses some of these digits, and finds
+# only parts of others. At the end it misses none of them, and their shapes are better. A few digits
+# still have pixels of two classes.
 #
-# Is DDFP better than the baselines, and is the density the reason? One short run cannot say.
-# [Lesson 6](06_does_the_density_matter.ipynb) compares the methods over seeds.
+# Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
+# this. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods over seeds.
 #
 # ## What does the released code do instead?
 #
@@ -512,7 +514,8 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# None of these differences raises an error, and each of them changes the method. In words:
+# None of these differences raises an error, but each of them changes the method. This table
+# describes them:
 #
 # | setting | what the release does |
 # |---|---|
@@ -528,8 +531,8 @@ print(differences.drop("name").to_string())
 # | `strong_norm` | strong images use the auxiliary BatchNorm until features move |
 # | `density_schedule` | the flow's learning rate falls once an epoch, not at every step |
 #
-# More on each, with lines of the released code, is in [parity.md](../docs/parity.md). We look at
-# two of them, `teacher` and `teacher_mode`.
+# [parity.md](../docs/parity.md) has more about each setting, with lines of the released code. Here
+# we look at two settings, `teacher` and `teacher_mode`.
 #
 # ### A teacher that is its own student
 #
@@ -548,7 +551,8 @@ print("student", s.tolist(), " teacher", t.tolist())
 
 
 # %% [markdown]
-# Now with whole networks: eight steps with an EMA teacher, and eight with the release's.
+# Now we compare whole networks: eight steps with an EMA teacher, and eight steps with the release's
+# teacher.
 
 
 # %%
@@ -579,16 +583,17 @@ pairs = zip(with_tie.teacher.parameters(), with_tie.student.parameters(), strict
 assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
-# **Finding.** The released teacher *is* the student, at every step. What the release trains is
-# self-training: the student learns its own confident predictions. That need not be worse. Study 3
-# in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
+# **Finding.** The released teacher *is* the student, at every step. So the release does
+# self-training: the student learns its own confident predictions. This is not necessarily worse.
+# Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
 #
 # The released teacher stays in train mode. Its BatchNorm uses the statistics of the current batch.
 # So the pseudo-label of a scene depends on the other scenes in the batch. We segment the same six
-# scenes twice, in one batch with four labeled scenes and in one batch with four others.
+# scenes twice: once in a batch with four labeled scenes, and once in a batch with four other
+# labeled scenes.
 #
 # **Predict first.** What percentage of the pixels will change their class, and where do they lie?
 
@@ -637,17 +642,16 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode the class of some pixels depends on the rest of the batch: along the
-# outlines of all six digits, and in whole blobs on two of them. This is noise in the pseudo-labels.
-# In eval mode no pixel changes its class.
+# **Finding.** In train mode, the class of some pixels depends on the rest of the batch. These
+# pixels lie along the outlines of all six digits, and in whole regions of two digits. This is noise
+# in the pseudo-labels. In evaluation mode, no pixel changes its class.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. The threshold.** These runs have a threshold of 0.6. What are coverage and precision of the
-# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use
-# `evaluate(final, scenes["val"], device=device, confidence=...)`; its result has `.coverage` and
-# `.precision`.
+# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(final, scenes["val"],
+# device=device, confidence=...)`. Its result has `.coverage` and `.precision`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 thresholds = (0.5, 0.8, 0.95, 0.99)
@@ -662,9 +666,11 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 
 # %% [markdown]
 # **2. Which mean?** The release divides the clean and the perturbed loss by the number of
-# *confident* pixels, not of valid ones (`consistency_mean: confident`). Compute both means for the
-# embeddings `moved_v` of the batch above. By which factor do they differ? When is that factor
-# large?
+# *confident* pixels, not by the number of valid pixels (`consistency_mean: confident`). Compute
+# both means for the embeddings `moved_v` of part 4. Their scores are
+# `student.classify(moved_v.detach(), size).detach()`, and `y.cross_entropy(scores, mean="valid")`
+# is the mean over valid pixels. The other choice is `mean="confident"`. By which factor do the two
+# means differ? When is this factor large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()
@@ -675,12 +681,15 @@ print(f"1 / coverage: {1 / y.coverage():.2f}")
 torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
-# The factor is 1 / coverage. It is largest at the beginning, when the fewest pixels are confident
-# (see the coverage in the table above) and the teacher knows least.
+# The factor is 1 / coverage. It is largest at the beginning of the training. Then the fewest pixels
+# are confident (see the table with the coverage above), and the pseudo-labels come from a teacher
+# that has learned little.
 
 # %% [markdown]
-# **3. The early teacher.** From which step on is $a$ the constant $a_\text{max}$, for 0.95, for
-# 0.99 and for the release's 0.999? What does that mean for a run of 240 steps?
+# **3. The early teacher.** Part 6 has the formula of $a$. From which step on is $a$ equal to the
+# constant $a_\text{max}$, for $a_\text{max}$ = 0.95, 0.99 and 0.999 (the value of the release)?
+# `ema_decay_at(n, a_max)` returns $a$ at step $n$. What does the result mean for a run of 240
+# steps?
 
 # %% tags=["solution"]
 for decay in (0.95, 0.99, 0.999):
@@ -688,9 +697,9 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before that step the teacher is the plain mean of the students after every step so far, including
-# the first, almost random ones. (At step 0, $a = 0$, so only the starting weights drop out.) With
-# 0.999, the teacher is this plain mean during all 240 steps.
+# Before this step, the teacher is the plain mean of all students so far: one student after each
+# step, including the first, almost random students. (At step 0, $a = 0$, so the starting weights
+# are not part of this mean.) With 0.999, the teacher is the plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()
@@ -700,8 +709,10 @@ temporary.cleanup()
 #
 # - A training step has six parts. Taken by hand, it gives the same weights as the library, bit
 #   for bit.
-# - The loss is supervised + ½ clean + ½ perturbed; before perturbation starts, supervised + clean.
-# - Only confident pixels move, by exactly $\varepsilon$, and more than 95 % of them go down.
+# - The loss is supervised + ½ clean + ½ perturbed. Before perturbation starts, it is supervised +
+#   clean.
+# - Only confident pixels move, by exactly $\varepsilon$. The step lowers the log-density of more
+#   than 95 % of them.
 # - A teacher that shares the student's memory is the student. A teacher in train mode makes
 #   pseudo-labels that depend on the rest of the batch. Neither raises an error.
 #

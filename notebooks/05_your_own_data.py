@@ -17,15 +17,15 @@
 # [All lessons](README.md) · previous: [4. Training](04_ddfp_training.ipynb) · next: [6. Does the
 # density matter?](06_does_the_density_matter.ipynb)
 #
-# The method needs a folder of pictures, masks for a few of them, and nothing more. This lesson goes
-# from such a folder to segmented pictures, with the commands that you would type. Then it breaks
-# things on purpose, so that you recognize the errors.
+# The method needs only a folder of pictures, and masks for a few of them. This lesson goes from
+# such a folder to segmented pictures, with the commands that you would type. Then it breaks things
+# on purpose, so that you recognize the errors.
 #
 # **You will**
 # - lay out pictures, masks and lists, and check them before anything trains;
 # - write a configuration, train, evaluate and predict;
 # - read the errors of wrong masks, lists and settings;
-# - measure what the pictures without masks are worth.
+# - measure how much the pictures without masks improve the result.
 #
 # **You need** no earlier lesson to run this one. Lesson 4 explains what happens in a training. To
 # read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension. See
@@ -167,16 +167,15 @@ assert (counted["masks"] >= 5).all()
 assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").exists()
 
 # %% [markdown]
-# **Finding.** Every class occurs in more than 20 masks. You see which class is hardest after the
-# training. Each mask has only values of listed classes. Otherwise the library would have reported
+# **Finding.** Every class occurs in more than 20 masks. After the training you will see which class
+# is hardest. Each mask has only values of listed classes. Otherwise the library would have reported
 # an error.
 #
 # ## Which settings are needed?
 #
-# One file has all settings. The defaults of the library are those for the paper's setting
-# (ResNet-101, crops of large photographs). The file below suits pictures of 40 pixels and a CPU.
-# For photographs, start from the file in [data.md](../docs/data.md), which uses a pretrained
-# network.
+# One file has all settings. The defaults of the library are for the paper's setting (ResNet-101,
+# crops of large photographs). The file below suits pictures of 40 pixels and a CPU. For
+# photographs, start from the file in [data.md](../docs/data.md), which uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -270,9 +269,9 @@ assert last["pseudo_coverage"] > 0.7
 assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
-# **Finding.** The network learned. Its mIoU is up by more than ten points. More than seven pixels
-# in ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
-# because 72 masks and 216 steps are few. Three things would be alarming:
+# **Finding.** The network learned. Its mIoU rose by more than ten points. More than seven pixels in
+# ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
+# because 72 masks and 216 steps are few. Three results would show a problem:
 #
 # - at the end, an mIoU below 100 / (number of classes): a network that predicts only background
 #   cannot reach more (here about 19, because about 77.5 % of the pixels are background);
@@ -285,7 +284,8 @@ assert last["pseudo_precision"] > 0.85
 # also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay
 # in the colors of these lessons.)
 #
-# **Predict first.** In which will the network err more: in finding a digit, or in its class?
+# **Predict first.** Which error will be more frequent: the network misses a digit, or it finds the
+# digit and predicts the wrong class?
 
 # %%
 names = validation.names[:7]
@@ -322,8 +322,8 @@ with Image.open(f"predictions/{names[0]}.png") as written:
 
 # %% [markdown]
 # Which classes does the network recognize? `ddfp evaluate` prints the IoU of each class in percent.
-# This is the number of pixels that belong to the class in both prediction and mask, divided by the
-# number that belong to it in at least one of them.
+# To get the IoU, count the pixels that have the class in both prediction and mask. Divide by the
+# number of pixels that have the class in at least one of them.
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -336,15 +336,15 @@ assert abs(iou["mIoU"] - validated[-1]["teacher_miou"]) < 0.1
 assert iou["background"] > 80
 
 # %% [markdown]
-# **Finding.** The network errs more in the class than in the place: all seven digits are found at
-# about the right place, but some have the wrong class. The digit 2 is the hardest class here,
-# although it has as many masks as 0. In the picture, most pixels of both 2s have the class 0.
+# **Finding.** A wrong class is the more frequent error: the network finds all seven digits at about
+# the right place, but some have the wrong class. The digit 2 is the hardest class here, although it
+# has as many masks as 0. In the picture, most pixels of both 2s have the class 0.
 #
 # ## And when it does not work?
 #
-# Data errors give a one-line message that names the file and the fix. The exit status is then 2.
-# Here are two of the most frequent ones. In the first, an annotation tool wrote 128 instead of
-# class 1.
+# An error in the data gives a message of one line, which names the file and the fix. The exit
+# status of the command is then 2. Here are two of the most frequent ones. In the first, an
+# annotation tool wrote 128 instead of class 1.
 
 
 # %%
@@ -415,8 +415,9 @@ assert not Path("other").exists()
 #
 # ## Exercises
 #
-# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error be
-# about the list or about a mask? Guess first.
+# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error name
+# the list of classes or a mask? Predict first. Then write the file `root / "classes.txt"` without
+# its last line, and print `complaint()`. Restore the file at the end.
 
 # %% tags=["solution"]
 listed = (root / "classes.txt").read_text()
@@ -427,14 +428,16 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
-# The error names the first mask that has a 2, because its mask value 3 no longer has a class. The
-# list is wrong and not the mask.
+# The error names the first mask with a digit 2, because this digit has the mask value 3, and 3 no
+# longer has a class. But the list is wrong, and the mask is right.
 
 # %% [markdown]
-# **2. A new camera** has five times as many pixels per side. Enlarge the seven validation pictures
-# above fivefold. Predict the large pictures without another option, and with `--long-side 40`,
-# which shrinks their longer side to 40 pixels. Which percentage of the digits' pixels gets the
-# right class?
+# **2. A new camera** has five times as many pixels per side. To imitate it, enlarge the seven
+# validation pictures above (`names`, `indices`) from 40 to 200 pixels, and save them in a folder
+# `large`. Segment the large pictures twice with `ddfp predict`: once without another option, and
+# once with `--long-side 40`. This option shrinks the longer side to 40 pixels. Which percentage of
+# the digits' pixels gets the right class? Resize the predicted masks to 40 pixels and compare them
+# with `validation.mask(i)`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -470,9 +473,10 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 # digit gets the right class.
 
 # %% [markdown]
-# **3. What are the pictures without masks worth?** Train on the masks alone (`--method supervised
-# --out alone`) and compare the validation mIoU at the end. How sure can you be of the sign of the
-# difference?
+# **3. What are the pictures without masks worth?** Train on the masks alone: use the command of the
+# training above with `--method supervised --out alone`.
+# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
+# with that of `run`. Can you be sure that the difference is not due to chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
@@ -486,11 +490,10 @@ print(f"difference: {gain:+.1f} points, one seed")
 # The difference is small here, because 216 steps are few. The benchmark has 2,000 steps, and 1,915
 # unlabeled images instead of 228. There the gain is much larger (see the
 # [README](../README.md#what-we-found)). One seed cannot separate a gain of a few percentage points
-# from chance, because the seeds of one method differ by several points. To be sure, train both
-# methods with several seeds and compare within each seed: `ddfp reproduce my-pictures.yaml --data
-# pictures --methods supervised,ddfp --seeds
-# 0,1,2,3,4`. Lesson 6 shows how to read the result, and why `consistency` should be in that list as
-# well.
+# from chance, because the scores of one method differ by several points between seeds. To be sure,
+# train both methods with several seeds and compare within each seed: `ddfp reproduce
+# my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how
+# to read the result, and why you should also train `consistency`.
 
 # %%
 os.chdir(home)

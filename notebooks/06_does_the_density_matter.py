@@ -16,18 +16,19 @@
 #
 # [All lessons](README.md) · previous: [5. Your own data](05_your_own_data.ipynb)
 #
-# DDFP scores well, and its paper says why: features step *down the density*, so the boundary
-# settles where features are sparse. A good score does not show that the reason is right. Perhaps
-# any step of this length would do. Perhaps a second pass through the decoder has the same effect,
-# with no step at all. This lesson tests the reason, with results that the repository stores and one
-# small experiment that runs here. You can use the same plan for any other paper.
+# The paper reports good scores for DDFP and gives a reason: features step *down the density*, so
+# the boundary moves to where features are sparse. A good score does not show that the reason is
+# right. Perhaps any step of this length has the same effect. Perhaps a second pass through the
+# decoder has the same effect, with no step at all. This lesson tests the reason. It uses results
+# that the repository stores, and one small experiment that runs here. You can use the same plan for
+# any other paper.
 #
 # **You will**
-# - split a claim into parts, each of which can be false on its own;
-# - choose controls, and say what makes a control fair;
-# - compute paired differences and their intervals, and say what "significant" means here, and what
-#   it does not;
-# - measure the mechanism itself, with a density that no method trained with;
+# - split a claim into parts that can be true or false separately;
+# - choose controls, and learn what makes a control fair;
+# - compute paired differences and their intervals, and learn what "significant" means here, and
+#   what it does not mean;
+# - measure the mechanism itself, with a density that no method was trained with;
 # - find the flaw in two comparisons, and plan a test of your own.
 #
 # **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
@@ -77,8 +78,8 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The claim is about the colored boxes. Methods without a density also have everything else:
-# teacher, pseudo-labels, strong augmentation, a second pass.
+# The claim is about the colored boxes. Methods without a density have everything else too: teacher,
+# pseudo-labels, strong augmentation and a second pass.
 
 # %%
 diagram("flow", "step")
@@ -204,22 +205,23 @@ assert gains["up the density"].mean() < -1
 # **Finding.** On the moons the direction matters: descent gains most, and its opposite loses. (The
 # density that gives the direction matters too. In exercise 2 of [lesson
 # 1](01_low_density_separation.ipynb), the exact density gains less than the learned one.) But
-# compare the two random arms. Both have the same length and no knowledge of the density. Still, the
-# arm that is *drawn once* gains more. Points of the plane do not move, so descent also takes the
-# same step each time. The usual random step differs from descent in *two* respects, direction and
-# repetition. Descent leads the usual random step by 3.3 points. It leads the step that is drawn
-# once, which differs only in direction, by 1.9 (-0.01 to +3.8). The second lead is not quite
-# significant. The loss of the step *up* is clear.
+# compare the two random arms. Both have the same length and do not use the density. But the arm
+# that is *drawn once* gains more. The data points of this experiment are fixed, so descent also
+# takes the same step each time. The usual random step differs from descent in *two* respects,
+# direction and repetition. Descent is 3.3 points better than the usual random step. The random step
+# that is drawn once differs from descent only in direction. Descent is 1.9 points (-0.01 to +3.8)
+# better than this step, which is not quite significant. The step *up* is clearly worse than the
+# second pass alone.
 #
-# A control must differ in one respect. It is easy to overlook a second difference.
+# A control must differ in one respect only. It is easy to overlook a second difference.
 
 # %% [markdown]
 # ## What makes a control fair?
 #
-# "Equal length" is one choice. A step down the density and a random step of the same length are not
-# equally strong in other respects. Take the students that were trained with the second pass alone,
+# "Equal length" is one choice. A step down the density and a random step of the same length can
+# have effects of different size. Take the students that were trained with the second pass alone,
 # and move the points by each kind of step. The *KL divergence* measures how far the prediction
-# after the step is from the prediction before it. 0 means equal.
+# after the step is from the prediction before it. A KL divergence of 0 means that both are equal.
 #
 # **Predict first.** Which kind of step changes the prediction most? Which one lowers $\log p$ most?
 
@@ -263,12 +265,12 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # %% [markdown]
 # **Finding.** At equal length the adversarial step changes the prediction most, and descent falls
 # furthest. So "equal length", "equal change of the prediction", "equal rate of flipped labels" and
-# "equal fall" are four different comparisons, and one method can win the first and lose the second.
-# No single one of them is the fair comparison.
+# "equal fall" are four different comparisons. One method can be better in the first comparison and
+# worse in the second. None of the four is the only fair one.
 #
-# Study 10 makes two of these comparisons on digit scenes. For each kind of step it takes the length
-# at which the prediction changes as much as under descent (KL divergence, flipped classes). It also
-# takes the length of descent itself:
+# Study 10 makes two of these comparisons on digit scenes. In one comparison, each step has the
+# length at which it changes the prediction as much as descent does (KL divergence, flipped
+# classes). In the other comparison, each step has the length of descent:
 
 # %%
 equal = find_study("equal_effect")
@@ -283,14 +285,14 @@ assert longer["difference"] < 0 < longer["high"]
 
 # %% [markdown]
 # **Finding.** With random steps of equal effect (length 11.5) and adversarial steps of equal effect
-# (length 1), the means are higher than with descent, but not significantly. So descent does not owe
-# its place to an unfair length.
+# (length 1), the means are higher than with descent, but not significantly. So an unfair length
+# does not explain why descent is not ahead.
 
 # %% [markdown]
 # ## Every method chooses its length, in the same way
 #
-# A solution is to give every method its own best length. Choose it from the *same number* of
-# candidates, on *validation* data, and report test data only afterwards. Study 1 did that on the
+# A solution is to give every method its own best length. Choose this length from the *same number*
+# of candidates, on *validation* data. Report test data only afterwards. Study 1 did this on the
 # digit scenes, with two seeds and four lengths for each method:
 
 # %%
@@ -310,9 +312,10 @@ for name, best in table.idxmax(axis=1).items():
     assert f"{name}, eps {best:g}" in variants  # study 2 uses the lengths that were chosen here
 
 # %% [markdown]
-# Note what this does *not* do. Two seeds choose a length, but they do not prove which length is
-# best. Noise and dropout took the longest step of the list. We did not try longer steps, which, if
-# anything, favors DDFP. The purpose of this choice is an equal tuning budget.
+# This choice has limits. Two seeds choose a length, but they do not prove which length is best. For
+# noise and dropout, the best length was the longest one of the list. We did not try longer steps,
+# although they might be better for noise and dropout. The purpose of this choice is an equal tuning
+# budget.
 #
 # ## Pairs of seeds
 #
@@ -355,11 +358,10 @@ assert high - low < 0.8 * 2 * unpaired
 #
 # ## Parts 1 to 3: the scores
 #
-# All methods below train for 2,000 steps. The cost is equal in steps, but not in time, because a
-# step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps. By the timings of
-# [bench/RESULTS.md](../bench/RESULTS.md), these take a little longer than 2,000 steps of
-# `consistency`. The last line of the output below shows this run. All rows are in
-# [STUDY.md](../reproduce/STUDY.md).
+# All methods below train for 2,000 steps. The number of steps is equal, but the time is not,
+# because a step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps. These take a little
+# longer than 2,000 steps of `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)). The last line
+# of the output below shows this run. All rows are in [STUDY.md](../reproduce/STUDY.md).
 #
 # **Predict first.** Which of the four steps (random, dropout, adversarial, descent) gains most over
 # the second pass alone?
@@ -400,29 +402,30 @@ for other in ("noise, eps 10", "vat, eps 3"):
 
 # %% [markdown]
 # **Finding.** Part 1 holds before a correction for several comparisons (see below): DDFP gains over
-# `consistency`. Part 2 is open for DDFP. A second pass without any step already has more than half
-# of the gain, and DDFP adds no significant amount to it. A random step does add a significant
-# amount. (None of these intervals is corrected yet.) Part 3 has no support here: random, dropout
-# and adversarial steps, each at its own best length, have a *higher* mean than descent. Perturbing
-# features helps on this benchmark. We find no sign that a direction from the density helps more. In
-# equal time DDFP is below `consistency`. We did not measure how much of that time the density
-# takes. The second pass takes time as well. (The first page of the project shows the same
-# differences with the opposite sign, `ddfp` minus the others.)
+# `consistency`. For DDFP, the results do not decide part 2. A second pass without any step already
+# has more than half of the gain, and DDFP does not add a significant amount. A random step does add
+# a significant amount. (None of these intervals is corrected yet.) The results do not support part
+# 3: random, dropout and adversarial steps, each at its own best length, have a *higher* mean than
+# descent. Perturbing features helps on this benchmark. We find no sign that a direction from the
+# density helps more. In equal time, DDFP is below `consistency`. The density and the second pass
+# both take time. We did not measure how much each of them takes. (The first page of the project
+# shows the same differences with the opposite sign, `ddfp` minus the others.)
 
 # %% [markdown]
 # ## What does "significant" say?
 #
-# "95 % CI −0.4 to +1.5" means: the interval was made by a procedure that covers the true difference
-# in 95 % of repetitions, if differences between seeds are roughly normal. For example: repeat this
-# study 100 times with new seeds, and about 95 of the 100 intervals contain the true difference. An
-# interval that contains 0 does *not* say that there is no difference. It says that these seeds do
-# not show one.
+# What does "95 % CI −0.4 to +1.5" mean? Repeat this study 100 times with new seeds, and compute an
+# interval each time. About 95 of the 100 intervals contain the true difference. (This assumes that
+# the differences between seeds are roughly normal.) An interval that contains 0 does *not* show
+# that there is no difference. It shows that these seeds are not enough to find one.
 #
-# Three cautions.
+# There are three cautions.
 #
-# 1. **Several comparisons.** Of many intervals at 95 %, some miss the truth by chance. A simple
-#    correction is Bonferroni's: for $m$ comparisons, use intervals at $1 - 0.05/m$.
-# 2. **Few seeds.** With five seeds Student's t is wide, and small effects cannot be seen.
+# 1. **Several comparisons.** If you compute many 95 % intervals, some do not contain the true
+#    difference, by chance. A simple correction is Bonferroni's: for $m$ comparisons, use intervals
+#    at $1 - 0.05/m$.
+# 2. **Few seeds.** With five seeds, the intervals (Student's t) are wide, and small effects cannot
+#    be seen.
 # 3. **One benchmark.** Seeds repeat the training. They do not repeat the data set, the network or
 #    the labeled fraction.
 
@@ -450,15 +453,15 @@ assert corrected < single
 
 
 # %% [markdown]
-# **Finding.** Nine of 12 intervals exclude 0 before the correction and two after it, and both are
-# about random steps. The gain of DDFP over `consistency` is not one of the two. The best line of a
-# long table is best partly by luck. So decide *before* the experiment which comparison answers the
-# question, and write it down. We did not do this for study 2. We did it for the photographs
-# (below).
+# **Finding.** Before the correction, nine of 12 intervals exclude 0. After the correction, two
+# intervals exclude 0. Both are about random steps and not about DDFP. In a long table, the
+# best line is partly the best by chance. So decide *before* the experiment which comparison answers
+# the question, and write it down. For study 2, we did not decide beforehand. For the photographs
+# (below), we did.
 #
-# How many seeds would a difference of 0.5 points need? That depends on the paired standard
-# deviation. The *power* of a test is the probability that it finds a difference that exists. A
-# usual value is 80 %.
+# How many seeds do you need to find a difference of 0.5 points? The number depends on the paired
+# standard deviation. The *power* of a test is the probability that it finds a difference that
+# exists. A usual value is 80 %.
 
 
 # %%
@@ -490,8 +493,8 @@ assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 # %% [markdown]
 # ## Part 4: must the density be good, and keep learning?
 #
-# Study 4 changes one thing at a time. The output shows score differences from DDFP over three
-# seeds:
+# Study 4 changes one part of DDFP at a time. The output shows the difference from DDFP in points of
+# test mIoU, over three seeds:
 
 # %%
 ablations = find_study("ablations")
@@ -508,16 +511,16 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # %% [markdown]
 # **Finding.** Three controls have a simpler or older density: a mixture without a flow, and two
 # densities that are fitted once and then *frozen* (they learn no more). All three have a lower mean
-# than DDFP. With three seeds, look at the intervals before you say more. What the flow knows about
-# classes makes no significant difference here. (*Class-conditional*: descent uses the density of
-# the feature's own class.)
+# than DDFP. But the intervals contain 0, so three seeds do not prove a difference. Whether the flow
+# uses classes makes no significant difference here. (*Class-conditional* means that descent uses
+# the density of the feature's own class.)
 #
 # Is the density itself good? In lesson 2 a flow on a stream of points in 16 dimensions came close
 # to the exact density. A flow on two rings did not. In a network nobody knows the exact density.
 # But we can compare densities: which one gives features of *validation* images the higher
-# log-likelihood? And does low density show where the network is wrong, better than low confidence
-# does? (AUROC is the area under the ROC curve: 50 is chance, 100 perfect. "Both" combines
-# confidence and density.)
+# log-likelihood? We can also ask whether low density predicts the errors of the network better than
+# low confidence does. (AUROC is the area under the ROC curve: 50 is chance, 100 perfect. "Both"
+# combines confidence and density.)
 #
 # **Predict first.** The flow learns in every step of the training. Is it better than one Gaussian?
 
@@ -539,25 +542,25 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
     print(f"  AUROC of the density alone: {alone:.1f}")
 
 # %% [markdown]
-# **Finding.** On the digits the flow is clearly better than one Gaussian. On the photographs we see
-# no sign of this. On both, a mixture of 16 Gaussians that is fitted to the final features is better
-# than the flow. (The flow learns online, while the features change, from augmented crops and also
-# from pixels without a class. The Gaussians do not, so the comparison is not quite fair.) Low
-# density says hardly anything about errors on the digits (51.8, where 50 is chance). On the
-# photographs it shows errors, but less well than confidence does. Density in addition to confidence
-# helps little on both.
+# **Finding.** On the digits, the flow is clearly better than one Gaussian. On the photographs, we
+# see no sign of this. On both, a mixture of 16 Gaussians is better than the flow. (The comparison
+# is not quite fair. The flow learns online, while the features change. It learns from augmented
+# crops, and also from pixels without a class. The Gaussians are fitted to the final features.) On
+# the digits, low density hardly predicts errors (51.8, where 50 is chance). On the photographs it
+# predicts errors, but less well than low confidence does. On both, density in addition to
+# confidence helps little.
 
 # %% [markdown]
 # ## Part 5: the mechanism itself
 #
 # Does the boundary move to lower density *because of* descent? We must not measure this with a
-# method's own flow. That flow was trained together with the network, and may favor it. So we fit
-# another density to the features of each finished network: a mixture of 16 Gaussians that no method
-# was trained with. This mixture gives each feature a *percentile*. 50 is the median feature, 0 is
-# the sparsest one.
+# method's own flow. This flow was trained together with the network, so its result could be too
+# good. So we fit another density to the features of each finished network: a mixture of 16
+# Gaussians. No method was trained with it. This mixture gives each feature a *percentile*: 50 is
+# the median feature, and 0 is the feature with the lowest density.
 #
-# **Predict first.** The boundary starts near percentile 55. Where does it end under labels alone,
-# under consistency training, and under DDFP?
+# **Predict first.** The boundary starts near percentile 55. Where does it end with labels alone,
+# with consistency training, and with DDFP?
 
 # %%
 inside = study.stored_mechanism()
@@ -595,27 +598,30 @@ assert (pseudo["error percentile"] < 48).all()
 
 # %% [markdown]
 # **Finding.** The step does what the paper says: it takes confident features to a very low
-# percentile of a density that no method trained with, far below a random or an adversarial step.
-# The boundary does move to sparser features, but it does so under all four methods with
-# pseudo-labels, `consistency` included. So the step is not needed for this. Under `supervised` the
-# boundary does not move. Whether the step moves the boundary a little further is open: see the last
-# line about it. On the photographs (study 9) the boundary is sparser still, at percentile 17 to 21,
-# under the four methods that we measured, and it does not move down after step 300. Earlier steps
-# were not measured.
+# percentile. A random or an adversarial step takes them to a much higher percentile. The boundary
+# does move to sparser features, but it does so with all four methods that use pseudo-labels, also
+# with `consistency`. So the step is not needed for this. With `supervised`, the boundary does not
+# move. We cannot say whether the step moves the boundary a little further, because the interval of
+# `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we measured four
+# methods. There the boundary lies at an even lower percentile, 17 to 21, and it does not move to
+# lower density after step 300. Earlier steps were not measured.
 #
-# Errors of these four methods lie at slightly lower density than other features, on average. The
-# intervals still contain 50.
+# On the digits, the errors of the four methods with pseudo-labels lie at a slightly lower density
+# than the median feature, on average. But the intervals contain 50, the percentile of the median
+# feature.
 
 # %% [markdown]
 # ## What does the release do differently?
 #
-# The released code is a preset of its own, `ddfp_released` (lesson 4). On the digit scenes it has
-# the highest mean of all. Two more studies look for the reason. One tries random steps in place of
-# the density. The other gives the release's teacher to all methods. This teacher is *tied* and in
-# train mode: it shares the student's weights and normalizes by the statistics of its batch. "Asked
-# in train mode" means that the density is evaluated in this mode too.
+# The released code is a preset of its own, `ddfp_released` (lesson 4). On the digit scenes, this
+# preset has the highest mean of all methods. Two more studies look for the reason. Study 3 also
+# tries random steps in place of the density. Study 6 gives the release's teacher to all methods.
+# This teacher is *tied* and in train mode: it shares the student's weights and normalizes by the
+# statistics of its batch. In the output, "asked in train mode" means that the flow is also
+# evaluated on features in train mode.
 #
-# **Predict first.** Give all methods the release's teacher. Which of them gain over consistency?
+# **Predict first.** With the release's teacher, which methods will be better than consistency
+# training?
 
 # %%
 for name, baseline in (
@@ -636,22 +642,23 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** With random steps in place of the density, the release has at least as high a mean
-# (+1.6) as with the density (+0.8). With the release's teacher, random and adversarial steps gain
-# significantly over consistency. Descent does not. So we see no sign that the lead of the release
-# comes from the density. There are only three seeds, so read the intervals.
+# **Finding.** The release has a mean of +0.8 over `ddfp`. With random steps in place of the
+# density, it has +1.6, so its mean is at least as high. With the release's teacher, random and
+# adversarial steps gain significantly over consistency. Descent does not. So we see no sign that
+# the lead of the release comes from the density. But three seeds are few, and the intervals are
+# wide.
 
 # %% [markdown]
 # ## Real photographs
 #
-# Digit scenes are 40 pixels wide. Three studies use photographs: street scenes (CamVid) with a
-# network from random weights, and animals (a part of PASCAL VOC) with a pretrained one. For the
-# animals we wrote a [plan](../reproduce/PLAN.md) before we scored any method on a test image,
-# except the two methods of the tuning. It says which comparisons count, how many seeds they have,
-# and what we may claim.
+# Digit scenes are 40 pixels wide. Three studies use photographs. One study uses street scenes
+# (CamVid), with a network that starts from random weights. Two studies use animals (some images of
+# PASCAL VOC), with a pretrained network. For the animals we wrote a [plan](../reproduce/PLAN.md)
+# before we had test scores. (Two methods had test scores from the tuning.) The plan says which
+# comparisons count, how many seeds they have, and what we may claim.
 #
-# **Predict first.** The plan has three comparisons: DDFP with consistency training, with the second
-# pass alone and with random steps. In how many of them is DDFP significantly better?
+# **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
+# and with random steps. In how many of these three comparisons is DDFP significantly better?
 
 # %%
 photographs = [s for s in studies() if s.benchmark != "digits"]
@@ -689,50 +696,54 @@ for group, members in animals.groups.items():
 assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 
 # %% [markdown]
-# **Finding.** On the animals (study 9), all three planned intervals contain 0. With the three seeds
-# that both have, DDFP and the second pass that moves nothing have the same mean. (DDFP and
-# `consistency` have five seeds. The plan asks for two more seeds where a difference is not
-# significant, but larger than the paired standard deviation of noise minus `consistency`. Adding
-# seeds after a look at the result makes an interval less reliable, which is one more reason to
-# claim nothing.) We see no sign of a gain on photographs either, and none for the classes that look
-# alike (cow, horse, sheep). The interval of DDFP minus `consistency` is wide. The interval of DDFP
-# minus the second pass is narrow.
+# **Finding.** On the animals (study 9), all three planned intervals contain 0. Over their three
+# common seeds, DDFP and the second pass alone have the same mean. (DDFP and `consistency` have five
+# seeds. The plan adds two seeds if a difference is not significant, but larger than the paired
+# standard deviation of noise minus `consistency`. If you add seeds after you have seen a result,
+# its interval is less reliable. This is one more reason to claim nothing.) So we see no sign of a
+# gain on photographs. We also see no gain for the classes that look alike (cow, horse, sheep). The
+# interval of DDFP minus `consistency` is wide. The interval of DDFP minus the second pass alone is
+# narrow.
 #
-# Three more things limit this result. At the chosen length, the shortest one tried, a step of DDFP
-# changes few predictions, so a large difference cannot be expected. Consistency training itself
-# gains only 3 points here, which is not significant with three draws of labeled images. And the
-# step lengths were chosen with one seed and half of the steps (study 8).
+# This result has three more limits. First, the chosen length of DDFP is the shortest that we tried.
+# A step of this length changes few predictions, so we cannot expect a large difference. Second,
+# consistency training itself gains only 3 points over labels alone here. With three draws of
+# labeled images, this gain is not significant. Third, the step lengths were chosen with one seed
+# and with half of the training steps (study 8).
 #
-# Look at `supervised` in the street scenes (CamVid): training on labels alone is *better* than
-# consistency training there, on test images. (On the validation images its mean is lower: see
+# Now look at `supervised` in the street scenes (CamVid). On these test images, training on labels
+# alone is *better* than consistency training. (On the validation images its mean is lower: see
 # [study 7](../reproduce/STUDY.md).) Those runs have three seeds and 600 steps from random weights.
-# Then a gain over consistency only means a smaller loss against the simplest baseline. Always
-# report that baseline.
+# Here DDFP and noise have a higher mean than consistency training, but a lower mean than labels
+# alone. So always report the simplest baseline.
 #
 # ## What may we conclude?
 #
 # On small scenes, with a small network, five seeds, and step lengths chosen on validation images:
 #
-# 1. DDFP is better than consistency training without perturbed features by 1.6 points (+0.2 to
-#    +2.9). After the correction for 12 comparisons this is not significant (-1.3 to +4.4).
-# 2. More than half of that gain needs no step at all.
-# 3. We see no sign that a step down the density is better than a random step: random minus descent
-#    is +0.9 (-0.3 to +2.0), so a lead of descent of more than 0.3 points is unlikely. The
-#    adversarial step is ahead by 1.0 (+0.3 to +1.7), not significant after the correction (-0.5 to
-#    +2.5).
-# 4. A density that fits the features may matter for DDFP. Three seeds are too few to be sure.
-# 5. The boundary moves to sparser features under all four methods with pseudo-labels that we
+# 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
+#    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
+#    +4.4).
+# 2. More than half of this gain also appears without any step.
+# 3. We see no sign that a step down the density is better than a random step. Random minus descent
+#    is +0.9 points (-0.3 to +2.0). So it is unlikely that descent is better by more than 0.3
+#    points. Adversarial minus descent is +1.0 points (+0.3 to +1.7), which is not significant after
+#    the correction (-0.5 to +2.5).
+# 4. It may matter for DDFP that the density fits the features well. Three seeds are too few to be
+#    sure.
+# 5. The boundary moves to sparser features with all four methods with pseudo-labels that we
 #    measured, even without any step.
-# 6. The flow fits the features better than one Gaussian does, and less well than 16 Gaussians. Its
-#    density hardly shows where the network is wrong.
+# 6. The flow fits the features better than one Gaussian does, and less well than 16 Gaussians. Low
+#    density hardly predicts the errors of the network.
 #
 # On photographs of animals, with a pretrained network and three to five seeds, no difference of
-# mIoU is significant. DDFP minus a second pass that moves nothing is +0.0 (-0.6 to +0.6; corrected
-# for three comparisons -1.1 to +1.1), with three seeds.
+# mIoU is significant. With three seeds, DDFP minus the second pass alone is +0.0 (-0.6 to +0.6).
+# Corrected for three comparisons, the interval is -1.1 to +1.1.
 #
 # We may *not* conclude that DDFP does not work in the paper's setting. That setting has photographs
 # of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95. We have not run it on
-# a GPU yet. A test on a small benchmark can make a claim doubtful, but cannot settle it elsewhere.
+# a GPU yet. A test on a small benchmark can raise doubts about a claim, but it cannot decide the
+# claim for other settings.
 
 # %% [markdown]
 # ## Exercises
@@ -747,7 +758,9 @@ by_seed = tried.pivot(index="seed", columns="method", values=choice.score)
 print("by seed:", (by_seed["ddfp, eps 3"] - by_seed["noise, eps 0.3"]).round(1).tolist())
 
 # %% [markdown]
-# What was done wrong? `tried` holds all runs of study 1. Make the comparison fair and print it.
+# What is wrong with this comparison? `tried` has all runs of study 1, and `by_seed` has their
+# scores (a row for each seed, a column for each method and length). Make a fair comparison with
+# `paired_difference`, and print it.
 
 # %% tags=["solution"]
 for method in ("ddfp", "noise"):
@@ -758,25 +771,27 @@ print(f"each at its best of four: {signed(fair)} points")
 assert fair["difference"] < faulty["difference"]
 
 # %% [markdown] tags=["solution"]
-# One step is ten times as long as the other, and only DDFP's length was tuned. With each method's
-# best of four lengths, the difference is small. In any case, two seeds allow no conclusion: if both
-# differences are nearly equal by chance, their interval excludes 0.
+# The step of DDFP is ten times as long as the step of noise, and only the length of DDFP was tuned.
+# If each method has its best of four lengths, the difference is small. Two seeds allow no
+# conclusion in any case: both differences can be nearly equal by chance, and then their interval
+# excludes 0.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper has 81.2 mIoU on VOC with 732 labels. My run ends at 80.9. So I
-# do not reach the paper." Now look at the *paper's own* log, which ends at 80.9, too. (That log was
-# edited, and the code that was released with it did not write it. See [the notes on
-# it](../reproduce/released/README.md).)
+# do not reach the paper." Now look at the *paper's own* log, which also ends at 80.9. (Be careful
+# with this log: it was edited, and the released code did not write it. See [the
+# notes](../reproduce/released/README.md).)
 
 # %%
 log = pd.read_csv(Path("../reproduce/released/voc-732-miou.csv"))
 log.tail(3)
 
 # %% [markdown]
-# The column `first_line_miou` holds the student's score for each epoch, on the same images that the
-# paper reports. Where does the difference come from? How large would this difference be for a
-# method that no longer improves? Take the last 20 epochs as a sample of scores without trend, and
-# compute the expected best of 20.
+# The column `first_line_miou` of `log` has the student's score after each epoch, on the same images
+# as the score of the paper. Why is the paper's score higher than the last score of its log? How
+# large would this difference be for a method that no longer improves? Take the last 20 epochs as a
+# sample of scores without trend. Draw 20 of these scores with replacement, many times, and compute
+# the mean of the best score.
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
@@ -789,42 +804,44 @@ print(f"what choosing the best adds: {best - late.mean():.2f} points")
 assert values.max() > values[-1] and best > late.mean()
 
 # %% [markdown] tags=["solution"]
-# 81.2 is the *best of 80 epochs*, chosen on the images that it is reported for. 80.9 is the last
-# epoch. The best of many noisy scores is higher than a typical one, and more evaluations make it
-# higher still. For a method without a trend, the best of 20 is about 0.34 points above the mean.
-# Compare last with last, or choose the epoch on other images.
+# 81.2 is the *best of 80 epochs*, and the epoch was chosen on the same images. 80.9 is the score of
+# the last epoch. The best of many noisy scores is higher than a typical score, and it rises with
+# the number of evaluations. For a method without a trend, the best of 20 scores is about 0.34
+# points above the mean. Compare last scores with last scores, or choose the epoch on other images.
 
 # %% [markdown]
 # **3. Plan a test.** UniMatch (CVPR 2023) perturbs features by *dropping channels* at random and
-# reports that this helps semi-supervised segmentation. State the claim in parts. Name a control
-# for each part. Say what you would hold equal, and which single comparison answers the question.
-# How many seeds do you need to find half a point, with the paired standard deviation of `dropout`
-# against the second pass?
+# reports that this helps semi-supervised segmentation. State the claim in parts. Name a control for
+# each part. What would you hold equal? Which single comparison answers the question? How many seeds
+# do you need to find a difference of half a point? Use `seeds_needed(0.5, spread)`, where `spread`
+# is the paired standard deviation of `dropout, eps 10` minus `second pass alone`. Both are columns
+# of the table `wide`.
 
 # %% tags=["solution"]
 spread = (wide["dropout, eps 10"] - wide["second pass alone"]).std()
 print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seeds for 0.5 points")
 
 # %% [markdown] tags=["solution"]
-# One possible plan. *Parts:* (1) feature perturbation improves the score; (2) not only through the
-# second pass; (3) dropping *channels* is better than another random change. *Controls:*
-# consistency; a second pass with nothing dropped; noise of the same length; dropout of single
-# values instead of channels. *Held equal:* labeled images, starting weights, steps, weights of the
-# losses, number of candidates for the strength, chosen on validation. *The comparison:* channel
-# dropout against noise, both at their chosen strength, paired by seed, on test images, last step.
-# *Seeds:* the number printed above, decided before the first run. *Mechanism:* if the paper says
-# that dropout prevents reliance on single channels, measure that: drop one channel of the finished
-# networks, and compare the loss of accuracy.
+# This is one possible plan. *Parts:* (1) feature perturbation improves the score; (2) the second
+# pass alone does not explain the gain; (3) dropping *channels* is better than another random
+# change. *Controls:* consistency; a second pass with nothing dropped; noise of the same length;
+# dropout of single values instead of channels. *Held equal:* labeled images, starting weights,
+# steps, weights of the losses, number of candidates for the strength, chosen on validation. *The
+# comparison:* channel dropout against noise, both at their chosen strength, paired by seed, on test
+# images, last step. *Seeds:* the number printed above, decided before the first run. *Mechanism:*
+# suppose the paper says that dropout makes the network depend less on single channels. Then drop
+# one channel of the finished networks, and compare how much accuracy they lose.
 
 # %% [markdown]
 # ## What we saw
 #
-# - A claim has parts. Each needs a control that differs in one respect.
-# - Fair means: the same tuning for all, chosen on other data, the same budget of steps or of time
-#   (say which), the same measurement.
+# - A claim has parts. Each part needs a control that differs in one respect.
+# - A fair comparison has the same tuning for all methods, chosen on other data. It has the same
+#   budget (say whether in steps or in time) and the same measurement.
 # - Pair by seed. Report intervals. Decide beforehand which comparison counts.
-# - "Not significant" is not "no effect"; "significant" is not "important", nor "true elsewhere".
-# - Measure the mechanism too, with a density that no method trained with.
+# - "Not significant" does not mean "no effect". "Significant" does not mean "important", or "true on
+#   other data".
+# - Measure the mechanism too, with a density that no method was trained with.
 #
 # ## In the real method
 #

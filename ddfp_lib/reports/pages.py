@@ -152,10 +152,14 @@ def headline(study: Study) -> str:
         if excludes_zero(paired_difference(runs, *pair, study.score, strict))
     ]
     note = (
-        f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. The intervals are "
-        f"not corrected for the number of comparisons, which is {len(found)}. After the correction "
-        "(Bonferroni), "
-        + (f"only this is significant: {'; '.join(left)}." if left else "no difference is significant.")
+        f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. There are "
+        f"{len(found)} comparisons, and the intervals are not corrected for their number. After "
+        "the correction (Bonferroni), "
+        + (
+            f"only this is significant: {'; '.join(left)}."
+            if left
+            else "no difference is significant."
+        )
     )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command(study)}"
 

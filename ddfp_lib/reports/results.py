@@ -63,11 +63,13 @@ def significance(runs: pd.DataFrame, baseline: str, score: str = "test_miou") ->
         return f"Compared with `{baseline}`, with one seed: significance cannot be tested."
     significant = sum(map(excludes_zero, gaps.to_dict("records")))
     if len(gaps) == 1:
-        return f"There is 1 comparison with `{baseline}`: it is {'not ' * (not significant)}significant."
+        verdict = "is significant" if significant else "is not significant"
+        return f"There is 1 comparison with `{baseline}`: it {verdict}."
+    many = {0: "none", len(gaps): "all"}.get(significant, significant)
     return (
-        f"There are {len(gaps)} comparisons with `{baseline}`, and {significant or 'none'} of them "
-        f"{'is' if significant < 2 else 'are'} significant. The intervals are not corrected for the "
-        "number of comparisons."
+        f"There are {len(gaps)} comparisons with `{baseline}`, and {many} of them "
+        f"{'is' if significant < 2 else 'are'} significant. The intervals are not corrected for "
+        "the number of comparisons."
     )
 
 
@@ -201,7 +203,7 @@ def results_page(
         "validations of a run, which is optimistic. Differences are paired by seed; intervals (CI) "
         "are Student's t. A difference is significant if its interval does not contain 0. Tables "
         "may come from different machines and dates: compare within a table. The rows of the "
-        "studies stand in [`studies/`](studies), and [STUDY.md](STUDY.md) reports "
+        "studies are in [`studies/`](studies), and [STUDY.md](STUDY.md) reports "
         f"them{_alone(ledger)}.",
     ]
     stale = unmatched(ledger)
