@@ -16,16 +16,16 @@
 #
 # [All lessons](README.md) · next: [2. Normalizing flows](02_normalizing_flow_density.ipynb)
 #
-# Six points have a label, 234 points have none. Where should the decision boundary between two
-# classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
+# Six points have a label, and 234 points have no label. Where should the decision boundary between
+# two classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
 # **cluster assumption**: points of one cluster share a class. So the boundary should lie where
 # points are few. This is also called *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
 # method learns the density of the features. It moves each feature one step *down the density* and
 # keeps its class. The paper claims that the boundary then moves to where features are sparse. This
-# course builds the method and then tests the claim. In this lesson everything happens in the plane,
-# where you can see all of it.
+# course builds the method and then tests the claim. This lesson uses points of the plane, so you
+# can see everything.
 #
 # **You will**
 # - see why a few labels leave the boundary in the middle of the data;
@@ -76,9 +76,9 @@ density_steps = 400  # training steps of the flow
 # %% [markdown]
 # ## Where are we?
 #
-# This is the whole method, as lesson 4 trains it. The colored boxes belong to this lesson: a
-# density, and a step down that density. Here an "image" is a point of the plane, and the point
-# itself plays the role of the feature F. Later lessons explain the other boxes.
+# The diagram shows the whole method, which lesson 4 trains. The colored boxes belong to this
+# lesson: a density, and a step down that density. Here an "image" is a point of the plane, and the
+# point itself plays the role of the feature F. Later lessons explain the other boxes.
 
 # %%
 diagram("flow", "step")
@@ -341,15 +341,18 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 # ## Three rules for points without labels
 #
 # Where the teacher's highest class probability exceeds a threshold, this class becomes a
-# **pseudo-label**: a label that a model has made. The student learns to predict it. *Consistency
-# regularization* asks for more: the student must predict the same class after a perturbation of its
-# input or of its features. The last two of the following rules belong to this family.
+# **pseudo-label**: a label that a model has made. The student learns to predict this pseudo-label.
+# *Consistency regularization* requires more: the student must predict the same class after a
+# perturbation of its input or of its features. The last two of the following rules belong to this
+# family.
 #
 # - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy of
-#   the prediction, $-\sum_k p_k \log p_k$. It is 0 where one class has all the probability.
+#   the prediction, $-\sum_k p_k \log p_k$. The entropy is 0 where one class has all the
+#   probability.
 # - **Random step**: predict the pseudo-label at the point, and at the point moved by $\varepsilon$
 #   in a random direction.
-# - **Density descent**: the same, with a step *down the density*.
+# - **Density descent**: predict the pseudo-label at the point, and at the point moved by
+#   $\varepsilon$ *down the density*.
 
 
 # %%
@@ -466,7 +469,7 @@ assert change["rings"]["descent"][1] > change["rings"]["random"][1] + 0.05
 assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 
 # %% [markdown]
-# **Finding.** Three clouds give three answers.
+# **Finding.** The answer is different for each cloud.
 #
 # - *Moons:* descent gains most: about five percentage points more than a random step. No seed
 #   loses. But the mean density at the boundary falls by about the same amount with all three rules.
@@ -483,9 +486,8 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # ## Frame by frame, for a typical seed
 #
 # A single seed can mislead, so we choose a typical one. For each seed, we take two changes of the
-# density at the boundary: under the random step and under descent. The typical seed is closest to
-# the mean changes over all seeds. The dashed line is the boundary at step 60, before the rules
-# begin.
+# density at the boundary: with the random step and with descent. The typical seed is closest to the
+# mean changes over all seeds. The dashed line is the boundary at step 60, before the rules begin.
 #
 # **Predict first.** Descent gains most on the moons. Will its boundary follow the whole gap at the
 # end? Will the boundary differ more between rules or between seeds?
@@ -586,7 +588,7 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
 # 0.4 as at 0.2. Steps of length 0.8 lose on average. They are longer than the gap, so many of them
 # probably land on the other moon and teach the wrong class there. The right length depends on the
-# width of the gap, and nobody knows this width beforehand. So the length is a *hyperparameter*, a
+# width of the gap, and this width is not known beforehand. So the length is a *hyperparameter*, a
 # setting that is chosen and not learned. Choose it on validation data, *in the same way for every
 # method* (lesson 6).
 
@@ -647,13 +649,13 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # **Finding.** On this cloud, descent moves the boundary to a lower density than the other rules do,
 # on average. On the other three clouds it does not. But on this cloud, descent loses accuracy with
 # most seeds. The losses differ a lot between seeds. The cluster assumption is an assumption about
-# *classes*. Points without labels can neither confirm nor refute it.
+# *classes*. Points without labels cannot confirm or refute this assumption.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. Ask the classifier instead.** *Virtual adversarial training* (VAT) moves each point in the
-# direction in which the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved,
+# **1. Use the classifier, not the density.** *Virtual adversarial training* (VAT) moves each point
+# in the direction in which the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved,
 # FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
 # step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor (seeds,
 # points) that is True everywhere, and `rng` is `generator("vat")`. Write a function `rule(student,
@@ -690,8 +692,8 @@ for name in ("moons", "gap"):
 # %% [markdown] tags=["solution"]
 # On average, VAT gains about as much as the random step. We did not measure why. One probable
 # reason: where the classifier is certain, its prediction hardly changes, so the direction has
-# little meaning. Another probable reason: VAT does not use the density, so its steps need not lead
-# into a gap.
+# little meaning. Another probable reason: VAT does not use the density, so its steps do not always
+# lead into a gap.
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
@@ -721,8 +723,9 @@ for name in ("moons", "gap"):
 #   we did not measure: the classifier learns its own confident predictions, right or wrong, and
 #   these spread to nearby points.
 # - Steps down a learned density gain most where classes are clusters (moons). They lose about five
-#   percentage points on average where classes are not clusters (gap), and also on the rings, where
-#   the learned density is a poor copy. Entropy, which uses no density, loses on the rings as well.
+#   percentage points on average where classes are not clusters (gap). They lose about as much on
+#   the rings, where the learned density is a poor copy. Entropy minimization uses no density, but
+#   it loses on the rings too.
 # - On average, steps down a learned density move the boundary to the lowest density on one of four
 #   clouds, and lose accuracy there.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and

@@ -82,14 +82,15 @@ diagram("flow")
 # ## One dimension, by hand
 #
 # Let $z = f(x)$ with an increasing map $f$, and let $z$ be standard normal. How dense is $x$? A
-# short interval $\mathrm dx$ holds as many points as its image $\mathrm dz$, so $p(x)\, \mathrm dx
-# = p(z)\, \mathrm dz$:
+# short interval $\mathrm dx$ contains as many points as its image $\mathrm dz$, so $p(x)\, \mathrm
+# dx = p(z)\, \mathrm dz$:
 #
 # $$ \log p(x) = \log \mathcal N(f(x); 0, 1)
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
 #
-# This is the *change of variables*. The first term asks where the point lands. The second term
-# accounts for stretching: where $f$ is steep, points that are close in $x$ are far apart in $z$.
+# This is the *change of variables*. The first term depends on the place where the point lands. The
+# second term accounts for stretching: where $f$ is steep, points that are close in $x$ are far
+# apart in $z$.
 #
 # **Predict first.** The map below is steep at -1 and 1, and nearly flat between them. Where is $x$
 # dense?
@@ -145,8 +146,8 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 #
 # In $D$ dimensions the slope becomes the absolute determinant of the Jacobian, $\left| \det
 # \partial f / \partial x \right|$, which costs $D^3$ operations in general. A *coupling block*
-# makes it cheap. It splits its input into two halves. A network reads one half and returns a scale
-# $s$ and a shift $t$ for the other half:
+# makes the determinant cheap. The block splits its input into two halves. A network reads one half
+# and returns a scale $s$ and a shift $t$ for the other half:
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
@@ -187,8 +188,8 @@ assert torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, log_det[0])
 assert torch.allclose(block.inverse(z), x)
 
 # %% [markdown]
-# Why is it so cheap? Look at the Jacobian of the first half step. Its input has five numbers: $a$
-# is the first two, $b$ the other three.
+# Why is the determinant so cheap? Look at the Jacobian of the first half step. The input has five
+# numbers: $a$ is the first two numbers, and $b$ is the other three.
 #
 # **Predict first.** Which entries of this Jacobian are 0, and which are 1?
 
@@ -204,9 +205,8 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 
 # %% [markdown]
 # **Finding.** The Jacobian is triangular, so its determinant is the product of the diagonal. The
-# log of this product is the sum of the $s_i$. Neither the derivatives nor the inverses of the
-# networks are needed. Several such blocks in a row form a *flow*. Real NVP and Glow are flows of
-# this type.
+# log of this product is the sum of the $s_i$. We do not need the derivatives or the inverses of the
+# networks. Several such blocks in a row form a *flow*. Real NVP and Glow are flows of this type.
 #
 # **Play with it.** On the [explorer's page on the
 # flow](../docs/explorer.md#the-flow-coupling-by-coupling) you drag a point through all couplings
@@ -223,7 +223,7 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
 # The first density is called the *marginal* density. Training maximizes the mean log-likelihood,
-# with a little noise on the points. Log-likelihoods are in *nats*, the unit of the natural
+# and adds a little noise to the points. Log-likelihoods are in *nats*, the unit of the natural
 # logarithm. *Held-out* points are not used for training. They test the density. The image $z$ of a
 # point is its *latent*. We train a flow for a few steps on two moons, where three points of each
 # class have a label:
@@ -308,13 +308,14 @@ assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normaliz
 
 # %% [markdown]
 # Left: the learned density. Middle: where the flow sends the points; a cross marks the mean of each
-# class. Right: the class whose Gaussian explains a point best, `class_log_prob(x).argmax(1)`.
+# class. Right: the class whose Gaussian gives the point the highest density,
+# `class_log_prob(x).argmax(1)`.
 #
 # ## Does the flow classify?
 #
-# **Predict first.** Six of 300 points have a label. Is that enough for the flow to know which
-# Gaussian is which class? We compare it with the simplest classifier that uses labels alone: the
-# nearest labeled point.
+# **Predict first.** Six of 300 points have a label. Is that enough for the flow to learn which
+# Gaussian belongs to which class? We compare it with the simplest classifier that uses labels
+# alone: the nearest labeled point.
 
 
 # %%
@@ -349,11 +350,10 @@ assert few.min() < 50 and many.min() > 95
 # correctly with every seed. The nearest labeled point classifies them at least as well. With three
 # labels per class, the flow is better than the nearest labeled point with two seeds and worse with
 # two seeds. Seed 3 has most of its points in the wrong class, as if the classes were swapped. A
-# probable
-# reason: the likelihood weighs all points alike, and six labels are 2 % of them. So these labels
-# may be too few to correct a bad initialization. (We did not try a second initialization.) DDFP
-# does not use the flow as a classifier. The step needs only the marginal density, which stays the
-# same when the classes are swapped.
+# probable reason: the likelihood gives all points the same weight, and only 2 % of them have a
+# label. So these labels may be too few to correct a bad initialization. (We did not try a second
+# initialization.) DDFP does not use the flow as a classifier. The step needs only the marginal
+# density, which stays the same when the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason.
@@ -380,22 +380,23 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 
 # %% [markdown]
 # None of the three changes makes a significant difference. Three seeds would hardly show an effect
-# of one point. (The flow without labels still has one Gaussian per class, but no label says which
-# one a point belongs to. We did not measure a single Gaussian in place of the mixture.)
+# of one point. (The flow without labels still has one Gaussian per class, but it does not learn
+# which class a Gaussian belongs to. We did not measure a single Gaussian in place of the mixture.)
 
 # %% [markdown]
 # ## How long must a flow train?
 #
 # The classical estimators are not trained in steps. A *kernel density estimate* puts a small
-# Gaussian on every training point. Cross-validation chooses its width. A *Gaussian mixture* with
-# full covariances (each Gaussian may be an ellipse in any direction) is fitted by the EM algorithm,
-# which repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the mixture has
-# 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each log-likelihood
-# from that of the exact density, so 0 is perfect. The flows of these curves use no label. (The
-# pictures of densities come later. Their flow of 200 steps is the flow trained above, with six
-# labels and a higher learning rate.)
+# Gaussian on every training point. Cross-validation chooses its width. In a *Gaussian mixture* with
+# full covariances, each Gaussian may be an ellipse in any direction. The EM algorithm fits the
+# mixture. It repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the
+# mixture has 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each
+# log-likelihood from that of the exact density, so 0 is perfect. The flows of these curves use no
+# label. (The pictures of densities come later. Their flow of 200 steps is the flow trained above,
+# with six labels and a higher learning rate.)
 #
-# **Predict first.** After how many steps is the flow as good as the kernels? Does it ever overfit?
+# **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow
+# ever overfit?
 
 # %%
 exact = np.array([moons.log_density(x).mean().item() for x, _ in test_set])
@@ -445,10 +446,10 @@ assert (training_gap[:, -1] < 0.02).all()  # as likely as the exact density, or 
 assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
-# **Finding.** After 200 steps the flow is more than twice as far from the exact density as the
-# kernels are. After 2,000 steps it is about as close as the kernels. So the flow was worse at first
-# only because its training was too short. A comparison means little if it does not state the budget
-# of every method.
+# **Finding.** After 200 steps, the flow is more than twice as far from the exact density as the
+# kernel density is. After 2,000 steps, the flow is about as close as the kernel density. So the
+# flow was worse at first only because its training was too short. A comparison means little if it
+# does not state the budget of every method.
 #
 # (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
 # right panel shows **overfitting**. With most seeds, the curve of the training points falls below
@@ -492,8 +493,8 @@ maps(
 # A flow bends and stretches the plane, but cannot cut it or join its parts. So people say: a flow
 # cannot turn a Gaussian into a ring. Is that true?
 #
-# **Predict first.** Can it make a ring with an empty hole, or only a blurred ring, or neither? Will
-# a small trained flow keep two rings apart?
+# **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will a
+# small trained flow keep two rings apart?
 #
 # Take the density of a circle of radius 1 that is blurred by 0.08. Send each point $x$ to $z =
 # g(\lVert x \rVert)\, x / \lVert x \rVert$. Choose the function $g$ so that the radius of $z$ has
@@ -585,8 +586,8 @@ for name in ("flow, 2,000 steps", "another seed"):
     assert middle[name] > 10 * middle["exact"] and bridge[name] > middle[name]
 
 # %% [markdown]
-# **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring begins to
-# show, and the likelihood is clearly higher. But the likelihood stays below that of the exact
+# **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring becomes
+# visible, and the likelihood is clearly higher. But the likelihood stays below that of the exact
 # density. The inner ring is still a disc, and *bridges* of density join the two rings. Between the
 # rings the median density falls. The highest density there hardly changes with one seed and rises
 # with the other. The cause is the size of the flow (six blocks with clamped scales) or its
@@ -720,11 +721,11 @@ maps(
 # every step. So we append 14 standard normal numbers to each point of the moons. The exact
 # log-density is the sum of two log-densities, that of the moons and that of the 14 numbers. In the
 # next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density. Train
-# two flows, `DensityEstimator(16, 2, config, total_steps=150)` with `config =
-# DensityConfig(blocks=4, hidden=32, lr=0.01)`, for 150 steps: one on the same 300 points at every
-# step, one on 300 fresh points at every step. Then compare both with two kernel densities,
-# `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on 3,000 points. Use 1,000 other points for
-# the comparison.
+# two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points at
+# every step. A flow is `DensityEstimator(16, 2, config, total_steps=150)` with `config =
+# DensityConfig(blocks=4, hidden=32, lr=0.01)`, and `fit_step` trains it (see above). Then compare
+# both with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on 3,000
+# points. Use 1,000 other points for the comparison.
 
 
 # %%
@@ -779,8 +780,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # - The change of variables gives the density after a map. In a coupling block the log-determinant
 #   is a simple sum.
 # - A flow with one Gaussian per class is both a density and a classifier.
-# - In the plane, a flow that trains long enough is about as good as kernels. After a short training
-#   it is not.
+# - In the plane, a flow that trains long enough is about as good as a kernel density. After a short
+#   training it is not.
 # - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges
 #   between two rings.
 # - On few points a flow overfits. Noise on the points reduces the difference between training and
@@ -788,8 +789,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #
 # ## In the real method
 #
-# The method uses the same class, with two blocks on 256 features (32 in our small networks). The
-# flow learns at every training step from the teacher's features, with labels where they exist:
+# The method uses the same Python class, with two blocks on 256 features (32 in our small networks).
+# The flow learns at every training step from the teacher's features, with labels where they exist:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

@@ -18,8 +18,8 @@
 # next: [4. Training](04_ddfp_training.ipynb)
 #
 # DDFP moves a feature down the density and trains the classifier to predict the same class there.
-# This lesson measures three things: how far down the density a step goes, how often it leaves the
-# true class, and what it does to the features of a trained network.
+# This lesson measures how far down the density such a step goes, and how often it leaves the true
+# class. It also measures the effect of the step on the features of a trained network.
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
@@ -373,9 +373,9 @@ assert descent["network keeps its class (%)"] > 95
 # % of them: more than half, but fewer than the 69 % of a normal density. The median fall is about
 # 13 nats for descent and about 1 nat for the adversarial step. After descent, the network predicts
 # the same class as before for more than 95 % of the features. But this class can be wrong. The last
-# column shows how often the network predicts the *true* class: for about 94 % of the features
-# without a step and after a random step, for 92 % after descent, and for 90 % after the adversarial
-# step.
+# column shows how often the network predicts the *true* class. Without a step and after a random
+# step, it does so for about 94 % of the features. After descent it does so for 92 %, and after the
+# adversarial step for 90 %.
 #
 # ## Where do the moved features lie?
 #

@@ -18,8 +18,8 @@
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
 # This lesson combines everything: a network, its teacher, a flow that is trained with them, and the
-# step down the density. You take one training step by hand. The code follows each formula. Then you
-# check that the result equals that of the library, bit for bit. The code comes from
+# step down the density. You take one training step by hand. Below each formula is its code. Then
+# you check that the result equals that of the library, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**
@@ -79,8 +79,8 @@ steps = 240
 # ## Where are we?
 #
 # This lesson uses the whole picture. The loss is a sum of three terms, one for labeled and two for
-# unlabeled images. Let $x$ be a labeled image and $m$ its mask, $u$ a *strongly augmented*
-# unlabeled image, $y$ the *pseudo-labels* that the teacher makes, and CE the cross-entropy,
+# unlabeled images. Let $x$ be a labeled image and $m$ its mask. Let $u$ be a *strongly augmented*
+# unlabeled image, and $y$ the *pseudo-labels* that the teacher makes. CE is the cross-entropy,
 # averaged over pixels. Then
 #
 # $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
@@ -210,14 +210,14 @@ assert not confident[~batch.valid].any()
 assert 0.5 < float(y_weak.coverage()) < 1
 
 # %% [markdown]
-# **Finding.** Half way through the training, the teacher is confident of the background and of
-# pieces of some digits. Elsewhere, and in the padding, there is no pseudo-label (white).
+# **Finding.** Half way through the training, the teacher is confident about the background and
+# about parts of some digits. All other pixels, and the padding, have no pseudo-label (white).
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
 # The student sees the same images with other colors and blur. Then CutMix replaces a box of each
-# image by the same box of the next one. Let $s_i$ be image $i$ of the batch with other colors and
+# image by the same box of the next image. Let $s_i$ be image $i$ of the batch with other colors and
 # blur, and $y_i$ its pseudo-labels. The mask $b$ is 1 in the box and 0 elsewhere. Then the student
 # sees $u_i$ and learns $y_i'$:
 #
@@ -271,8 +271,8 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # %% [markdown]
 # ### Part 4. The step down the density, and the perturbed loss
 #
-# For each confident pixel the flow says in which direction of $F$ its log-density falls fastest.
-# The step has length $\varepsilon$ (see lesson 3):
+# For each confident pixel, the flow gives the direction of $F$ in which the log-density falls
+# fastest. The step has length $\varepsilon$ (see lesson 3):
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
 #
@@ -330,10 +330,11 @@ assert falls > 0.95
 # evaluated on the embeddings of the *student*. The printed medians of the log-density show that the
 # flow fits both about equally well: they differ by less than one nat. Second, `auxiliary=True`
 # gives moved features their own BatchNorm statistics. Without this option, the running averages
-# would mix moved and clean features. We think that these averages would fit neither. [Study
-# 4](../reproduce/STUDY.md) measured the cost of such shared statistics on the full benchmark, with
-# steps of length 3 (here: 1). The output shows the difference in *mIoU*. This is the score of a
-# segmentation in percent, and the section "How does a whole training go?" defines it:
+# would mix moved and clean features. We think that such averages would fit neither the moved nor
+# the clean features. [Study 4](../reproduce/STUDY.md) measured the cost of such shared statistics
+# on the full benchmark, with steps of length 3 (here: 1). The output shows the difference in
+# *mIoU*. This is the score of a segmentation in percent, and the section "How does a whole training
+# go?" defines it:
 
 # %%
 ablations = find_study("ablations")

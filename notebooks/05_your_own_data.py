@@ -77,9 +77,9 @@ diagram("data")
 # %% [markdown]
 # ## How should the folder look?
 #
-# It should look like the folder of PASCAL VOC. Here we fill it with digit scenes, so that the
-# lesson runs anywhere. Your pictures come from a camera, and your masks from an annotation tool. We
-# delete most masks, so that the folder looks like yours.
+# The folder should look like the folder of PASCAL VOC. Here we fill it with digit scenes, so that
+# the lesson runs anywhere. Your pictures come from a camera, and your masks come from an annotation
+# tool. We delete most masks, so that the folder looks like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
@@ -114,7 +114,7 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # ## Does the library read the folder as intended?
 #
 # Before anything trains, open the list and read every mask once. With a list of labeled pictures,
-# training does not read the masks of the other pictures, and these masks need not exist.
+# training does not read the masks of the other pictures, and these masks do not have to exist.
 
 # %%
 dataset = Voc(root, "train")
@@ -143,9 +143,9 @@ counted = count_classes(dataset, labeled)
 print(counted.to_string())
 
 # %% [markdown]
-# **Predict first.** Which class would be hardest to learn? A class that occurs in few masks cannot
-# be learned, and no setting helps. First label more pictures of such a class. Look at the masks,
-# too. (White pixels are ignored, or there is no mask.)
+# **Predict first.** Which class will be hardest to learn? The network cannot learn a class that
+# occurs in few masks, and no setting helps. First label more pictures of such a class. Look at the
+# masks, too. (White pixels are ignored, or there is no mask.)
 
 # %%
 few = [*labeled[:4], *unlabeled[:3]]
@@ -174,7 +174,7 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 # ## Which settings are needed?
 #
 # One file has all settings. The defaults of the library are for the paper's setting (ResNet-101,
-# crops of large photographs). The file below suits pictures of 40 pixels and a CPU. For
+# crops of large photographs). The file below is for pictures of 40 pixels and a CPU. For
 # photographs, start from the file in [data.md](../docs/data.md), which uses a pretrained network.
 
 # %%
@@ -343,8 +343,8 @@ assert iou["background"] > 80
 # ## And when it does not work?
 #
 # An error in the data gives a message of one line, which names the file and the fix. The exit
-# status of the command is then 2. Here are two of the most frequent ones. In the first, an
-# annotation tool wrote 128 instead of class 1.
+# status of the command is then 2. Here are two frequent errors. In the first, an annotation tool
+# wrote 128 instead of class 1.
 
 
 # %%
@@ -397,8 +397,8 @@ assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
-# **Finding.** Each error names the file or the setting, and what to do. `ddfp train` checks all
-# masks that it will use before it starts. If there is no error and the result is poor, use this
+# **Finding.** Each error names the file or the setting, and says what to do. `ddfp train` checks
+# all masks that it will use before it starts. If there is no error and the result is poor, use this
 # table:
 #
 # | symptom | what to try |
@@ -473,8 +473,8 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 # digit gets the right class.
 
 # %% [markdown]
-# **3. What are the pictures without masks worth?** Train on the masks alone: use the command of the
-# training above with `--method supervised --out alone`.
+# **3. How much do the pictures without masks help?** Train on the masks alone: use the command of
+# the training above with `--method supervised --out alone`.
 # `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
 # with that of `run`. Can you be sure that the difference is not due to chance?
 

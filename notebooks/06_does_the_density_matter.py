@@ -204,14 +204,14 @@ assert gains["up the density"].mean() < -1
 # %% [markdown]
 # **Finding.** On the moons the direction matters: descent gains most, and its opposite loses. (The
 # density that gives the direction matters too. In exercise 2 of [lesson
-# 1](01_low_density_separation.ipynb), the exact density gains less than the learned one.) But
+# 1](01_low_density_separation.ipynb), the exact density gains less than the learned one.) Now
 # compare the two random arms. Both have the same length and do not use the density. But the arm
 # that is *drawn once* gains more. The data points of this experiment are fixed, so descent also
 # takes the same step each time. The usual random step differs from descent in *two* respects,
 # direction and repetition. Descent is 3.3 points better than the usual random step. The random step
 # that is drawn once differs from descent only in direction. Descent is 1.9 points (-0.01 to +3.8)
-# better than this step, which is not quite significant. The step *up* is clearly worse than the
-# second pass alone.
+# better than this step. This difference is not quite significant. The step *up* is clearly worse
+# than the second pass alone.
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
@@ -266,7 +266,7 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # **Finding.** At equal length the adversarial step changes the prediction most, and descent falls
 # furthest. So "equal length", "equal change of the prediction", "equal rate of flipped labels" and
 # "equal fall" are four different comparisons. One method can be better in the first comparison and
-# worse in the second. None of the four is the only fair one.
+# worse in the second. No single comparison of the four is enough.
 #
 # Study 10 makes two of these comparisons on digit scenes. In one comparison, each step has the
 # length at which it changes the prediction as much as descent does (KL divergence, flipped
@@ -286,7 +286,7 @@ assert longer["difference"] < 0 < longer["high"]
 # %% [markdown]
 # **Finding.** With random steps of equal effect (length 11.5) and adversarial steps of equal effect
 # (length 1), the means are higher than with descent, but not significantly. So an unfair length
-# does not explain why descent is not ahead.
+# does not explain why descent is not better.
 
 # %% [markdown]
 # ## Every method chooses its length, in the same way
@@ -359,9 +359,10 @@ assert high - low < 0.8 * 2 * unpaired
 # ## Parts 1 to 3: the scores
 #
 # All methods below train for 2,000 steps. The number of steps is equal, but the time is not,
-# because a step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps. These take a little
-# longer than 2,000 steps of `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)). The last line
-# of the output below shows this run. All rows are in [STUDY.md](../reproduce/STUDY.md).
+# because a step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps. This number of steps
+# takes a little longer than 2,000 steps of `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)).
+# The last line of the output below shows this run. All rows are in
+# [STUDY.md](../reproduce/STUDY.md).
 #
 # **Predict first.** Which of the four steps (random, dropout, adversarial, descent) gains most over
 # the second pass alone?
@@ -417,7 +418,7 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # What does "95 % CI −0.4 to +1.5" mean? Repeat this study 100 times with new seeds, and compute an
 # interval each time. About 95 of the 100 intervals contain the true difference. (This assumes that
 # the differences between seeds are roughly normal.) An interval that contains 0 does *not* show
-# that there is no difference. It shows that these seeds are not enough to find one.
+# that there is no difference. It shows that these seeds are not enough to find a difference.
 #
 # There are three cautions.
 #
@@ -509,11 +510,11 @@ kinds = [name for name in table.index if "frozen" in name or "without flow" in n
 assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
-# **Finding.** Three controls have a simpler or older density: a mixture without a flow, and two
-# densities that are fitted once and then *frozen* (they learn no more). All three have a lower mean
-# than DDFP. But the intervals contain 0, so three seeds do not prove a difference. Whether the flow
-# uses classes makes no significant difference here. (*Class-conditional* means that descent uses
-# the density of the feature's own class.)
+# **Finding.** Three controls have a simpler or older density. One is a mixture without a flow. The
+# other two densities are fitted once and then *frozen*: they do not learn any more. All three have
+# a lower mean than DDFP. But the intervals contain 0, so three seeds do not prove a difference.
+# Whether the flow uses classes makes no significant difference here. (*Class-conditional* means
+# that descent uses the density of the feature's own class.)
 #
 # Is the density itself good? In lesson 2 a flow on a stream of points in 16 dimensions came close
 # to the exact density. A flow on two rings did not. In a network nobody knows the exact density.
@@ -642,11 +643,10 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** The release has a mean of +0.8 over `ddfp`. With random steps in place of the
-# density, it has +1.6, so its mean is at least as high. With the release's teacher, random and
-# adversarial steps gain significantly over consistency. Descent does not. So we see no sign that
-# the lead of the release comes from the density. But three seeds are few, and the intervals are
-# wide.
+# **Finding.** The mean of the release is 0.8 points above `ddfp`. With random steps in place of the
+# density, its mean is 1.6 points above `ddfp`. With the release's teacher, random and adversarial
+# steps gain significantly over consistency. Descent does not. So we see no sign that the lead of
+# the release comes from the density. But three seeds are few, and the intervals are wide.
 
 # %% [markdown]
 # ## Real photographs

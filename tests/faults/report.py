@@ -75,7 +75,13 @@ class FaultTable:
             lines.append(f"| {kind} | {how} | {self.numbers([row])} | `{place}` |")
         lines.append(f"| **all** | | {self.numbers(list(self.tried))} | |")
         return "\n".join(
-            [self.summary(), "", *lines, "", f"Counted on {date.today()}, at `{commit()}`."]
+            [
+                self.summary(),
+                "",
+                *lines,
+                "",
+                f"Counted on {date.today()}, with the code of commit `{commit()}`.",
+            ]
         )
 
     def summary(self) -> str:
@@ -85,7 +91,7 @@ class FaultTable:
             return "No fault was tried."
         faults = f"{count:,} trials of {len(self.tried)} faults"
         if not lost:
-            return f"{faults}, all survived."
+            return f"A run survived all {faults}."
         broken = sum(self.lost[row] > 0 for row in self.tried)
         return f"{faults}: {count - lost:,} survived, {lost:,} lost, by {broken} of the faults."
 
