@@ -474,9 +474,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # - *Moons:* descent gains most: about five percentage points more than a random step. No seed
 #   loses. But the mean density at the boundary falls by about the same amount with all three rules.
 #   So a boundary in a sparser place does not explain the difference in accuracy.
-# - *Rings:* descent loses about five percentage points on average, and its seeds vary a lot. A
-#   random step does not change the mean accuracy, but half of its seeds lose. A random step moves
-#   the boundary to a *lower* density than descent does.
+# - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
+#   between seeds. A random step does not change the mean accuracy, but half of its seeds lose. A
+#   random step moves the boundary to a *lower* density than descent does.
 # - *Blobs:* the accuracy is near 98 % with all rules.
 #
 # On the moons and on the rings all rules move the boundary to lower density on average. On both
@@ -585,12 +585,12 @@ assert gains["descent"][0.4].mean() > 2 > gains["descent"][0.8].mean()
 assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
-# **Finding.** Steps up to 0.4 help on average. For descent, the seeds vary about twice as much at
-# 0.4 as at 0.2. Steps of length 0.8 lose on average. They are longer than the gap, so many of them
-# probably land on the other moon and teach the wrong class there. The right length depends on the
-# width of the gap, and this width is not known beforehand. So the length is a *hyperparameter*, a
-# setting that is chosen and not learned. Choose it on validation data, *in the same way for every
-# method* (lesson 6).
+# **Finding.** Steps up to 0.4 help on average. For descent, the gain varies between seeds about
+# twice as much at length 0.4 as at length 0.2. Steps of length 0.8 lose on average. They are longer
+# than the gap, so many of them probably land on the other moon and teach the wrong class there. The
+# right length depends on the width of the gap, and this width is not known beforehand. So the
+# length is a *hyperparameter*, a setting that is chosen and not learned. Choose it on validation
+# data, *in the same way for every method* (lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
@@ -708,12 +708,12 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # You may expect a larger gain with the exact density. But on "moons" the gain is smaller. On "gap",
-# descent in the exact density does not lose accuracy on average, although the seeds vary a lot. We
-# did not measure the cause. Probably it is the shape of a moon: a moon is thin, and its points lie
-# close to its arc. The steps of the exact density lead straight across the moon, to an edge where
-# the class was already clear. The learned density is coarse, and its steps lead to the edge of the
-# whole cluster. So the result of descent depends on the *errors* of the flow here. Does the method
-# work for the reason that the paper gives? Lesson 6 tests this.
+# descent in the exact density does not lose accuracy on average, although the result varies a lot
+# between seeds. We did not measure the cause. Probably it is the shape of a moon: a moon is thin,
+# and its points lie close to its arc. The steps of the exact density lead straight across the moon,
+# to an edge where the class was already clear. The learned density is coarse, and its steps lead to
+# the edge of the whole cluster. So the result of descent depends on the *errors* of the flow here.
+# Does the method work for the reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw

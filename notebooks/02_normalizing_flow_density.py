@@ -785,7 +785,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges
 #   between two rings.
 # - On few points a flow overfits. Noise on the points reduces the difference between training and
-#   held-out points. On a stream of new points a flow cannot fit the same points again and again.
+#   held-out points. A stream has new points at every step, so the flow does not see the same points
+#   again.
 #
 # ## In the real method
 #

@@ -682,9 +682,8 @@ print(f"1 / coverage: {1 / y.coverage():.2f}")
 torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
-# The factor is 1 / coverage. It is largest at the beginning of the training. Then the fewest pixels
-# are confident (see the table with the coverage above), and the pseudo-labels come from a teacher
-# that has learned little.
+# The factor is 1 / coverage. It is largest at the beginning of the training. At this time, few
+# pixels are confident (see the coverage in the table above), and the teacher has learned little.
 
 # %% [markdown]
 # **3. The early teacher.** Part 6 has the formula of $a$. From which step on is $a$ equal to the

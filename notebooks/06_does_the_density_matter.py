@@ -836,8 +836,9 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # ## What we saw
 #
 # - A claim has parts. Each part needs a control that differs in one respect.
-# - A fair comparison has the same tuning for all methods, chosen on other data. It has the same
-#   budget (say whether in steps or in time) and the same measurement.
+# - In a fair comparison, all methods have the same tuning, the same budget and the same
+#   measurement. The tuning uses other data than the test. Say whether the budget is in steps or in
+#   time.
 # - Pair by seed. Report intervals. Decide beforehand which comparison counts.
 # - "Not significant" does not mean "no effect". "Significant" does not mean "important", or "true on
 #   other data".

@@ -333,7 +333,7 @@ def page() -> str:
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
                 parts.append(
-                    f"All variants have these settings, unless a variant sets another value: {words}."
+                    f"All variants have these settings, unless one sets another value: {words}."
                 )
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
