@@ -91,8 +91,8 @@ diagram("flow", "step")
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
-# We use the exact density to *measure*, and a learned one to *train*. Each seed labels three points
-# of each class, at random. The other points have no label.
+# We use the exact density to *measure*, and a learned density to *train*. Each seed labels three
+# points of each class, at random. The other points have no label.
 
 # %%
 clouds = {"moons": two_moons(), "rings": two_rings(), "blobs": three_blobs()}
@@ -485,7 +485,7 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # %% [markdown]
 # ## Frame by frame, for a typical seed
 #
-# A single seed can mislead, so we choose a typical one. For each seed, we take two changes of the
+# A single seed can mislead, so we choose a typical seed. For each seed, we take two changes of the
 # density at the boundary: with the random step and with descent. The typical seed is closest to the
 # mean changes over all seeds. The dashed line is the boundary at step 60, before the rules begin.
 #
@@ -697,7 +697,7 @@ for name in ("moons", "gap"):
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
-# eps, log_density)` returns the rule with another log-density, such as the exact one,
+# eps, log_density)` returns the rule with another log-density. The exact log-density is
 # `clouds[name].log_density`. Train with it on the clouds "moons" and "gap". What do you expect?
 # What do you find?
 
@@ -733,8 +733,9 @@ for name in ("moons", "gap"):
 #
 # ## In the real method
 #
-# Points become features of pixels, with hundreds of dimensions, which change while the network
-# learns. So the flow keeps learning too, and every training step computes new shifts down the
+# Points become features of pixels, with hundreds of dimensions. These features change while the
+# network learns. So the flow keeps learning too, and every training step computes new shifts down
+# the
 # density:
 #
 # ```python

@@ -170,7 +170,7 @@ def coupling(x, block):
 
 
 # %% [markdown]
-# `block` only provides its weights: two small networks, `from_right` and `from_left`, and a fixed
+# `block` provides only the weights: two small networks, `from_right` and `from_left`, and a fixed
 # permutation. The library's forward pass does the same. Its `_Affine` combines three of these lines
 # and has a hand-written gradient, for speed:
 
@@ -391,9 +391,9 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 # full covariances, each Gaussian may be an ellipse in any direction. The EM algorithm fits the
 # mixture. It repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the
 # mixture has 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each
-# log-likelihood from that of the exact density, so 0 is perfect. The flows of these curves use no
-# label. (The pictures of densities come later. Their flow of 200 steps is the flow trained above,
-# with six labels and a higher learning rate.)
+# log-likelihood from the log-likelihood of the exact density, so 0 is perfect. The flows of these
+# curves use no label. (The pictures of densities come later. Their flow of 200 steps is the flow
+# trained above, with six labels and a higher learning rate.)
 #
 # **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow
 # ever overfit?
@@ -534,7 +534,7 @@ assert (g[1:] >= g[:-1]).all()
 #
 # Whether a small *trained* flow finds such a map is another question. Here are two rings and three
 # flows. One flow was trained for 200 steps, on the same 300 points at every step. The other two
-# were trained for 2,000 steps, on new points at every step:
+# flows were trained for 2,000 steps, on new points at every step:
 
 # %%
 x, _ = rings.sample(300, generator("shown rings"))
@@ -587,12 +587,12 @@ for name in ("flow, 2,000 steps", "another seed"):
 
 # %% [markdown]
 # **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring becomes
-# visible, and the likelihood is clearly higher. But the likelihood stays below that of the exact
-# density. The inner ring is still a disc, and *bridges* of density join the two rings. Between the
-# rings the median density falls. The highest density there hardly changes with one seed and rises
-# with the other. The cause is the size of the flow (six blocks with clamped scales) or its
-# training. (The longer trainings also had fresh points, so the picture does not separate the two
-# changes.) Not all flows have this limit, as the radial map proves. The flow of lesson 1 was
+# visible, and the likelihood is clearly higher. But the likelihood stays below the likelihood of
+# the exact density. The inner ring is still a disc, and *bridges* of density join the two rings.
+# Between the rings the median density falls. The highest density there hardly changes with one seed
+# and rises with the other. The cause is the size of the flow (six blocks with clamped scales) or
+# its training. (The longer trainings also had fresh points, so the picture does not separate the
+# two changes.) Not all flows have this limit, as the radial map proves. The flow of lesson 1 was
 # trained for a short time on a fixed set of points, too.
 
 # %% [markdown]
@@ -719,10 +719,10 @@ maps(
 # %% [markdown]
 # **2. A stream of points.** Features of a network have many dimensions, and new features come at
 # every step. So we append 14 standard normal numbers to each point of the moons. The exact
-# log-density is the sum of two log-densities, that of the moons and that of the 14 numbers. In the
-# next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density. Train
-# two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points at
-# every step. A flow is `DensityEstimator(16, 2, config, total_steps=150)` with `config =
+# log-density is the sum of the log-density of the moons and the log-density of the 14 numbers. In
+# the next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density.
+# Train two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points
+# at every step. A flow is `DensityEstimator(16, 2, config, total_steps=150)` with `config =
 # DensityConfig(blocks=4, hidden=32, lr=0.01)`, and `fit_step` trains it (see above). Then compare
 # both with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on 3,000
 # points. Use 1,000 other points for the comparison.
@@ -806,7 +806,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
-# The method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four.
+# The method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four blocks.
 #
 # ## References
 #

@@ -80,10 +80,10 @@ shown = 700  # features on the map
 # %% [markdown]
 # ## Where are we?
 #
-# A segmentation network has three stages. `encode` turns the image into *features* $F$, `embed`
-# turns them into *embeddings* $v$, and `classify` turns those into a score for each class.
-# Features, embeddings and scores are maps. Each pixel of the map $F$ is one feature. The step moves
-# $F$. The flow models the density of $v$.
+# A segmentation network has three stages. `encode` turns the image into *features* $F$. `embed`
+# turns the features into *embeddings* $v$. `classify` turns the embeddings into a score for each
+# class. Features, embeddings and scores are maps. Each pixel of the map $F$ is one feature. The
+# step moves $F$. The flow models the density of $v$.
 
 # %%
 diagram("step", "flow")
@@ -199,8 +199,8 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
-# - how many points end where *another class* is the most probable one. Training gives these points
-#   a wrong label.
+# - how many points end where *another class* is the most probable class. Training gives these
+#   points a wrong label.
 #
 # **Predict first.** Which step changes the true class most often?
 
@@ -480,8 +480,8 @@ assert rank_correlation < -0.2
 
 # %% [markdown]
 # **Finding.** The rarer a feature already is, the further it tends to fall. (A *rank correlation*
-# compares two orders: 1 if they are the same, -1 if one is the reverse of the other, near 0 if they
-# are unrelated.) Steps of equal length do not fall equally far.
+# compares two orders. It is 1 for equal orders, -1 if one order is the reverse of the other order,
+# and near 0 for unrelated orders.) Steps of equal length do not fall equally far.
 #
 # **Play with it.** The [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows such a fall for each feature of

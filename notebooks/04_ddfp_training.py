@@ -19,7 +19,7 @@
 #
 # This lesson combines everything: a network, its teacher, a flow that is trained with them, and the
 # step down the density. You take one training step by hand. Below each formula is its code. Then
-# you check that the result equals that of the library, bit for bit. The code comes from
+# you check that the library gives the same result, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**
@@ -224,8 +224,9 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
 #
-# The product $\odot$ is taken pixel by pixel. For the last image, the next image is the first one.
-# So pseudo-labels move with their pixels. From here on, $y$ means the mixed pseudo-labels $y'$.
+# The product $\odot$ is taken pixel by pixel. For the last image, the next image is the first
+# image. So pseudo-labels move with their pixels. From here on, $y$ means the mixed pseudo-labels
+# $y'$.
 
 # %%
 box = cutmix_box(*size, augment, for_views)
@@ -250,9 +251,9 @@ panels(
 #
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
 # at pixel $j$, the softmax of its scores. The supervised loss is the mean over the set $M$ of
-# pixels whose mask gives a class. The clean loss is a mean over the set $V$ of *valid* pixels,
-# which are all pixels except the padding. The sum has only the pixels with a pseudo-label, the set
-# $C \subseteq V$:
+# pixels whose mask gives a class. The clean loss is a mean over the set $V$ of *valid* pixels: all
+# pixels except the padding. The sum has only the pixels with a pseudo-label, the set $C \subseteq
+# V$:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
@@ -372,10 +373,10 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 #    \log p(v \mid k) = \log \mathcal N(f(v); \mu_k, I)
 #    + \log \left| \det \frac{\partial f}{\partial v} \right| $$
 #
-# Here $f$ is the map of the flow, $\mu_k$ the mean of class $k$, and $\sigma \epsilon_j$ a little
-# Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class, the
-# marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ takes the place of $p(v \mid m_j)$. The $N$
-# embeddings are drawn at random from all embeddings outside the padding.
+# Here $f$ is the map of the flow, $\mu_k$ is the mean of class $k$, and $\sigma \epsilon_j$ is a
+# little Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class,
+# the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ takes the place of $p(v \mid m_j)$. The
+# $N$ embeddings are drawn at random from all embeddings outside the padding.
 #
 # Then the teacher becomes an exponential moving average (EMA) of the student, as in Mean Teacher:
 #

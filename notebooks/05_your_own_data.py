@@ -27,9 +27,9 @@
 # - read the errors of wrong masks, lists and settings;
 # - measure how much the pictures without masks improve the result.
 #
-# **You need** no earlier lesson to run this one. Lesson 4 explains what happens in a training. To
-# read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension. See
-# the [glossary](../docs/glossary.md).
+# **You need** no earlier lesson to run this lesson. Lesson 4 explains what happens in a training.
+# To read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension.
+# See the [glossary](../docs/glossary.md).
 #
 # **Takes** about a minute on a laptop CPU, no GPU; about 10 minutes to read.
 
@@ -69,7 +69,7 @@ seed = 0
 # ## Where are we?
 #
 # This lesson is about the data: pictures, and masks for some of them. In training, the teacher
-# makes pseudo-labels for the others.
+# makes pseudo-labels for the other pictures.
 
 # %%
 diagram("data")
@@ -342,9 +342,9 @@ assert iou["background"] > 80
 #
 # ## And when it does not work?
 #
-# An error in the data gives a message of one line, which names the file and the fix. The exit
-# status of the command is then 2. Here are two frequent errors. In the first, an annotation tool
-# wrote 128 instead of class 1.
+# An error in the data gives a message of one line. It names the file and the fix. The exit status
+# of the command is then 2. Here are two frequent errors. In the first, an annotation tool wrote 128
+# instead of class 1.
 
 
 # %%
@@ -476,7 +476,7 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 # **3. How much do the pictures without masks help?** Train on the masks alone: use the command of
 # the training above with `--method supervised --out alone`.
 # `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
-# with that of `run`. Can you be sure that the difference is not due to chance?
+# with the value of `run`. Can you be sure that the difference is not due to chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")

@@ -204,7 +204,7 @@ assert gains["up the density"].mean() < -1
 # %% [markdown]
 # **Finding.** On the moons the direction matters: descent gains most, and its opposite loses. (The
 # density that gives the direction matters too. In exercise 2 of [lesson
-# 1](01_low_density_separation.ipynb), the exact density gains less than the learned one.) Now
+# 1](01_low_density_separation.ipynb), the exact density gains less than the learned density.) Now
 # compare the two random arms. Both have the same length and do not use the density. But the arm
 # that is *drawn once* gains more. The data points of this experiment are fixed, so descent also
 # takes the same step each time. The usual random step differs from descent in *two* respects,
@@ -313,9 +313,9 @@ for name, best in table.idxmax(axis=1).items():
 
 # %% [markdown]
 # This choice has limits. Two seeds choose a length, but they do not prove which length is best. For
-# noise and dropout, the best length was the longest one of the list. We did not try longer steps,
-# although they might be better for noise and dropout. The purpose of this choice is an equal tuning
-# budget.
+# noise and dropout, the best length was the longest length of the list. We did not try longer
+# steps, although they might be better for noise and dropout. The purpose of this choice is an equal
+# tuning budget.
 #
 # ## Pairs of seeds
 #
@@ -712,10 +712,10 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # and with half of the training steps (study 8).
 #
 # Now look at `supervised` in the street scenes (CamVid). On these test images, training on labels
-# alone is *better* than consistency training. (On the validation images its mean is lower: see
-# [study 7](../reproduce/STUDY.md).) Those runs have three seeds and 600 steps from random weights.
-# Here DDFP and noise have a higher mean than consistency training, but a lower mean than labels
-# alone. So always report the simplest baseline.
+# alone is *better* than consistency training. (On the validation images, labels alone have a lower
+# mean: see [study 7](../reproduce/STUDY.md).) Those runs have three seeds and 600 steps from random
+# weights. Here DDFP and noise have a higher mean than consistency training, but a lower mean than
+# labels alone. So always report the simplest baseline.
 #
 # ## What may we conclude?
 #
@@ -727,8 +727,8 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # 2. More than half of this gain also appears without any step.
 # 3. We see no sign that a step down the density is better than a random step. Random minus descent
 #    is +0.9 points (-0.3 to +2.0). So it is unlikely that descent is better by more than 0.3
-#    points. Adversarial minus descent is +1.0 points (+0.3 to +1.7), which is not significant after
-#    the correction (-0.5 to +2.5).
+#    points. Adversarial minus descent is +1.0 points (+0.3 to +1.7). After the correction, this
+#    difference is not significant (-0.5 to +2.5).
 # 4. It may matter for DDFP that the density fits the features well. Three seeds are too few to be
 #    sure.
 # 5. The boundary moves to sparser features with all four methods with pseudo-labels that we
