@@ -397,8 +397,9 @@ assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
-# **Finding.** Each error names the file or the setting, and says what to do. `ddfp train` checks
-# all masks that it will use before it starts. If there is no error and the result is poor, use this
+# **Finding.** Each error names the file or the setting, and says what to do. Before it starts,
+# `ddfp train` checks all masks that it will use. If there is no error and the result is poor, use
+# this
 # table:
 #
 # | symptom | what to try |

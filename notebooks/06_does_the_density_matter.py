@@ -284,9 +284,9 @@ longer = paired_difference(equal.stored(), "ddfp, eps 3", "noise, eps 11.5")
 assert longer["difference"] < 0 < longer["high"]
 
 # %% [markdown]
-# **Finding.** With random steps of equal effect (length 11.5) and adversarial steps of equal effect
-# (length 1), the means are higher than with descent, but not significantly. So an unfair length
-# does not explain why descent is not better.
+# **Finding.** Random steps of equal effect (length 11.5) and adversarial steps of equal effect
+# (length 1) have higher means than descent. The differences are not significant. So an unfair
+# length does not explain why descent is not better.
 
 # %% [markdown]
 # ## Every method chooses its length, in the same way
@@ -409,8 +409,8 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # 3: random, dropout and adversarial steps, each at its own best length, have a *higher* mean than
 # descent. Perturbing features helps on this benchmark. We find no sign that a direction from the
 # density helps more. In equal time, DDFP is below `consistency`. The density and the second pass
-# both take time. We did not measure how much each of them takes. (The first page of the project
-# shows the same differences with the opposite sign, `ddfp` minus the others.)
+# both take time. We did not measure how much each of them takes. (README.md shows some of these
+# differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?
