@@ -446,10 +446,10 @@ assert (training_gap[:, -1] < 0.02).all()  # as likely as the exact density, or 
 assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
-# **Finding.** After 200 steps, the flow is more than twice as far from the exact density as the
-# kernel density is. After 2,000 steps, the flow is about as close as the kernel density. So the
-# flow was worse at first only because its training was too short. A comparison means little if it
-# does not state the budget of every method.
+# **Finding.** After 200 steps, the distance between the flow and 0 is more than twice the distance
+# between the kernel density and 0. After 2,000 steps, both distances are about equal. So the flow
+# was worse at first only because its training was too short. A comparison means little if it does
+# not state the budget of every method.
 #
 # (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
 # right panel shows **overfitting**. With most seeds, the curve of the training points falls below

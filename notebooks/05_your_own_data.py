@@ -273,9 +273,10 @@ assert last["pseudo_precision"] > 0.85
 # ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
 # because 72 masks and 216 steps are few. Three results would show a problem:
 #
-# - at the end, an mIoU below 100 / (number of classes): a network that predicts only background
-#   cannot reach more (here about 19, because about 77.5 % of the pixels are background);
-# - a coverage that stays near 0;
+# - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
+#   cannot reach more. (Here it reaches about 19, because about 77.5 % of the pixels are
+#   background.)
+# - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
 # ## Predict

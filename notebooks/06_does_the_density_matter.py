@@ -105,10 +105,10 @@ diagram("flow", "step")
 # %% [markdown]
 # ## The smallest experiment
 #
-# We use two moons, three labels per class and the training of lesson 1, but twelve seeds and 300
-# steps (lesson 1: eight seeds and 400 steps). An *arm* is one variant of a training. All arms add
-# the same loss: predict the pseudo-label at $x$ and at $x + \delta$. They differ only in $\delta$,
-# and all steps have length $\varepsilon$. Two controls are new:
+# We use two moons, three labels per class and the training of lesson 1. Here we have twelve seeds
+# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of a training.
+# All arms add the same loss: predict the pseudo-label at $x$ and at $x + \delta$. They differ only
+# in $\delta$, and all steps have length $\varepsilon$. Two controls are new:
 #
 # - **up the density**: the opposite of descent, $-\delta$;
 # - **random, drawn once**: each point has one random direction, which it keeps through the
@@ -268,9 +268,9 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # "equal fall" are four different comparisons. One method can be better in the first comparison and
 # worse in the second. No single comparison of the four is enough.
 #
-# Study 10 makes two of these comparisons on digit scenes. In one comparison, each step has the
-# length at which it changes the prediction as much as descent does (KL divergence, flipped
-# classes). In the other comparison, each step has the length of descent:
+# Study 10 makes two of these comparisons on digit scenes. In one comparison, each step changes the
+# prediction as much as descent does (KL divergence, flipped classes). In the other comparison, each
+# step has the length of descent:
 
 # %%
 equal = find_study("equal_effect")
@@ -548,8 +548,8 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 # is not quite fair. The flow learns online, while the features change. It learns from augmented
 # crops, and also from pixels without a class. The Gaussians are fitted to the final features.) On
 # the digits, low density hardly predicts errors (51.8, where 50 is chance). On the photographs it
-# predicts errors, but less well than low confidence does. On both, density in addition to
-# confidence helps little.
+# predicts errors, but less well than low confidence does. On both benchmarks, it helps little to
+# add density to confidence.
 
 # %% [markdown]
 # ## Part 5: the mechanism itself
@@ -599,13 +599,13 @@ assert (pseudo["error percentile"] < 48).all()
 
 # %% [markdown]
 # **Finding.** The step does what the paper says: it takes confident features to a very low
-# percentile. A random or an adversarial step takes them to a much higher percentile. The boundary
-# does move to sparser features, but it does so with all four methods that use pseudo-labels, also
-# with `consistency`. So the step is not needed for this. With `supervised`, the boundary does not
-# move. We cannot say whether the step moves the boundary a little further, because the interval of
-# `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we measured four
-# methods. There the boundary lies at an even lower percentile, 17 to 21, and it does not move to
-# lower density after step 300. Earlier steps were not measured.
+# percentile. A random or an adversarial step takes these features to a much higher percentile. The
+# boundary does move to sparser features, but it does so with all four methods that use
+# pseudo-labels, also with `consistency`. So the step is not needed for this. With `supervised`, the
+# boundary does not move. We cannot say whether the step moves the boundary a little further,
+# because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs
+# (study 9), we measured four methods. There the boundary lies at an even lower percentile, 17 to
+# 21, and it does not move to lower density after step 300. Earlier steps were not measured.
 #
 # On the digits, the errors of the four methods with pseudo-labels lie at a slightly lower density
 # than the median feature, on average. But the intervals contain 50, the percentile of the median
