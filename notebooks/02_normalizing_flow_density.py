@@ -663,13 +663,13 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
-# better. A clamp of 0.1 restricts the flow too much, and 8 is worse than 2 with both seeds. The
-# difference between training and held-out points is a sign of overfitting. Noise on the training
-# points reduces this difference. Without noise, training points are clearly more likely than
-# held-out points. With noise of 0.05, the value of the released code, the difference is smaller.
-# But in these short trainings, noise does not help the held-out points. They are about as likely as
-# without noise, or a little less likely. Noise of 0.2, twice the scatter of the data, blurs the
-# density.
+# better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
+# both seeds. The difference between training and held-out points is a sign of overfitting. Noise on
+# the training points reduces this difference. Without noise, training points are clearly more
+# likely than held-out points. With noise of 0.05, the value of the released code, the difference is
+# smaller. But in these short trainings, noise does not help the held-out points. They are about as
+# likely as without noise, or a little less likely. Noise of 0.2, twice the scatter of the data,
+# blurs the density.
 
 # %% [markdown]
 # The clamp is useful far away from all data. Each of $B$ blocks can change the log-volume by at

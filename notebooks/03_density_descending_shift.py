@@ -479,9 +479,10 @@ print(f"rank correlation of log p and fall: {rank_correlation:.2f}")
 assert rank_correlation < -0.2
 
 # %% [markdown]
-# **Finding.** The rarer a feature already is, the further it tends to fall. (A *rank correlation*
-# compares two orders. It is 1 for equal orders, -1 if one order is the reverse of the other order,
-# and near 0 for unrelated orders.) Steps of equal length do not fall equally far.
+# **Finding.** Features with a low density tend to fall further than features with a high density.
+# (A *rank correlation* compares two orders. It is 1 for equal orders, -1 if one order is the
+# reverse of the other order, and near 0 for unrelated orders.) Steps of equal length do not fall
+# equally far.
 #
 # **Play with it.** The [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows such a fall for each feature of

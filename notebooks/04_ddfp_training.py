@@ -708,8 +708,8 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - A training step has six parts. Taken by hand, it gives the same weights as the library, bit
-#   for bit.
+# - A training step has six parts. The step by hand gives the same weights as the library, bit for
+#   bit.
 # - The loss is supervised + ½ clean + ½ perturbed. Before perturbation starts, it is supervised +
 #   clean.
 # - Only confident pixels move, by exactly $\varepsilon$. The step lowers the log-density of more

@@ -408,9 +408,9 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # a significant amount. (None of these intervals is corrected yet.) The results do not support part
 # 3: random, dropout and adversarial steps, each at its own best length, have a *higher* mean than
 # descent. Perturbing features helps on this benchmark. We find no sign that a direction from the
-# density helps more. In equal time, DDFP is below `consistency`. The density and the second pass
-# both take time. We did not measure how much each of them takes. (README.md shows some of these
-# differences with the opposite sign: `ddfp` minus the other method.)
+# density helps more than another direction. In equal time, DDFP is below `consistency`. The density
+# and the second pass both take time. We did not measure how much each of them takes. (README.md
+# shows some of these differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?

@@ -95,11 +95,11 @@ def test_a_study_of_before_the_fix_of_padding_says_so(study):
 def test_the_page_says_which_studies_learned_padding():
     sections = re.split(r"^## ", page(), flags=re.MULTILINE)[1:]
     said = [
-        re.findall(r"older than a fix \(commit 8c74a5a\)\. Before the fix, (.*)", text)
+        re.findall(r"Commit 8c74a5a fixed an error later\. In these runs, (.*)", text)
         for text in sections
     ]
     digits, camvid = (
-        f"the flow also learned the padding of labeled images: {share} batch."
+        f"the flow also learned the padding of labeled images ({share} batch)."
         for share in ("2 % of the rows of a digits", "0.2 % of the rows of a camvid")
     )
     assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], []]

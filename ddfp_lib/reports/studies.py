@@ -270,7 +270,7 @@ def outdated(study: Study) -> str:
         return ""
     commit, wrong = FIXES[study.measured_before]
     rows = f"{PADDED[study.benchmark]} of the rows of a {study.benchmark} batch"
-    return f"These runs are older than a fix (commit {commit}). Before the fix, {wrong}: {rows}."
+    return f"Commit {commit} fixed an error later. In these runs, {wrong} ({rows})."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
@@ -333,7 +333,8 @@ def page() -> str:
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
                 parts.append(
-                    f"All variants have these settings, unless one sets another value: {words}."
+                    "All variants have these settings, unless a variant sets another value: "
+                    f"{words}."
                 )
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
