@@ -652,10 +652,10 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # ## Real photographs
 #
 # Digit scenes are 40 pixels wide. Three studies use photographs. One study uses street scenes
-# (CamVid), with a network that starts from random weights. Two studies use animals (some images of
-# PASCAL VOC), with a pretrained network. For the animals we wrote a [plan](../reproduce/PLAN.md)
-# before we had test scores. (Two methods had test scores from the tuning.) The plan says which
-# comparisons count, how many seeds they have, and what we may claim.
+# (CamVid), with a network that starts from random weights. Two studies use photographs of animals
+# (a part of PASCAL VOC), with a pretrained network. For the animals we wrote a
+# [plan](../reproduce/PLAN.md) before we had test scores. (Two methods had test scores from the
+# tuning.) The plan says which comparisons count, how many seeds they have, and what we may claim.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
