@@ -769,11 +769,11 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # %% [markdown] tags=["solution"]
 # On the same 300 points the flow overfits badly. On a stream of fresh points, the flow comes
 # closest to the exact density, and it stores none of the points. A kernel density must store all
-# its points. With 300 points it is 3.2 nats below the exact density, and with 3,000 points 2.1
-# nats. This is not a fair comparison: the stream had 150 x 300 = 45,000 different points. But the
-# flow could use all these points without storing them. In DDFP, the features have many dimensions,
-# and they are new at every step. This is one argument for a flow. Lesson 6 tests it on the features
-# of a network.
+# its points. With 300 points it is 3.2 nats below the exact density, and with 3,000 points it is
+# 2.1 nats below. This is not a fair comparison: the stream had 150 x 300 = 45,000 different points.
+# But the flow could use all these points without storing them. In DDFP, the features have many
+# dimensions, and they are new at every step. This is one argument for a flow. Lesson 6 tests it on
+# the features of a network.
 
 # %% [markdown]
 # ## What we saw

@@ -473,7 +473,8 @@ assert bits[-1] < bits[0] - 0.3
 # %% [markdown]
 # ## What does it segment?
 #
-# **Predict first.** Will the teacher at the end still miss whole digits, or mix up their classes?
+# **Predict first.** At the end, will the teacher still miss whole digits? Will it confuse their
+# classes?
 
 # %% tags=["thumbnail"]
 final = load_learner(run, device).teacher
