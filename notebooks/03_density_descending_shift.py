@@ -387,7 +387,8 @@ assert descent["network keeps its class (%)"] > 95
 # but not in $v$. So this number depends on two things: how far a step moves $v$, and in which
 # direction.
 #
-# **Predict first.** How does this distance change after a random step, and how after descent?
+# **Predict first.** How does this distance change after a random step? How does it change after
+# descent?
 
 # %%
 steps = steps_of(learner, validation)

@@ -18,8 +18,8 @@
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
 # This lesson combines everything: a network, its teacher, a flow that is trained with them, and the
-# step down the density. You take one training step by hand. Below each formula is its code. Then
-# you check that the library gives the same result, bit for bit. The code comes from
+# step down the density. You take one training step by hand. The code of each formula follows it.
+# Then you check that the library gives the same result, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**

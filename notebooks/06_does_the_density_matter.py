@@ -731,8 +731,8 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 #    difference is not significant (-0.5 to +2.5).
 # 4. It may matter for DDFP that the density fits the features well. Three seeds are too few to be
 #    sure.
-# 5. The boundary moves to sparser features with all four methods with pseudo-labels that we
-#    measured, even without any step.
+# 5. We measured four methods that use pseudo-labels. With all of them, the boundary moves to
+#    sparser features, even without any step.
 # 6. The flow fits the features better than one Gaussian does, and less well than 16 Gaussians. Low
 #    density hardly predicts the errors of the network.
 #
