@@ -840,8 +840,8 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #   measurement. The tuning uses other data than the test. Say whether the budget is in steps or in
 #   time.
 # - Pair by seed. Report intervals. Decide beforehand which comparison counts.
-# - "Not significant" does not mean "no effect". "Significant" does not mean "important", or "true on
-#   other data".
+# - "Not significant" does not mean "no effect". "Significant" does not mean "important", or
+#   "true on other data".
 # - Measure the mechanism too, with a density that no method was trained with.
 #
 # ## In the real method
