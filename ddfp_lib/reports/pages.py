@@ -195,8 +195,8 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         if not pd.isna(cell.miou)
     )
     return (
-        f"The paper reports this mIoU on VOC: {known}. We know these numbers from another paper, "
-        "which cites them. `ddfp reproduce voc --data DIR` runs all five splits. Add "
+        f"The paper reports this mIoU on VOC: {known}. We know these numbers from another project, "
+        "which quotes them. `ddfp reproduce voc --data DIR` runs all five splits. Add "
         "`--splits 732` to run one split. With one GPU, see [One GPU](reproduce/README.md#one-gpu)."
     )
 
