@@ -744,7 +744,7 @@ for name in ("moons", "gap"):
 # ```
 #
 # Is such a step better than a random step? [Lesson 6](06_does_the_density_matter.ipynb) and [the
-# studies](../reproduce/STUDY.md) measure it.
+# studies](../reproduce/STUDY.md) compare both steps.
 #
 # ## References
 #
