@@ -158,7 +158,7 @@ def overview(seed: int = 1) -> Figure:
         for name, (_, style) in boundaries.items():
             look = {"colors": [BOUNDARY_COLOURS[name]], "linewidths": 2, "linestyles": style}
             row[2].contour(x, y, margins[name], levels=[0], **look)
-        row[2].set_title("3  claim: the boundary settles there")
+        row[2].set_title("3  claim: the boundary moves there")
         found = ", ".join(f"{name} {percent:.0f} %" for name, percent in right.items())
         row[2].set_xlabel(f"right: {found}", fontsize=7.5)
         lines = [
