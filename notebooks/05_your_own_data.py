@@ -344,8 +344,8 @@ assert iou["background"] > 80
 # ## And when it does not work?
 #
 # An error in the data gives a message of one line. It names the file and the fix. The exit status
-# of the command is then 2. Here are two frequent errors. In the first, an annotation tool wrote 128
-# instead of class 1.
+# of the command is then 2. Here are three frequent errors. In the first, an annotation tool wrote
+# 128 instead of class 1.
 
 
 # %%

@@ -827,10 +827,11 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # change. *Controls:* consistency; a second pass with nothing dropped; noise of the same length;
 # dropout of single values instead of channels. *Held equal:* labeled images, starting weights,
 # steps, weights of the losses, number of candidates for the strength, chosen on validation. *The
-# comparison:* channel dropout against noise, both at their chosen strength, paired by seed, on test
-# images, last step. *Seeds:* the number printed above, decided before the first run. *Mechanism:*
-# suppose the paper says that dropout makes the network depend less on single channels. Then drop
-# one channel of the finished networks, and compare how much accuracy they lose.
+# comparison:* channel dropout against noise, each with its chosen strength. The scores are from
+# test images after the last training step, and they are paired by seed. *Seeds:* the number printed
+# above, decided before the first run. *Mechanism:* suppose the paper says that dropout makes the
+# network depend less on single channels. Then drop one channel of the finished networks, and
+# compare how much accuracy they lose.
 
 # %% [markdown]
 # ## What we saw
