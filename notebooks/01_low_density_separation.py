@@ -486,8 +486,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # ## Frame by frame, for a typical seed
 #
 # A single seed can mislead, so we choose a typical seed. For each seed, we take two changes of the
-# density at the boundary: with the random step and with descent. The typical seed is closest to the
-# mean changes over all seeds. The dashed line is the boundary at step 60, before the rules begin.
+# density at the boundary: with the random step and with descent. The typical seed is the seed whose
+# two changes are closest to their averages over all seeds. The dashed line is the boundary at step
+# 60, before the rules begin.
 #
 # **Predict first.** Descent gains most on the moons. Will its boundary follow the whole gap at the
 # end? Will the boundary differ more between rules or between seeds?

@@ -224,9 +224,9 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 #
 # The first density is called the *marginal* density. Training maximizes the mean log-likelihood,
 # and adds a little noise to the points. Log-likelihoods are in *nats*, the unit of the natural
-# logarithm. *Held-out* points are not used for training. They test the density. The image $z$ of a
-# point is its *latent*. We train a flow for a few steps on two moons, where three points of each
-# class have a label:
+# logarithm. *Held-out* points are not used for training. They test the density. The flow sends a
+# point to $z$. This $z$ is the *latent* of the point. We train a flow for a few steps on two moons,
+# where three points of each class have a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -589,11 +589,11 @@ for name in ("flow, 2,000 steps", "another seed"):
 # **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring becomes
 # visible, and the likelihood is clearly higher. But the likelihood stays below the likelihood of
 # the exact density. The inner ring is still a disc, and *bridges* of density join the two rings.
-# Between the rings the median density falls. The highest density there hardly changes with one seed
-# and rises with the other. The cause is the size of the flow (six blocks with clamped scales) or
-# its training. (The longer trainings also had fresh points, so the picture does not separate the
-# two changes.) Not all flows have this limit, as the radial map proves. The flow of lesson 1 was
-# trained for a short time on a fixed set of points, too.
+# From 200 to 2,000 steps, the median density between the rings falls. The highest density there
+# hardly changes with one seed and rises with the other. The cause is the size of the flow (six
+# blocks with clamped scales) or its training. (The longer trainings also had fresh points, so the
+# picture does not separate the two changes.) Not all flows have this limit, as the radial map
+# proves. The flow of lesson 1 was trained for a short time on a fixed set of points, too.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?

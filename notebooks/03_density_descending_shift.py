@@ -199,8 +199,8 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
-# - how many points end where *another class* is the most probable class. Training gives these
-#   points a wrong label.
+# - how many points end where *another class* is the most probable class. In training, a moved point
+#   keeps the label of its start, and for these points this label is wrong.
 #
 # **Predict first.** Which step changes the true class most often?
 

@@ -100,8 +100,9 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # ## What do we train on?
 #
 # The scenes are 40 pixels wide and show real handwriting on real photographs. They are a small and
-# easy version of this project's benchmark. Sixty scenes have a mask. White pixels are ignored
-# everywhere: they form a ring around each digit. `small_config` has all settings.
+# easy version of this project's benchmark. Sixty scenes have a mask. A white ring surrounds each
+# digit. Its pixels have no class, so no loss and no score counts them. `small_config` has all
+# settings.
 
 # %%
 config = small_config(method, seed, steps)
@@ -418,8 +419,8 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** Yes: the weights of student, teacher and flow are equal, bit for bit. A training
-# step does nothing else.
+# **Finding.** Yes: the weights of student, teacher and flow are equal, bit for bit. So these six
+# parts are the whole training step.
 
 # %% [markdown]
 # ## How does a whole training go?

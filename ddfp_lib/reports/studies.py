@@ -188,7 +188,7 @@ def _groups(study: Study, scores: pd.DataFrame) -> str:
 
 
 def _answer(study: Study, runs: pd.DataFrame) -> str:
-    """Say which setting is best on validation images, or how many comparisons there are."""
+    """Say which variants are best on validation images, or how many comparisons there are."""
     if study.score == "teacher_miou_last":
         means = runs.groupby("method", sort=False)[study.score].mean()
         by_preset: dict[str, list[str]] = {}
@@ -196,7 +196,8 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
             by_preset.setdefault(study.variants[name].preset, []).append(name)
         best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
         chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
-        return f"Best on validation images: {chosen}."
+        each = "" if len(by_preset) == 1 else " of each preset"
+        return f"Best variant{each} on validation images: {chosen}."
     return significance(runs, study.baseline, study.score)
 
 

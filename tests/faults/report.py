@@ -91,7 +91,7 @@ class FaultTable:
             return "No fault was tried."
         faults = f"{count:,} trials of {len(self.tried)} faults"
         if not lost:
-            return f"A run survived all {faults}."
+            return f"There were {faults}. All trials were survived."
         broken = sum(self.lost[row] > 0 for row in self.tried)
         return f"{faults}: {count - lost:,} survived, {lost:,} lost, by {broken} of the faults."
 
