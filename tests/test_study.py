@@ -311,7 +311,8 @@ def test_a_choice_is_made_on_validation_images(minimal):
     scores = {"consistency": 50, "noise, eps 3": 51, "noise, eps 9": 52}
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed)
     runs["test_miou"] = 0.0
-    assert "Best variant of each preset on validation images: `noise, eps 9` (52.5)." in section(chooser, runs)
+    line = "Best variant of each preset on validation images: `noise, eps 9` (52.5)."
+    assert line in section(chooser, runs)
 
 
 def test_the_notebook_answers_a_study(tmp_path):
