@@ -18,12 +18,14 @@ from bench import (
     photo_shares,
     photo_steps,
     photos,
+    pseudo_labels,
 )
 from bench.__main__ import ABOUT, COMMANDS, by, goals, gpu_page, plot
 from bench.alone import alone
 from bench.equal_effect import length_of
 from bench.goals import Goal
 from bench.growth import count, fit, gradient, step
+from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.prediction import segment
 from ddfp_lib.runs.folder import Run
 from ddfp_lib.training.learner import load_learner
@@ -344,3 +346,52 @@ def test_descent_has_the_effect_of_its_own_length():
     lengths = equal_effect.equal_lengths([table, table])
     assert lengths.loc["density descent"].tolist() == pytest.approx([2.0, 2.0])
     assert lengths.loc["random"].tolist() == pytest.approx([8.0, 2 * 4 ** (1 / 3)])
+
+
+class Certain(torch.nn.Module):
+    """Answers with the image's red channel as the class, as sure as the green channel says."""
+
+    precision = torch.float32
+
+    def forward(self, images):
+        red, sure = (255 * images[:, 0]).round().long(), images[:, 1]
+        odds = sure.logit()[:, None]
+        return torch.nn.functional.one_hot(red, 2).movedim(-1, 1) * odds
+
+
+class Drawn:
+    """Four pixels: true classes 0, 0, 1 and ignored, labeled 0, 1, 1 and 1; one is not sure."""
+
+    classes = ("ground", "cell")
+
+    def image(self, index):
+        red = torch.tensor([[0, 1], [1, 1]])
+        green = torch.tensor([[250, 250], [200, 250]])
+        return torch.stack([red, green, green]).to(torch.uint8)
+
+    def mask(self, index):
+        return torch.tensor([[0, 0], [1, 255]], dtype=torch.uint8)
+
+
+def test_pseudo_labels_are_counted_by_class():
+    """By hand: the pixel of class 1 is at 200 / 255, below the threshold of 0.9."""
+    pixels, pairs = pseudo_labels.count(Certain(), Drawn(), [0, 0], 0.9)
+    assert pixels.tolist() == [4, 2]
+    assert pairs.tolist() == [[2, 2], [0, 0]]
+    found = pseudo_labels.table(pixels, pairs, Drawn.classes)
+    assert found.loc["ground"].tolist() == pytest.approx([200 / 3, 50, 100, 50])
+    assert found.loc["cell"].tolist() == pytest.approx([100 / 3, 50, 0, 0])
+
+
+def test_pseudo_labels_of_a_run_are_those_of_its_unlabeled_images(tiny_config, tmp_path):
+    train(tiny_config("consistency"), tmp_path / "run", device=torch.device("cpu"))
+    found = pseudo_labels.measure(tmp_path / "run", None, 8)
+    assert found["pixels"].sum() == pytest.approx(100)
+    assert len(found) == 4
+    train(
+        tiny_config("supervised", data={"labeled": 40}),
+        tmp_path / "all",
+        device=torch.device("cpu"),
+    )
+    with pytest.raises(UserError, match="labeled; give another run"):
+        pseudo_labels.measure(tmp_path / "all", None, 8)
