@@ -9,70 +9,68 @@ clean run, for readers; :func:`store` makes it from the source.
     python -m ddfp_lib.lessons texts            # store changed texts; nothing is executed
     python -m ddfp_lib.lessons student FOLDER   # versions without solutions and outputs
     python -m ddfp_lib.lessons check            # say what is wrong with the stored pairs
+
+The names below are imported when they are first used, as in :mod:`ddfp_lib`: a lesson imports
+``lessons.plane`` or ``lessons.digits``, and its kernel starts without the tools for notebooks.
 """
 
-from ddfp_lib.lessons.addresses import misaddressed, repositories
-from ddfp_lib.lessons.guards import (
-    GUARDS,
-    MAX_BYTES,
-    astray,
-    bad_parameters,
-    failed,
-    mislocated,
-    misquoted,
-    misworded,
-    not_one_clean_run,
-    of_one_machine,
-    out_of_form,
-    printed_before,
-    too_large,
-    unanswered,
-    unlike_source,
-    unreferenced,
-)
-from ddfp_lib.lessons.pairs import (
-    addressed,
-    as_notebook,
-    public_address,
-    scripts,
-    store,
-    student,
-    tags,
-    thumbnail,
-    thumbnail_path,
-)
-from ddfp_lib.lessons.texts import described, store_texts, undescribed, unprinted
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "GUARDS",
-    "MAX_BYTES",
-    "addressed",
-    "as_notebook",
-    "astray",
-    "bad_parameters",
-    "described",
-    "failed",
-    "misaddressed",
-    "mislocated",
-    "misquoted",
-    "misworded",
-    "not_one_clean_run",
-    "of_one_machine",
-    "out_of_form",
-    "printed_before",
-    "public_address",
-    "repositories",
-    "scripts",
-    "store",
-    "store_texts",
-    "student",
-    "tags",
-    "thumbnail",
-    "thumbnail_path",
-    "too_large",
-    "unanswered",
-    "undescribed",
-    "unlike_source",
-    "unprinted",
-    "unreferenced",
-]
+_HOMES = {
+    "addresses": (
+        "misaddressed",
+        "repositories",
+    ),
+    "guards": (
+        "GUARDS",
+        "MAX_BYTES",
+        "astray",
+        "bad_parameters",
+        "failed",
+        "mislocated",
+        "misquoted",
+        "misworded",
+        "not_one_clean_run",
+        "of_one_machine",
+        "out_of_form",
+        "printed_before",
+        "too_large",
+        "unanswered",
+        "unlike_source",
+        "unreferenced",
+    ),
+    "pairs": (
+        "addressed",
+        "as_notebook",
+        "public_address",
+        "scripts",
+        "store",
+        "student",
+        "tags",
+        "thumbnail",
+        "thumbnail_path",
+    ),
+    "texts": (
+        "described",
+        "store_texts",
+        "undescribed",
+        "unprinted",
+    ),
+}
+"""The module of each name that this package offers."""
+
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of :data:`__all__` from its module when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
