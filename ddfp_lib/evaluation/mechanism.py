@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -113,6 +111,10 @@ class IndependentDensity:
     """
 
     def __init__(self, rows: Tensor, seed: int = 0, components: int = COMPONENTS) -> None:
+        # a second to import, which reports of stored measurements do without
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
         rng = generator(seed, "judge")
         rows = rows.cpu()[torch.randperm(len(rows), generator=rng)[:INDEPENDENT_ROWS]]
         self.mean, self.std = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)

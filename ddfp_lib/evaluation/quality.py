@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ddfp_lib.evaluation.mechanism import Embeddings, IndependentDensity
@@ -71,6 +68,11 @@ def predict_errors(log_density: Tensor, confidence: Tensor, wrong: Tensor) -> Er
     Returns:
         The areas; NaN where one of the halves has no errors or nothing but errors.
     """
+    # a second to import, which reports of stored measurements do without
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.preprocessing import StandardScaler
+
     columns = torch.stack([confidence.double(), log_density.double()], dim=1).numpy()
     half, truth = len(columns) // 2, wrong.numpy()
     if min(len(np.unique(truth[:half])), len(np.unique(truth[half:]))) < 2:
