@@ -25,6 +25,7 @@ from ddfp_lib.data.protocol import Protocol
 from ddfp_lib.method.density import DensityEstimator
 from ddfp_lib.models.maps import resize, to_rows
 from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.models.shapes import ANSWERS, ShapesAlone
 
 COMPUTE, BANDWIDTH, KERNEL = 0.4, 0.7, 10e-6
 """Assumed fractions of a card's peak and bandwidth, and the least time of a kernel in seconds."""
@@ -102,7 +103,7 @@ class _Tally(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = _SHAPES.get(func, func)(*args, **kwargs)
+        out = ANSWERS.get(func, func)(*args, **kwargs)
         if func.is_view or func in _NO_KERNEL:
             return out
         count = flop_registry.get(func.overloadpacket)
@@ -120,21 +121,6 @@ aten = torch.ops.aten
 
 _NO_KERNEL = {aten.detach.default, aten.empty.memory_format, aten.empty_like.default}
 """Operations that look at memory, or take some, and compute nothing."""
-
-
-def _normalized(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-
-
-def _normalized_backward(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, ...]:
-    return _normalized(x, weight)
-
-
-_SHAPES = {
-    aten.native_batch_norm.default: _normalized,
-    aten.native_batch_norm_backward.default: _normalized_backward,
-}
-"""What BatchNorm returns: PyTorch finds the shapes out by hundreds of small steps in Python."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +169,7 @@ _COUNTED: dict[str, Operations] = {}
 
 def _operations(config: Config) -> Operations:
     dtype = getattr(torch, config.training.precision)
-    with torch.device("meta"):
+    with torch.device("meta"), ShapesAlone():
         network = SegmentationNetwork(config.bare().network, expected_classes(config)).to(dtype)
     method = config.method
 

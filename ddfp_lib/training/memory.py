@@ -15,6 +15,7 @@ from ddfp_lib.data.workers import default_workers
 from ddfp_lib.errors import UserError
 from ddfp_lib.models.maps import resize
 from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.models.shapes import ShapesAlone
 from ddfp_lib.ranks import ranks_here, world_size
 
 GIB, MIB = 2**30, 2**20
@@ -95,7 +96,7 @@ def _count(
     Returns:
         Bytes, numbers in v of all images, and numbers in the perturbed features.
     """
-    with torch.device("meta"):  # shapes alone: no memory, no arithmetic
+    with torch.device("meta"), ShapesAlone():  # no memory, no arithmetic
         # there is no autocast without memory: the network itself is in half precision
         network = SegmentationNetwork(config, classes).to(dtype)
         images = torch.empty(labeled + strong + extra, 3, *size, dtype=dtype)
@@ -110,7 +111,7 @@ def _count(
         logits = network.classify(embedded).float()
         return nn.functional.cross_entropy(resize(logits, target.shape[1:]), target)
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with ShapesAlone(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = network.encode(images)
         clean = network.embed(features[: labeled + strong])
         losses = [classified(clean, labels[: len(clean)])]  # alive, and with them what they need
