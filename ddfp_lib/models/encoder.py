@@ -24,6 +24,10 @@ FIXED_WINDOWS = ("byoanet",)
 
 timm gives them finer maps if it is asked to, but nothing widens their attention in return."""
 
+_MULTIPLES: dict[str, tuple[int, int]] = {}
+"""What image sides must be multiples of, by what it depends on. It is measured by a pass through
+the backbone, and a process may build the same backbone many times."""
+
 OURS = {
     "output_stride": "set network.output_stride instead",
     "features_only": "the encoder sets it",
@@ -137,7 +141,10 @@ class Encoder(nn.Module):
                 f"use fewer options{', pretrained: false' if pretrained else ''} "
                 "or another backbone"
             ) from error
-        self.multiple = self._measured_multiple(name)
+        case = repr((name, output_stride, sorted(options.items())))
+        if case not in _MULTIPLES:
+            _MULTIPLES[case] = self._measured_multiple(name)
+        self.multiple = _MULTIPLES[case]
         self.draws = draws(self.backbone)
         if weights is not None:
             load_weights(self.backbone, weights, weights_sha256, name, options)
