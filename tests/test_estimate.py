@@ -20,6 +20,7 @@ from ddfp_lib.experiments.operations import (
 )
 from ddfp_lib.models.maps import resize
 from ddfp_lib.models.network import SegmentationNetwork
+from ddfp_lib.models.shapes import ShapesAlone
 from ddfp_lib.training.memory import GIB, fitting_parts, training_memory
 
 EMPTY = pd.DataFrame(columns=list(LEDGER))
@@ -50,6 +51,25 @@ def test_counted_bytes_are_those_of_a_real_pass(tiny_config):
     real += 4 * (2 * 4 * 3 * 32 * 32 + 2 * 4 * 4 * 32 * 32) + 8 * 4 * 32 * 32
     assert loss.isfinite()
     assert training_memory(config) == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shapes_that_are_answered_are_those_of_pytorch(dtype):
+    """Forward and backward, through BatchNorm and bilinear resizing, on tensors without memory."""
+
+    def described():
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            norm = nn.BatchNorm2d(5, device="meta", dtype=dtype)
+            x = torch.empty(2, 5, 6, 7, device="meta", dtype=dtype, requires_grad=True)
+            y = resize(norm(x), (12, 13))
+            y.sum().backward()
+        tensors = [y, *kept, *(each.grad for each in (x, norm.weight, norm.bias))]
+        return [(each.shape, each.dtype, each.stride()) for each in tensors]
+
+    theirs = described()
+    with ShapesAlone():
+        assert described() == theirs
 
 
 def test_half_precision_needs_little_more_than_half_the_memory():
