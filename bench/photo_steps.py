@@ -51,6 +51,8 @@ MOVED = {
     "segment": ("ddfp_lib.evaluation.prediction", "ddfp_lib.prediction"),
     "segment_all": ("ddfp_lib.evaluation.prediction",),
     "Pictures": ("ddfp_lib.evaluation.prediction",),
+    "data_of": ("ddfp_lib.training.data", "ddfp_lib.training.loop"),
+    "split_of": ("ddfp_lib.training.data", "ddfp_lib.training.loop"),
 }
 """Where a checkout has what is measured: now, and at e01cd57."""
 
@@ -112,13 +114,40 @@ def make_batches(count: int) -> list[Any]:
     )
 
 
-def prepare(method: str) -> tuple[Any, Callable[[int], object]]:
-    """Return a learner, and what takes step number n of its run's last stage."""
+def scene_batches(config: Any, count: int) -> list[Any]:
+    """Make the first batches of a run on digit scenes."""
+    from ddfp_lib.data.loaders import training_batches
+
+    scenes, training = found("data_of")(config, "train"), config.training
+    return list(
+        training_batches(
+            scenes,
+            *found("split_of")(config, scenes),
+            config.data.augment,
+            batch_labeled=training.batch_labeled,
+            batch_unlabeled=training.batch_unlabeled,
+            seed=0,
+            start_step=0,
+            stop_step=count,
+        )
+    )
+
+
+def prepare(method: str, digits: bool = False) -> tuple[Any, Callable[[int], object]]:
+    """Return a learner, and what takes step number n of its run's last stage.
+
+    Args:
+        method: name of a preset.
+        digits: the step of the benchmark ``digits`` instead of that on photographs.
+    """
     from ddfp_lib.config import find_benchmark, load_config
 
-    config = load_config(find_benchmark("digits"), method, 0, list(SETTINGS))
-    learner = found("Learner")(config, CLASSES, torch.device("cpu"))
-    step, batches, first = found("training_step"), make_batches(BATCHES), config.training.steps // 2
+    settings = [] if digits else list(SETTINGS)
+    config = load_config(find_benchmark("digits"), method, 0, settings)
+    batches = scene_batches(config, BATCHES) if digits else make_batches(BATCHES)
+    classes = len(found("data_of")(config, "train").classes) if digits else CLASSES
+    learner = found("Learner")(config, classes, torch.device("cpu"))
+    step, first = found("training_step"), config.training.steps // 2
     return learner, lambda n: step(learner, batches[n % BATCHES], first + n)
 
 
@@ -240,7 +269,7 @@ def serve() -> None:
         if request["do"] == "where":
             answer = importlib.import_module("ddfp_lib").__file__
         elif request["do"] == "prepare":
-            _, steps[method] = prepare(method)
+            _, steps[method] = prepare(method, request["digits"])
         elif request["do"] == "step":
             begin = time.process_time()
             steps[method](request["turn"])

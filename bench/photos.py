@@ -4,6 +4,7 @@
     git worktree add ../before e01cd57
     .venv/bin/python -m bench.photos --against ../before      # the ratios, five minutes
     .venv/bin/python -m bench.photos --against ../before --evaluate RUN --data DIR    # see below
+    .venv/bin/python -m bench.photos --against ../before --digits    # a step on digit scenes
     .venv/bin/python -m bench.photos --shares --methods ddfp  # where the time of a step goes
 
 EfficientNet-Lite0 with output stride 16 and random weights, 6 labeled and 6 unlabeled crops of 160
@@ -94,18 +95,26 @@ class Checkout:
 
 
 def measure(
-    folders: Sequence[Path], methods: Sequence[str], repeats: int
+    folders: Sequence[Path], methods: Sequence[str], repeats: int, digits: bool = False
 ) -> dict[str, list[float]]:
-    """Return the median CPU seconds of a step: for each method, of each checkout."""
+    """Return the median CPU seconds of a step: for each method, of each checkout.
+
+    Args:
+        folders: the checkouts.
+        methods: names of presets.
+        repeats: number of turns.
+        digits: steps on digit scenes, with that benchmark's network.
+    """
     seconds: dict[str, list[list[float]]] = {m: [[] for _ in folders] for m in methods}
     with ExitStack() as stack:
         checkouts = [stack.enter_context(Checkout(folder)) for folder in folders]
         for checkout in checkouts:
             for method in methods:
-                checkout.ask("prepare", method=method)
+                checkout.ask("prepare", method=method, digits=digits)
         for turn in range(WARM_UP + repeats):
             for method in methods:
-                for checkout, times in zip(checkouts, seconds[method], strict=True):
+                pairs = list(zip(checkouts, seconds[method], strict=True))
+                for checkout, times in pairs[:: 1 if turn % 2 else -1]:  # each is first in turn
                     times.append(checkout.ask("step", method=method, turn=turn))
     return {m: [statistics.median(t[WARM_UP:]) for t in times] for m, times in seconds.items()}
 
@@ -192,6 +201,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluate", type=Path, help="a run: compare its evaluation instead")
     parser.add_argument("--data", type=Path, help="photographs in the VOC layout, for --evaluate")
     parser.add_argument("--images", type=int, default=150, help="photographs, for --evaluate")
+    parser.add_argument("--digits", action="store_true", help="time steps on digit scenes instead")
     parser.add_argument("--shares", action="store_true", help="profile the steps instead")
     arguments = parser.parse_args(words)
     if arguments.evaluate and not (arguments.against and arguments.data):
@@ -223,8 +233,10 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"{method}: {1000 * seconds_each:.0f} ms a step, with the profiler\n")
             print(photo_shares.table(shares) + "\n", flush=True)
         return
-    seconds = measure(folders, arguments.methods, arguments.repeats)
+    seconds = measure(folders, arguments.methods, arguments.repeats, arguments.digits)
     print(table(seconds) + "\n", flush=True)
+    if arguments.digits:
+        return
     megabytes: list[float] = []
     pair: tuple[float, ...] = ()
     if arguments.against:

