@@ -1,5 +1,7 @@
 """The explorer: pages to play with in a browser, made from models that this library trains.
 
+These commands write the pages::
+
     python -m ddfp_lib.explorer site/explorer              # the three pages
     python -m ddfp_lib.explorer OUT --only pictures --run runs/mine --data DIR
 

@@ -2,7 +2,7 @@
 
 A lesson is a pair in ``notebooks/``. ``NN_name.py`` is the source: cells in percent format, read
 and reviewed as a file of Python. ``NN_name.ipynb`` holds the same cells with the outputs of one
-clean run, for readers; :func:`store` makes it from the source.
+clean run, for readers; :func:`store` makes it from the source. These are the commands::
 
     python -m ddfp_lib.lessons store            # execute all lessons and store their outputs
     python -m ddfp_lib.lessons store 02         # those whose name begins with 02

@@ -35,6 +35,7 @@ myst_heading_anchors = 3
 # Code is linked where it is defined. Else a constant such as tuple[str, str] would be looked for in
 # the module `builtins`, which has no source and so no page.
 viewcode_follow_imported_members = False
+html_domain_indices = False  # the pages of the API list the modules
 html_copy_source = False
 html_show_sourcelink = False
 
