@@ -50,12 +50,17 @@ def run(command: Callable[[], object]) -> int:
             print("ddfp: interrupted; start the same command again to continue", file=sys.stderr)
         raise
     except UserError as error:
-        print(f"ddfp: {error}", file=sys.stderr)
+        print(f"ddfp: {_visible(error)}", file=sys.stderr)
         return 2
     except (FloatingPointError, ConnectionError) as error:
-        print(f"ddfp: {error}", file=sys.stderr)
+        print(f"ddfp: {_visible(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _visible(error: Exception) -> str:
+    r"""Return a message in one line: a line break, as a path may have, is shown as ``\n``."""
+    return str(error).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def main() -> None:

@@ -25,6 +25,6 @@ def replace_block(text: str, name: str, content: str, by: str = "ddfp report") -
     """
     begin, end = BEGIN.format(name=name, by=by), END.format(name=name)
     if begin not in text or end not in text:
-        raise UserError(f"there is no block {name!r}; add the lines\n{begin}\n{end}")
+        raise UserError(f"there is no block {name!r}; add the line {begin!r} and the line {end!r}")
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end, 1)[1]}"

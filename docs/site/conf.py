@@ -64,9 +64,10 @@ html_static_path = ["_static", os.environ.get("DDFP_KATEX", "_katex")]
 html_favicon = "_static/icon.svg"  # without one a browser asks for /favicon.ico
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
-# Without the list of pages: it is made anew for each of 130 source files, a sixth of the build.
+# Links to the main pages alone: the list of all pages is made anew for each of 130 source files, a
+# sixth of the build.
 html_sidebars = {
-    "_modules/**": ["navbar-logo.html", "icon-links.html", "search-button-field.html"],
+    "_modules/**": ["navbar-logo.html", "search-button-field.html", "source-nav.html"],
 }
 html_theme_options = {
     "navbar_persistent": [],  # the theme below would show a second search field

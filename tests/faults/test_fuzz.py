@@ -337,6 +337,7 @@ words = st.one_of(
         st.one_of(words, st.tuples(st.sampled_from(OPTIONS), words)), min_size=1, max_size=5
     ),
 )
+@example(command="evaluate", arguments=["\n"])
 def test_command_lines(command, arguments):
     words = [word for one in arguments for word in ([one] if isinstance(one, str) else one)]
     if command == "train" and "digits" in words:

@@ -13,7 +13,16 @@ $("length").max = DATA.lengths.length - 1;
 $("length").value = 1;
 $("frame").max = LAST;
 $("frame").value = LAST;
-$("seed").value = Math.min(3, DATA.seeds - 1);
+$("seed").value = typicalSeed();
+
+// The seed that is shown first is the one closest to the mean of all seeds, at the end of training.
+function typicalSeed() {
+  const { run } = state();
+  const last = run.under.map((row) => row[LAST]);
+  const mean = last.reduce((a, b) => a + b) / last.length;
+  const distances = last.map((value) => Math.abs(value - mean));
+  return distances.indexOf(Math.min(...distances));
+}
 
 function state() {
   const direction = $("direction").value;
