@@ -15,12 +15,17 @@ $("frame").max = LAST;
 $("frame").value = LAST;
 $("seed").value = typicalSeed();
 
-// The seed that is shown first is the one closest to the mean of all seeds, at the end of training.
+// The seed that is shown first: at the end of training, its two numbers are closest to the means of
+// all seeds, as fractions of their ranges.
 function typicalSeed() {
   const { run } = state();
-  const last = run.under.map((row) => row[LAST]);
-  const mean = last.reduce((a, b) => a + b) / last.length;
-  const distances = last.map((value) => Math.abs(value - mean));
+  const distances = run.under.map(() => 0);
+  for (const values of [run.under, run.accuracy]) {
+    const last = values.map((row) => row[LAST]);
+    const mean = last.reduce((a, b) => a + b) / last.length;
+    const range = Math.max(...last) - Math.min(...last) || 1;
+    last.forEach((value, seed) => { distances[seed] += Math.abs(value - mean) / range; });
+  }
   return distances.indexOf(Math.min(...distances));
 }
 

@@ -1,5 +1,6 @@
 """The explorer in a browser: each control moves, and numbers shown are the library's."""
 
+import numpy as np
 import pytest
 from conftest import WIDTHS, data_of, pixels, set_value
 
@@ -36,6 +37,16 @@ def test_a_picture_stands_in_where_scripts_are_off(open_page, photograph, name):
     image = page.locator("noscript img, main > img").first
     assert len(image.get_attribute("alt")) > 60
     assert page.locator("#app").is_hidden()
+
+
+def test_the_seed_that_is_shown_first_is_close_to_the_mean_of_all(open_page):
+    data = data_of("separation")
+    run = data["clouds"]["moons"]["runs"][f"descent {data['lengths'][1]:g}"]
+    ends = np.array([[row[-1] for row in run[name]] for name in ("under", "accuracy")])
+    ranges = ends.max(axis=1, keepdims=True) - ends.min(axis=1, keepdims=True)
+    far = np.abs(ends - ends.mean(axis=1, keepdims=True)) / ranges
+    page = open_page("explorer/separation.html")
+    assert page.input_value("#seed") == str(far.sum(axis=0).argmin())
 
 
 def test_the_boundary_has_the_librarys_numbers_in_every_state(open_page):
