@@ -88,4 +88,7 @@ def test_every_preset_in_every_precision_and_in_micro_batches(method):
         f"{method}:{precision}:{micro_batches}"
         for precision, micro_batches in itertools.product(PRECISIONS, (1, 4))
     ]
-    assert_clean(fake_steps(*cases), cases)
+    found = {}
+    for case in cases:  # a process each: PyTorch crashed in the second case of one preset
+        found |= fake_steps(case)
+    assert_clean(found, cases)
