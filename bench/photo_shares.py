@@ -15,8 +15,8 @@ from ddfp_lib.training import step as step_module
 from ddfp_lib.training import student_batch
 
 OPERATIONS = {
-    "convolutions": ("convolution", "Convolution"),
-    "matrix products (flow, 1x1 convolutions)": ("mm", "bmm", "baddbmm"),
+    "matrix products (flow, 1x1 convolutions)": ("mm",),
+    "other convolutions": ("convolution", "Convolution"),
     "BatchNorm": ("batch_norm",),
     "activation functions": ("hardtanh", "clamp", "relu", "ReLU6", "threshold"),
     "copies and fills": ("copy_", "fill_", "aten::cat", "index"),

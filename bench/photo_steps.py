@@ -78,7 +78,6 @@ def make_batches(count: int) -> list[Any]:
 
     from ddfp_lib.data.augment import AugmentConfig
     from ddfp_lib.data.base import SegmentationDataset
-    from ddfp_lib.data.loaders import training_batches
 
     class Photographs(SegmentationDataset):
         """Two photographs, as a data set."""
@@ -99,38 +98,45 @@ def make_batches(count: int) -> list[Any]:
         def mask(self, index: int) -> Tensor:
             return (self.scenes[index].float().mean(0) * CLASSES // 256).to(torch.uint8)
 
-    return list(
-        training_batches(
-            Photographs(),
-            [0, 1],
-            [0, 1],
-            AugmentConfig(crop=CROP),
-            batch_labeled=IMAGES,
-            batch_unlabeled=IMAGES,
-            seed=0,
-            start_step=0,
-            stop_step=count,
-        )
+    return _batches(
+        Photographs(), ([0, 1], [0, 1]), AugmentConfig(crop=CROP), (IMAGES, IMAGES), count
     )
 
 
 def scene_batches(config: Any, count: int) -> list[Any]:
     """Make the first batches of a run on digit scenes."""
+    scenes, training = found("data_of")(config, "train"), config.training
+    unlabeled = training.batch_unlabeled if config.method.consistency else 0
+    sizes, split = (training.batch_labeled, unlabeled), found("split_of")(config, scenes)
+    return _batches(scenes, split, config.data.augment, sizes, count)
+
+
+def _batches(
+    images: Any, split: Any, augment: Any, sizes: tuple[int, int], count: int
+) -> list[Any]:
+    """Make batches of a data set.
+
+    Args:
+        images: the data set.
+        split: indices of its labeled and of its unlabeled images.
+        augment: how views are made.
+        sizes: labeled and unlabeled images of a batch.
+        count: number of batches.
+    """
     from ddfp_lib.data.loaders import training_batches
 
-    scenes, training = found("data_of")(config, "train"), config.training
-    return list(
-        training_batches(
-            scenes,
-            *found("split_of")(config, scenes),
-            config.data.augment,
-            batch_labeled=training.batch_labeled,
-            batch_unlabeled=training.batch_unlabeled,
-            seed=0,
-            start_step=0,
-            stop_step=count,
-        )
+    labeled, unlabeled = sizes
+    batches = training_batches(
+        images,
+        *split,
+        augment,
+        batch_labeled=labeled,
+        batch_unlabeled=unlabeled,
+        seed=0,
+        start_step=0,
+        stop_step=count,
     )
+    return list(batches)
 
 
 def prepare(method: str, digits: bool = False) -> tuple[Any, Callable[[int], object]]:

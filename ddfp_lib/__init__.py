@@ -6,8 +6,7 @@ Start with :mod:`ddfp_lib.training.reference_step` (one training step on one scr
 packages. The names below are imported when they are first used, so ``import ddfp_lib`` is quick.
 """
 
-from importlib import import_module
-from typing import Any
+from ddfp_lib.imports import offered
 
 __version__ = "0.1.0"
 
@@ -38,16 +37,9 @@ _HOMES = {
 }
 """The module of each name that this package offers."""
 
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_names, __getattr__ = offered(__name__, _HOMES)
 
-__all__ = ["__version__", *sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of :data:`__all__` from its module when it is first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__ = ["__version__", *_names]
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,37 @@
-"""Classes of your own, named as ``package.module:Class`` in a configuration."""
+"""Importing by name: names that a package offers, and classes of your own in a configuration."""
 
 import importlib
 import inspect
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ddfp_lib.errors import UserError
+
+
+def offered(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[list[str], Callable[[str], Any]]:
+    """Return ``__all__`` and ``__getattr__`` of a package that imports its names at first use.
+
+    So a package offers names of all its modules, and importing it stays quick (PEP 562).
+
+    Args:
+        package: its ``__name__``.
+        homes: the names that it offers, by the module in it that defines them.
+
+    Returns:
+        The names, sorted, and what imports one of them or raises :class:`AttributeError`.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def find(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+
+    return sorted(home), find
+
 
 OWN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 """How a class of your own is written."""

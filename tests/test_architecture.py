@@ -6,7 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import ddfp_lib
+from ddfp_lib import lessons
 from ddfp_lib.reports.pages import architecture_page
 
 ROOT = Path(__file__).parents[1]
@@ -88,13 +91,17 @@ def test_no_module_is_called_as_the_feature():
     assert [path for path in paths if short.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_every_name_that_the_package_offers_can_be_imported():
-    for name in ddfp_lib.__all__:
-        assert getattr(ddfp_lib, name) is not None
-    assert set(ddfp_lib.__all__) <= set(dir(ddfp_lib))
+@pytest.mark.parametrize("package", [ddfp_lib, lessons])
+def test_every_name_that_a_package_offers_can_be_imported(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
-def test_the_package_itself_imports_nothing_heavy():
-    code = "import sys, ddfp_lib; print({'torch', 'pandas', 'yaml', 'timm'} & set(sys.modules))"
+def test_the_packages_themselves_import_nothing_heavy():
+    heavy = {"torch", "pandas", "yaml", "timm", "jupytext", "nbformat", "papermill"}
+    code = f"import sys, ddfp_lib, ddfp_lib.lessons; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

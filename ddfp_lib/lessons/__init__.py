@@ -14,14 +14,10 @@ The names below are imported when they are first used, as in :mod:`ddfp_lib`: a 
 ``lessons.plane`` or ``lessons.digits``, and its kernel starts without the tools for notebooks.
 """
 
-from importlib import import_module
-from typing import Any
+from ddfp_lib.imports import offered
 
 _HOMES = {
-    "addresses": (
-        "misaddressed",
-        "repositories",
-    ),
+    "addresses": ("misaddressed", "repositories"),
     "guards": (
         "GUARDS",
         "MAX_BYTES",
@@ -51,25 +47,11 @@ _HOMES = {
         "thumbnail",
         "thumbnail_path",
     ),
-    "texts": (
-        "described",
-        "store_texts",
-        "undescribed",
-        "unprinted",
-    ),
+    "texts": ("described", "store_texts", "undescribed", "unprinted"),
 }
 """The module of each name that this package offers."""
 
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of :data:`__all__` from its module when it is first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__, __getattr__ = offered(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -96,14 +96,13 @@ class FastConv2d(nn.Conv2d):
         return super()._conv_forward(x, weight, bias)
 
     def _is_product(self, x: Tensor) -> bool:
-        """Say whether PyTorch would leave this 1x1 convolution to its im2col kernel."""
+        """Say whether PyTorch would leave this large 1x1 convolution to its im2col kernel."""
         return (
             self.stride == (1, 1)
             and self.padding == (0, 0)
             and self.groups == 1
             and len(x) < FEW_IMAGES
             and torch.get_num_threads() == 1
-            and x.numel() * self.out_channels >= MANY_PRODUCTS
             and x.is_contiguous(memory_format=torch.channels_last)
         )
 

@@ -15,18 +15,22 @@ aten = torch.ops.aten
 
 
 def _normalized(x: Tensor, weight: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
-    """Return a map of the same shape, and the mean and deviation of each channel in float32."""
+    """Return what BatchNorm returns for ``x`` (B, C, H, W).
+
+    A map of its shape and dtype, and the mean and the inverse deviation of each channel, (C,)
+    float32 whatever the dtype of ``x`` is.
+    """
     statistics = torch.empty(x.shape[1], device=x.device)
     return torch.empty_like(x), statistics, torch.empty_like(statistics)
 
 
 def _normalized_backward(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, ...]:
-    """Return the gradients of the map, the weight and the bias."""
+    """Return the gradients of ``x`` (B, C, H, W), of the weight (C,) and of the bias (C,)."""
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
 
 
 def _resized(x: Tensor, size: tuple[int, int], *_: Any) -> Tensor:
-    """Return maps of another height and width."""
+    """Return maps (B, C, *size) of the dtype of ``x``, (B, C, H, W)."""
     return x.new_empty(*x.shape[:2], *size)
 
 

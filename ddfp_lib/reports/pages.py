@@ -156,7 +156,7 @@ def headline(study: Study) -> str:
         f"{len(found)} comparisons, and the intervals are not corrected for their number. After "
         "the correction (Bonferroni), "
         + (
-            f"only this is significant: {'; '.join(left)}."
+            f"only {'this is' if len(left) == 1 else 'these are'} significant: {'; '.join(left)}."
             if left
             else "no difference is significant."
         )
