@@ -204,6 +204,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--digits", action="store_true", help="time steps on digit scenes instead")
     parser.add_argument("--shares", action="store_true", help="profile the steps instead")
     arguments = parser.parse_args(words)
+    if arguments.repeats < 1:
+        parser.error(f"--repeats {arguments.repeats}: use 1 or more")
     if arguments.evaluate and not (arguments.against and arguments.data):
         parser.error("--evaluate: needs --against and --data")
     folders = [Path(__file__).resolve().parent.parent]

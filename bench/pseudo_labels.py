@@ -104,10 +104,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--images", type=int, default=100, help="unlabeled images of each run")
     asked = parser.parse_args()
+    if asked.images < 1:
+        parser.error(f"--images {asked.images}: use 1 or more")
     torch.set_num_threads(1)
     measured = []
     for folder in asked.runs:
-        measured.append(measure(folder, asked.data, asked.images))
+        try:
+            measured.append(measure(folder, asked.data, asked.images))
+        except UserError as error:
+            parser.error(str(error))
         print(f"{folder}: measured", flush=True)
     means = pd.concat(measured).groupby(level=0, sort=False).mean()
     print(means.round(1).to_string())

@@ -277,6 +277,8 @@ def test_a_checkout_that_is_none_is_refused(tmp_path):
         photos.main(["--against", str(tmp_path)])
     with pytest.raises(SystemExit):
         photos.main(["--evaluate", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        photos.main(["--repeats", "0"])
 
 
 class InThisProcess:
