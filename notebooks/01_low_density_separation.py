@@ -18,25 +18,28 @@
 #
 # Six points have a label, and 234 points have no label. Where should the decision boundary between
 # two classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
-# **cluster assumption**: points of one cluster share a class. So the boundary should lie where
-# points are few. This is also called *low-density separation*.
+# **cluster assumption**: points of one cluster share a class. So the boundary should lie in regions
+# with few points. This is also called *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
-# method learns the density of the features. It moves each feature one step *down the density* and
-# keeps its class. The paper claims that the boundary then moves to where features are sparse. This
-# course builds the method and then tests the claim. This lesson uses points of the plane, so you
-# can see everything.
+# method learns the density of the features. It moves a feature one step *down the density*. Then it
+# trains the classifier to predict the same class there. The paper claims that the decision boundary
+# then moves into regions with few features. This course builds the method and then tests the claim.
+# This lesson uses points in the plane, so you can see the points, the density and the boundary.
 #
 # **You will**
-# - see why a few labels leave the boundary in the middle of the data;
-# - write three rules for unlabeled points: entropy minimization, random steps, density descent;
-# - compare them over eight seeds, by accuracy and by the density at the boundary;
+# - see why the boundary often runs through the middle of the data if only a few points have labels;
+# - write three *rules* (losses for unlabeled points): entropy minimization, random steps, density
+#   descent;
+# - compare the three rules over eight seeds, by accuracy and by the density at the boundary;
 # - find a data set on which the cluster assumption is false.
 #
-# **You need** Python and a little PyTorch: a classifier, a gradient, a cross-entropy. Terms are
-# explained where they first appear, and again in the [glossary](../docs/glossary.md).
+# **You need** Python and a little PyTorch. You should know what a classifier, a gradient and a
+# cross-entropy are. Terms are explained where they first appear, and again in the
+# [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 20 minutes to read.
+# **Takes** about 20 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import copy
@@ -76,9 +79,9 @@ density_steps = 400  # training steps of the flow
 # %% [markdown]
 # ## Where are we?
 #
-# The diagram shows the whole method, which lesson 4 trains. The colored boxes belong to this
-# lesson: a density, and a step down that density. Here an "image" is a point of the plane, and the
-# point itself plays the role of the feature F. Later lessons explain the other boxes.
+# The diagram shows the whole method. Lesson 4 trains a network with this method. The colored boxes
+# belong to this lesson: a density, and a step down that density. In this lesson, each "image" is a
+# point in the plane. The feature F is this same point. Later lessons explain the other boxes.
 
 # %%
 diagram("flow", "step")
@@ -86,13 +89,14 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# A cloud is a set of points $s_1, \dots, s_M$, and each point is blurred by a Gaussian. So we know
-# the density of the cloud exactly:
+# A *cloud* is a mixture of $M$ equal Gaussians in the plane. Their centers are $s_1, \dots, s_M$.
+# So we know the density of the cloud exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
-# We use the exact density to *measure*, and a learned density to *train*. Each seed labels three
-# points of each class, at random. The other points have no label.
+# We use the exact density only to *measure* the results. The *training* uses a learned density. For
+# each seed, we choose three points of each class at random and give them a label. The other points
+# have no label.
 
 # %%
 clouds = {"moons": two_moons(), "rings": two_rings(), "blobs": three_blobs()}
@@ -116,14 +120,15 @@ for name, cloud in clouds.items():
 # %% [markdown]
 # ## How do we train, and what do we measure?
 #
-# The classifier has three linear layers. All seeds train at the same time, side by side, so tensors
-# have the shape (seeds, features, points).
+# The classifier has three linear layers. There is one classifier per seed. All classifiers train at
+# the same time, so tensors have the shape (seeds, features, points).
 #
-# On labeled points the loss is the cross-entropy. After a *warm-up* on labels alone, a rule adds a
-# loss on all points. The classifier that we train is the *student*. Some rules need pseudo-labels
-# (explained below). These come from a second network, the *teacher*. The teacher's weights are an
-# exponential moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher*
-# (Tarvainen and Valpola 2017):
+# On labeled points the loss is the cross-entropy. The first steps use only this loss. These steps
+# are the *warm-up*. After the warm-up, a *rule* adds a second loss, which uses all points. The
+# classifier that we train is the *student*. Some rules need pseudo-labels (explained below). The
+# pseudo-labels come from a second network, the *teacher*. The teacher's weights are an exponential
+# moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher* (Tarvainen and
+# Valpola 2017):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ 0.98\right) \text{ at step } n $$
@@ -156,14 +161,14 @@ def train(name, rule=None, keep=()):
 
 
 # %% [markdown]
-# We measure the accuracy on fresh points and the *density at the boundary*. The second number uses
-# the exact density:
+# We measure the accuracy on fresh points and the *density at the boundary*. The density at the
+# boundary is the integral of the exact density along the boundary:
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# This number has a simple meaning. If the whole boundary moves sideways by 0.01, it crosses a
-# fraction of the data. This fraction is 0.01 times the number. A boundary in an empty region has a
-# number near zero, even if the boundary is long.
+# This number has a simple meaning. Suppose that the whole boundary moves sideways by 0.01. Then it
+# passes over a fraction of the data. This fraction is about 0.01 times the number. If the boundary
+# lies in an empty region, the number is near zero. This is true even for a long boundary.
 
 
 # %%
@@ -242,16 +247,16 @@ assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] 
 
 # %% [markdown]
 # **Finding.** The classifier fits the labeled points. The loss does not depend on the unlabeled
-# points. So the boundary crosses the moons and the rings. About a fifth of the points of the moons
-# and more than a quarter of the points of the rings get the wrong class. On the blobs there is
-# little left to improve.
+# points. So the boundary crosses the moons and the rings. On the moons, about a fifth of the points
+# get the wrong class. On the rings, more than a quarter of the points get the wrong class. On the
+# blobs, the accuracy is already about 98 %.
 
 # %% [markdown]
 # ## Which way is down?
 #
 # A *normalizing flow* learns the density of the points, without any label. [Lesson
-# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use it. The flow returns
-# $\log p(x)$, and PyTorch computes the gradient.
+# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use it. The flow returns $\log
+# p(x)$. PyTorch computes the gradient of $\log p(x)$.
 
 
 # %%
@@ -273,8 +278,9 @@ density = {name: learn_density(name) for name in clouds}
 #
 # $$ g = -\nabla_x \log p(x), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# **Predict first.** The flow saw only 240 points. Will its steps go down in the exact density too?
-# On which clouds will they point in nearly the same direction as the exact steps?
+# **Predict first.** The flow was trained on only 240 points. Will a step down the learned density
+# also lower the exact density? On which clouds will the steps down both densities have nearly the
+# same direction?
 
 
 # %%
@@ -330,29 +336,31 @@ assert table["moons"]["cosine with the exact step"] > 0.3
 assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
-# **Finding.** Nearly all steps go down in the learned density. More than 85 % of the steps go down
-# in the exact density. But on moons and rings, the direction of the steps differs from the exact
-# direction. The mean cosine is about 0.5 on the moons and 0.2 on the rings. A probable reason is
-# that this small flow fits both clouds coarsely after 400 steps. (In lesson 2, a larger flow with a
-# longer training fits the moons well, but not the rings.) So the rest of this lesson tests descent
-# down a *learned* density.
+# **Finding.** On each cloud, nearly all steps lower the learned density. More than 85 % of the
+# steps also lower the exact density. But on the moons and the rings, the steps down the learned
+# density often have another direction than the steps down the exact density. The mean cosine of the
+# angle between the two directions is about 0.5 on the moons and 0.2 on the rings. A probable
+# reason: this small flow was trained for only 400 steps, so it fits both clouds only roughly. (In
+# lesson 2, a larger flow with a longer training fits the moons well, but not the rings.) So the
+# rest of this lesson tests descent down a *learned* density.
 
 # %% [markdown]
 # ## Three rules for points without labels
 #
-# Where the teacher's highest class probability exceeds a threshold, this class becomes a
-# **pseudo-label**: a label that a model has made. The student learns to predict this pseudo-label.
-# *Consistency regularization* requires more: the student must predict the same class after a
-# perturbation of its input or of its features. The last two of the following rules belong to this
-# family.
+# For each point, the teacher predicts the class with the highest probability. If this probability
+# exceeds a threshold, the predicted class becomes the **pseudo-label** of the point. A pseudo-label
+# is a label that a model has made. The student learns to predict this pseudo-label. *Consistency
+# regularization* adds a second condition. We perturb the input or the features of the student. The
+# student must still predict the pseudo-label. Of the three rules below, the random step and density
+# descent are forms of consistency regularization.
 #
-# - **Entropy minimization**: the classifier must be certain everywhere. The loss is the entropy of
-#   the prediction, $-\sum_k p_k \log p_k$. The entropy is 0 where one class has all the
-#   probability.
-# - **Random step**: predict the pseudo-label at the point, and at the point moved by $\varepsilon$
-#   in a random direction.
-# - **Density descent**: predict the pseudo-label at the point, and at the point moved by
-#   $\varepsilon$ *down the density*.
+# - **Entropy minimization**: the classifier must be certain at every training point. The loss is
+#   the entropy of the prediction, $-\sum_k p_k \log p_k$. The entropy is 0 if one class has
+#   probability 1.
+# - **Random step**: the student must predict the pseudo-label at the point. It must also predict
+#   this pseudo-label after a step of length $\varepsilon$ in a random direction.
+# - **Density descent**: the student must predict the pseudo-label at the point. It must also
+#   predict this pseudo-label after a step of length $\varepsilon$ *down the density*.
 
 
 # %%
@@ -401,8 +409,8 @@ def compare(name, keep=()):
 # %% [markdown]
 # ## Which rule wins, and by how much?
 #
-# **Predict first.** On which clouds will density descent be more accurate than a random step? Which
-# rule will move the boundary to the lowest density?
+# **Predict first.** On which clouds will training with density descent give a higher accuracy than
+# training with a random step? Which rule will move the boundary to the lowest density?
 
 # %%
 moments = (warmup, 90, 150, 250)
@@ -424,11 +432,12 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 )
 
 # %% [markdown]
-# The results differ between seeds at least as much as between rules. It matters a lot which points
-# have a label. So we compare *within a seed*: what did the rule change, with the same labels and
-# the same starting weights? This is a *paired* comparison. The table has the mean ± standard
-# deviation of eight such differences. Differences of accuracy are in *percentage points*. Tables
-# and pictures call these "points".
+# The results differ between seeds at least as much as between rules. The seed decides which points
+# have a label. It also sets the starting weights. So we compare *within a seed*. For each seed, we
+# compute the difference between a rule and labels alone. Both have the same labeled points and the
+# same starting weights. This is a *paired* comparison. The table has the mean ± standard deviation
+# of eight such differences. Differences of accuracy are in *percentage points*. Tables and pictures
+# call these "points".
 
 
 # %% tags=["nbval-ignore-output"]
@@ -471,27 +480,30 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # %% [markdown]
 # **Finding.** The answer is different for each cloud.
 #
-# - *Moons:* descent gains most: about five percentage points more than a random step. No seed
-#   loses. But the mean density at the boundary falls by about the same amount with all three rules.
-#   So a boundary in a sparser place does not explain the difference in accuracy.
+# - *Moons:* descent gains the most accuracy. On average, it gains about five percentage points more
+#   than a random step. With descent, no seed loses accuracy. But the mean density at the boundary
+#   falls by about the same amount with all three rules. So the density at the boundary does not
+#   explain why descent gains more accuracy than the other rules.
 # - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
-#   between seeds. A random step does not change the mean accuracy, but half of its seeds lose. A
-#   random step moves the boundary to a *lower* density than descent does.
+#   between seeds. A random step hardly changes the mean accuracy, but half of the seeds lose
+#   accuracy. A random step moves the boundary to a *lower* density than descent does.
 # - *Blobs:* the accuracy is near 98 % with all rules.
 #
-# On the moons and on the rings all rules move the boundary to lower density on average. On both
-# clouds, another rule moves the boundary to a lower density than descent does.
+# On the moons and on the rings all rules move the boundary to lower density on average. On the
+# moons, the three mean changes are nearly equal. On the rings, both other rules move the boundary
+# to a lower density than descent does.
 
 # %% [markdown]
-# ## Frame by frame, for a typical seed
+# ## How does the boundary move during training?
 #
 # A single seed can mislead, so we choose a typical seed. For each seed, we take two changes of the
-# density at the boundary: with the random step and with descent. The typical seed is the seed whose
-# two changes are closest to their averages over all seeds. The dashed line is the boundary at step
-# 60, before the rules begin.
+# density at the boundary: from labels alone to the random step, and from labels alone to descent.
+# The typical seed is the seed whose two changes are closest to their averages over all seeds. The
+# dashed line is the boundary at step 60, before the rules begin.
 #
-# **Predict first.** Descent gains most on the moons. Will its boundary follow the whole gap at the
-# end? Will the boundary differ more between rules or between seeds?
+# **Predict first.** On the moons, descent gains more accuracy than the other rules. At the end of
+# training with descent, will the boundary follow the whole gap between the moons? Will the boundary
+# differ more between rules or between seeds?
 
 
 # %%
@@ -562,9 +574,10 @@ maps(
 # of one seed prove nothing. The table above is the result.
 #
 # **Play with it.** The [explorer's page on low-density
-# separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, rules
-# and lengths. There you can move a slider through the training and watch the boundary. In a clone,
-# `make explorer` makes the page.
+# separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, other
+# rules and other lengths of the step. There you can choose a training step with a slider and see
+# the boundary at this step. In a clone of the repository, the command `make explorer` builds the
+# page.
 
 # %% [markdown]
 # ## How long should a step be?
@@ -586,21 +599,22 @@ assert gains["descent"][0.4].mean() > 2 > gains["descent"][0.8].mean()
 assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
-# **Finding.** Steps up to 0.4 help on average. For descent, the gain varies between seeds about
-# twice as much at length 0.4 as at length 0.2. Steps of length 0.8 lose on average. They are longer
-# than the gap, so many of them probably land on the other moon and teach the wrong class there. The
-# right length depends on the width of the gap, and this width is not known beforehand. So the
-# length is a *hyperparameter*, a setting that is chosen and not learned. Choose it on validation
-# data, *in the same way for every method* (lesson 6).
+# **Finding.** Steps of length 0.2 and 0.4 increase the mean accuracy. For descent, the standard
+# deviation of the gain is about twice as large at length 0.4 as at length 0.2. Steps of length 0.8
+# decrease the mean accuracy. A step of this length is longer than the gap is wide. So many moved
+# points probably lie on the other moon. There the student learns the wrong class. The right length
+# depends on the width of the gap, and this width is not known beforehand. So the length is a
+# *hyperparameter*, a setting that is chosen and not learned. Choose it on validation data, *in the
+# same way for every method* (lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
 #
-# This cloud breaks the cluster assumption. Class 0 is two clusters with a wide gap between them,
-# and its right cluster touches class 1. So the deepest valley of the density does not separate
-# classes.
+# The cluster assumption is false for the next cloud. Class 0 has two clusters with a wide gap
+# between them. The right cluster of class 0 touches the cluster of class 1. So the region with the
+# lowest density between clusters lies inside class 0. It does not separate the classes.
 #
-# **Predict first.** Where will descent move the boundary? Will it gain or lose accuracy?
+# **Predict first.** Where will descent move the boundary? Will descent gain or lose accuracy?
 
 # %%
 clouds["gap"] = misplaced_gap()
@@ -647,10 +661,11 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** On this cloud, descent moves the boundary to a lower density than the other rules do,
-# on average. On the other three clouds it does not. But on this cloud, descent loses accuracy with
-# most seeds. The losses differ a lot between seeds. The cluster assumption is an assumption about
-# *classes*. Points without labels cannot confirm or refute this assumption.
+# **Finding.** On this cloud, the mean density at the boundary is lower with descent than with the
+# other rules. On the moons, the rings and the blobs, the mean density with descent is not clearly
+# lower than with a random step. But on this cloud, descent loses accuracy with most seeds. The
+# losses differ a lot between seeds. The cluster assumption is an assumption about *classes*. Points
+# without labels cannot confirm or refute this assumption.
 
 # %% [markdown]
 # ## Exercises
@@ -660,9 +675,9 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
 # step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor (seeds,
 # points) that is True everywhere, and `rng` is `generator("vat")`. Write a function `rule(student,
-# teacher, x)` with the help of `keep_class`, and define the step inside it, because the step needs
-# the student. Then call `train(name, rule)` for the clouds "moons" and "gap". Does VAT gain about
-# as much accuracy as the random step, or as descent?
+# teacher, x)`. Define the step inside `rule`, because the step needs the student. Then `rule` can
+# use `keep_class(step)`. Then call `train(name, rule)` for the clouds "moons" and "gap". Is the
+# gain of VAT closer to the gain of the random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -692,15 +707,15 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # On average, VAT gains about as much as the random step. We did not measure why. One probable
-# reason: where the classifier is certain, its prediction hardly changes, so the direction has
-# little meaning. Another probable reason: VAT does not use the density, so its steps do not always
-# lead into a gap.
+# reason: where the classifier is certain, its prediction hardly changes in any direction. So the
+# direction of the fastest change has little meaning there. Another probable reason: VAT does not
+# use the density, so its steps do not always lead into a gap.
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
 # eps, log_density)` returns the rule with another log-density. The exact log-density is
-# `clouds[name].log_density`. Train with it on the clouds "moons" and "gap". What do you expect?
-# What do you find?
+# `clouds[name].log_density`. Train with the exact log-density on the clouds "moons" and "gap". What
+# do you expect? What do you find?
 
 # %% tags=["solution", "nbval-ignore-output"]
 for name in ("moons", "gap"):
@@ -709,35 +724,36 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # You may expect a larger gain with the exact density. But on "moons" the gain is smaller. On "gap",
-# descent in the exact density does not lose accuracy on average, although the result varies a lot
-# between seeds. We did not measure the cause. Probably it is the shape of a moon: a moon is thin,
-# and its points lie close to its arc. The steps of the exact density lead straight across the moon,
-# to an edge where the class was already clear. The learned density is coarse, and its steps lead to
-# the edge of the whole cluster. So the result of descent depends on the *errors* of the flow here.
-# Does the method work for the reason that the paper gives? Lesson 6 tests this.
+# descent in the exact density changes the mean accuracy only a little. The change varies a lot
+# between seeds. We did not measure the cause. For the moons, the cause is probably their shape. A
+# moon is a thin band along an arc. Steps down the exact density go at a right angle to the arc, to
+# an edge of the moon. There the class was already clear. The learned density is a rough copy, so
+# its steps have other directions. So on these two clouds, the result of descent depends on the
+# *errors* of the flow. Does the method work for the reason that the paper gives? Lesson 6 tests
+# this.
 
 # %% [markdown]
 # ## What we saw
 #
-# - With few labels alone, the boundary is often in the middle of the data.
-# - Rules for unlabeled points mostly move the boundary to lower density. A probable reason, which
-#   we did not measure: the classifier learns its own confident predictions, right or wrong, and
-#   these spread to nearby points.
-# - Steps down a learned density gain most where classes are clusters (moons). They lose about five
-#   percentage points on average where classes are not clusters (gap). They lose about as much on
-#   the rings, where the learned density is a poor copy. Entropy minimization uses no density, but
-#   it loses on the rings too.
-# - On average, steps down a learned density move the boundary to the lowest density on one of four
-#   clouds, and lose accuracy there.
+# - If we train only on a few labels, the boundary often runs through the middle of the data.
+# - In most cases, the rules for unlabeled points move the boundary to a lower density. We did not
+#   measure the reason. Probably the classifier learns its own confident predictions, and some of
+#   these predictions are wrong. Then the wrong predictions spread to nearby points.
+# - On the moons, steps down a learned density gain more accuracy than the other rules. On the cloud
+#   with the misplaced gap, these steps lose about five percentage points on average. On the rings,
+#   they also lose about five percentage points. There the learned density is not close to the exact
+#   density. Entropy minimization uses no density, but it also loses accuracy on the rings.
+# - On one of four clouds (gap), steps down a learned density give the lowest mean density at the
+#   boundary. On this cloud they lose accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
 #   use several seeds.
 #
 # ## In the real method
 #
-# Points become features of pixels, with hundreds of dimensions. These features change while the
-# network learns. So the flow keeps learning too, and every training step computes new shifts down
-# the
-# density:
+# In the real method, the points are features of pixels. Each feature has hundreds of dimensions.
+# These features change while the network learns. So the flow also learns during the whole training.
+# At every training step, the method computes a new step down the density for each confident
+# feature. The code calls this step `shift`:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

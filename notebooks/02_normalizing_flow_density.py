@@ -18,24 +18,27 @@
 # separation](01_low_density_separation.ipynb) · next: [3. The step down the
 # density](03_density_descending_shift.ipynb)
 #
-# To step down a density, DDFP needs the density at every point and its gradient. The points keep
-# changing during training. DDFP uses a *normalizing flow* as the density. This lesson builds a
-# flow. It starts with one equation in one dimension and ends with a network that also predicts
-# classes. It compares the flow with two classical density estimators.
+# DDFP takes steps down a density. For a step, it needs the gradient of the log-density at a point.
+# The points are features, and they change during training. DDFP models their density with a
+# *normalizing flow*. This lesson builds a flow. It starts with one equation in one dimension and
+# ends with a network that also predicts classes. It compares the flow with two classical density
+# estimators.
 #
 # **You will**
 # - compute by hand how a map changes a density, and check the result numerically;
-# - write a coupling block in ten lines, equal to the library's;
-# - give a flow one Gaussian per class, and predict classes with it;
-# - find out how long a flow must train until it is as good as a kernel density, and when it
-#   overfits;
-# - see which densities a flow can represent: rings, for example.
+# - write a *coupling block*, a piece of a flow, in ten lines, and compare it with the block of the
+#   library;
+# - give a flow one Gaussian per class, and predict classes with this flow;
+# - find out after how many steps a flow is as good as a kernel density (a classical estimator), and
+#   look for overfitting;
+# - see whether a flow can represent a ring.
 #
 # **You need** Python and a little PyTorch. You need to know what a Gaussian, a derivative and a
 # determinant are. From lesson 1 you need one fact: DDFP uses the gradient of a log-density. Terms
 # are explained in the [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 25 minutes to read.
+# **Takes** about 25 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import inspect
@@ -81,19 +84,19 @@ diagram("flow")
 # %% [markdown]
 # ## One dimension, by hand
 #
-# Let $z = f(x)$ with an increasing map $f$, and let $z$ be standard normal. How dense is $x$? A
-# short interval $\mathrm dx$ contains as many points as its image $\mathrm dz$, so $p(x)\, \mathrm
-# dx = p(z)\, \mathrm dz$:
+# Let $z = f(x)$ with an increasing map $f$, and let $z$ be standard normal. What is the density of
+# $x$? The map $f$ takes a short interval $\mathrm dx$ to an interval $\mathrm dz$. The same points
+# lie in both intervals, so $p(x)\, \mathrm dx = p(z)\, \mathrm dz$:
 #
 # $$ \log p(x) = \log \mathcal N(f(x); 0, 1)
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
 #
-# This is the *change of variables*. The first term depends on the place where the point lands. The
-# second term accounts for stretching: where $f$ is steep, points that are close in $x$ are far
-# apart in $z$.
+# This is the *change of variables*. The first term is the log-density of $z$ at $f(x)$, the place
+# to which the map sends the point. The second term accounts for stretching: where $f$ is steep,
+# points that are close in $x$ are far apart in $z$.
 #
-# **Predict first.** The map below is steep at -1 and 1, and nearly flat between them. Where is $x$
-# dense?
+# **Predict first.** The map below is steep at -1 and 1, and nearly flat between them. Where is the
+# density of $x$ high?
 
 
 # %%
@@ -137,23 +140,25 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
     assert abs(mass - (high - low)) < 2e-3
 
 # %% [markdown]
-# **Finding.** One Gaussian and a bent map make two modes (peaks), near the steep places. The modes
-# are a little nearer to 0 than -1 and 1 are, because the Gaussian is denser near 0. A flow is such
-# a map in many dimensions, with many parameters. Its slope is still cheap to compute.
+# **Finding.** The density of $x$ has two modes (peaks), although the density of $z$ is one
+# Gaussian. The modes lie near the places where the map is steep. The modes lie a little closer to 0
+# than the steep places -1 and 1. The reason: the Gaussian has its highest density at 0. A flow is
+# such a map in many dimensions, with many parameters. The second term of the equation is still
+# cheap to compute.
 
 # %% [markdown]
 # ## Many dimensions, in ten lines
 #
-# In $D$ dimensions the slope becomes the absolute determinant of the Jacobian, $\left| \det
-# \partial f / \partial x \right|$, which costs $D^3$ operations in general. A *coupling block*
-# makes the determinant cheap. The block splits its input into two halves. A network reads one half
-# and returns a scale $s$ and a shift $t$ for the other half:
+# In $D$ dimensions, the absolute determinant of the Jacobian, $\left| \det \partial f / \partial x
+# \right|$, takes the place of the slope. In general, this determinant costs about $D^3$ operations.
+# A *coupling block* makes the determinant cheap. The block splits its input into two halves. A
+# network reads one half and returns a log-scale $s$ and a shift $t$ for the other half:
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
 # Then the halves exchange their roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and
-# $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times an arctangent. The
-# factor $0.636 \approx 2/\pi$ brings the arctangent to the range $\pm 1$.
+# $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times $0.636$ times an
+# arctangent. The factor $0.636 \approx 2/\pi$ scales the arctangent to the range from -1 to 1.
 
 
 # %%
@@ -170,9 +175,10 @@ def coupling(x, block):
 
 
 # %% [markdown]
-# `block` provides only the weights: two small networks, `from_right` and `from_left`, and a fixed
-# permutation. The library's forward pass does the same. Its `_Affine` combines three of these lines
-# and has a hand-written gradient, for speed:
+# `block` provides two small networks (`from_right` and `from_left`), a fixed permutation, the clamp
+# and the sizes of the halves. The forward pass of the library computes the same as `coupling`. For
+# speed, the library uses a function `_Affine`. This function combines three lines of `coupling` and
+# has a hand-written gradient:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -188,8 +194,9 @@ assert torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, log_det[0])
 assert torch.allclose(block.inverse(z), x)
 
 # %% [markdown]
-# Why is the determinant so cheap? Look at the Jacobian of the first half step. The input has five
-# numbers: $a$ is the first two numbers, and $b$ is the other three.
+# Why is the determinant so cheap? Look at the Jacobian of the first half of the block, which
+# changes only $a$. The input has five numbers: $a$ is the first two numbers, and $b$ is the other
+# three.
 #
 # **Predict first.** Which entries of this Jacobian are 0, and which are 1?
 
@@ -204,19 +211,22 @@ def first_half(v):
 pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round(2)
 
 # %% [markdown]
-# **Finding.** The Jacobian is triangular, so its determinant is the product of the diagonal. The
-# log of this product is the sum of the $s_i$. We do not need the derivatives or the inverses of the
-# networks. Several such blocks in a row form a *flow*. Real NVP and Glow are flows of this type.
+# **Finding.** The Jacobian is triangular, so its determinant is the product of the entries on the
+# diagonal. The log of this product is the sum of the $s_i$. For the determinant, we do not need the
+# derivatives or the inverses of the two small networks. Several such blocks in a row form a *flow*.
+# Real NVP and Glow are flows of this type.
 #
 # **Play with it.** On the [explorer's page on the
-# flow](../docs/explorer.md#the-flow-coupling-by-coupling) you drag a point through all couplings
-# and watch the log-determinants add up. In a clone, `make explorer` makes the page.
+# flow](../docs/explorer.md#the-flow-coupling-by-coupling) you can move a point. The page shows
+# where each coupling takes the point, and what each coupling adds to the log-determinant. In a
+# clone of the repository, the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## One Gaussian per class
 #
-# A flow needs a *base density* for $z$. DDFP uses the base density of FlowGMM: a mixture of $K$
-# Gaussians, one per class, with learned means $\mu_k$ and unit covariance. For a point without a
+# A flow needs a *base density* for $z$. DDFP uses the base density of FlowGMM, an earlier flow that
+# classifies (see the references). This base density is a mixture of $K$ Gaussians, one per class.
+# The means $\mu_k$ are learned, and each covariance is the identity matrix. For a point without a
 # label we use the mixture. For a labeled point we use only the Gaussian of its class $y$:
 #
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
@@ -224,9 +234,9 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 #
 # The first density is called the *marginal* density. Training maximizes the mean log-likelihood,
 # and adds a little noise to the points. Log-likelihoods are in *nats*, the unit of the natural
-# logarithm. *Held-out* points are not used for training. They test the density. The flow sends a
-# point to $z$. This $z$ is the *latent* of the point. We train a flow for a few steps on two moons,
-# where three points of each class have a label:
+# logarithm. *Held-out* points are not used for training. We use them to test the density. The flow
+# sends a point to $z$. This $z$ is the *latent* of the point. We train a flow for 200 steps on two
+# moons. Three points of each class have a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -307,15 +317,16 @@ mass = np.exp(box.ask(flow.log_prob, resolution=400)).mean() * 9 * 8
 assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normalized
 
 # %% [markdown]
-# Left: the learned density. Middle: where the flow sends the points; a cross marks the mean of each
-# class. Right: the class whose Gaussian gives the point the highest density,
+# The left picture shows the learned density. The middle picture shows the latents of the points. A
+# cross marks the mean of each class. The right picture shows the predicted class of each place.
+# This is the class whose Gaussian gives the highest density. The code for it is
 # `class_log_prob(x).argmax(1)`.
 #
 # ## Does the flow classify?
 #
 # **Predict first.** Six of 300 points have a label. Is that enough for the flow to learn which
-# Gaussian belongs to which class? We compare it with the simplest classifier that uses labels
-# alone: the nearest labeled point.
+# Gaussian belongs to which class? We compare the flow with a simple classifier that uses only the
+# labeled points. It predicts the class of the nearest labeled point.
 
 
 # %%
@@ -347,30 +358,34 @@ assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the points
-# correctly with every seed. The nearest labeled point classifies them at least as well. With three
-# labels per class, the flow is better than the nearest labeled point with two seeds and worse with
-# two seeds. Seed 3 has most of its points in the wrong class, as if the classes were swapped. A
-# probable reason: the likelihood gives all points the same weight, and only 2 % of them have a
-# label. So these labels may be too few to correct a bad initialization. (We did not try a second
-# initialization.) DDFP does not use the flow as a classifier. The step needs only the marginal
-# density, which stays the same when the classes are swapped.
+# correctly with every seed. The nearest labeled point is at least as accurate as the flow with
+# every seed. With three labels per class, the flow is more accurate than the nearest labeled point
+# for two seeds. For the other two seeds it is less accurate. With seed 3, the flow puts most points
+# into the wrong class. The two classes are mostly swapped. A probable reason: the likelihood gives
+# all points the same weight, and only 2 % of the points have a label. So these labels may be too
+# few to correct a bad initialization. (We did not try a second initialization.) DDFP does not use
+# the flow as a classifier. The step needs only the marginal density, which stays the same when the
+# classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason.
 #
-# *Why one Gaussian per class, if the step uses only the marginal density?* FlowGMM made this
-# choice, because it classifies with the flow. DDFP keeps this choice.
+# *Why does the flow have one Gaussian per class, although the step uses only the marginal density?*
+# FlowGMM made this choice, because it classifies with the flow. DDFP keeps this choice.
 #
-# *Why six blocks here, and two in the method?* Two is the number in the released code. Six is our
-# choice for the plane. Here each half of a point is a single number. So in half a block one
-# coordinate scales and shifts the other, and then they exchange their roles. Along a line on which
-# $b$ is constant, half a block only scales and shifts. Every other shape needs many half blocks in
-# a row. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?" below.
-# We did not compare six blocks with other numbers.)
+# *Why does the flow have six blocks here, and two blocks in the method?* The code that the authors
+# released has two blocks. We chose six blocks for points in the plane. Here each half of a point is
+# a single number. So in the first half of a block, one coordinate scales and shifts the other
+# coordinate. In the second half, the two coordinates exchange their roles. Take a line with
+# constant $b$. In the first half of a block, all points of this line get the same scale and the
+# same shift. More complex changes need several blocks, one after another. (Four blocks fit better
+# than one or two: see "What do blocks, clamp and noise do?" below. We did not compare six blocks
+# with other numbers.)
 #
-# [Study 4](../reproduce/STUDY.md) changed the labels and the blocks in the whole method. DDFP
-# itself has labels and two blocks. The output shows the difference from DDFP in points of test mIoU
-# (a score of segmentations in percent, see lesson 4):
+# [Study 4](../reproduce/STUDY.md) changed two settings of the flow in the whole method: the labels
+# and the number of blocks. In DDFP itself, the flow is trained with labels and has two blocks. The
+# output shows the difference from DDFP in points of test mIoU (a score of segmentations in percent,
+# see lesson 4):
 
 # %%
 study = find_study("ablations")
@@ -379,21 +394,24 @@ for change in ("flow without labels", "1 block", "4 blocks"):
     print(f"{change:<20}{pair['difference']:+.1f}, {verdict(pair)}, {pair['seeds']} seeds")
 
 # %% [markdown]
-# None of the three changes makes a significant difference. Three seeds would hardly show an effect
-# of one point. (The flow without labels still has one Gaussian per class, but it does not learn
-# which class a Gaussian belongs to. We did not measure a single Gaussian in place of the mixture.)
+# None of the three changes makes a significant difference. With only three seeds, the study can
+# hardly detect a difference of one point. (The flow without labels still has one Gaussian per
+# class, but it does not learn which Gaussian belongs to which class. We did not test a flow with a
+# single Gaussian instead of the mixture.)
 
 # %% [markdown]
 # ## How long must a flow train?
 #
-# The classical estimators are not trained in steps. A *kernel density estimate* puts a small
-# Gaussian on every training point. Cross-validation chooses its width. In a *Gaussian mixture* with
-# full covariances, each Gaussian may be an ellipse in any direction. The EM algorithm fits the
-# mixture. It repeats two steps: assign points to Gaussians, then fit the Gaussians. Here the
-# mixture has 2 or 12 Gaussians. We compare log-likelihoods on held-out points. We subtract each
-# log-likelihood from the log-likelihood of the exact density, so 0 is perfect. The flows of these
-# curves use no label. (The pictures of densities come later. Their flow of 200 steps is the flow
-# trained above, with six labels and a higher learning rate.)
+# The two classical estimators are the kernel density estimate and the Gaussian mixture. They have
+# no training steps. A *kernel density estimate* puts a small Gaussian on every training point. All
+# these Gaussians have the same width. Cross-validation chooses this width. A *Gaussian mixture* is
+# a weighted mean of a few Gaussians. With full covariances, the contours of each Gaussian may be
+# ellipses in any direction. The EM algorithm fits the mixture. It repeats two steps: assign points
+# to Gaussians, then fit the Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12
+# Gaussians. We compare log-likelihoods on held-out points. We subtract each log-likelihood from the
+# log-likelihood of the exact density, so the exact density has the value 0. The flows in the next
+# figure are trained without labels. (A later figure shows the densities. There, the flow with 200
+# steps is the flow from above. It was trained with six labels and a higher learning rate.)
 #
 # **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow
 # ever overfit?
@@ -446,19 +464,19 @@ assert (training_gap[:, -1] < 0.02).all()  # as likely as the exact density, or 
 assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
-# **Finding.** After 200 steps, the distance between the flow and 0 is more than twice the distance
-# between the kernel density and 0. After 2,000 steps, both distances are about equal. So the flow
-# was worse at first only because its training was too short. A comparison means little if it does
-# not state the budget of every method.
+# **Finding.** After 200 steps, the difference between the flow and the exact density is on average
+# more than twice that of the kernel density. After 2,000 steps, the two differences are about
+# equal. So the flow with 200 steps is worse than the kernel density because its training was too
+# short. So a fair comparison must state how long each method was trained.
 #
-# (In both panels, the horizontal lines of the classical estimators are for held-out points.) The
-# right panel shows **overfitting**. With most seeds, the curve of the training points falls below
-# 0: the flow gives them a higher likelihood than the exact density gives to new points. At the same
-# time, the curve of the held-out points becomes flat. From 1,000 to 2,000 steps it changes little.
-# We did not try longer training.
+# (The horizontal lines show the classical estimators on held-out points. They are the same in both
+# panels.) The right panel shows **overfitting**. With most seeds, the curve of the training points
+# falls below 0. Then the flow gives its training points a higher mean log-likelihood than the exact
+# density gives to held-out points. At the same time, the curve of the held-out points becomes flat.
+# From 1,000 to 2,000 steps, the mean over the seeds changes little. We did not try longer training.
 
 # %% [markdown]
-# Here are the densities themselves, for one seed:
+# The next figure shows the densities for one seed:
 
 # %%
 x, _ = train_set[0]
@@ -490,16 +508,18 @@ maps(
 # %% [markdown]
 # ## Can a flow make a ring?
 #
-# A flow bends and stretches the plane, but cannot cut it or join its parts. So people say: a flow
-# cannot turn a Gaussian into a ring. Is that true?
+# A flow bends and stretches the plane. But a flow cannot cut the plane or join separate pieces of
+# the plane. So people say: a flow cannot turn a Gaussian into a ring. Is that true?
 #
-# **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will a
-# small trained flow keep two rings apart?
+# **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will the
+# density of a small trained flow show two separate rings?
 #
-# Take the density of a circle of radius 1 that is blurred by 0.08. Send each point $x$ to $z =
-# g(\lVert x \rVert)\, x / \lVert x \rVert$. Choose the function $g$ so that the radius of $z$ has
-# the distribution of the radius of a standard Gaussian. This map is smooth and has a smooth
-# inverse. By the change of variables,
+# Draw points on a circle of radius 1. Add Gaussian noise with standard deviation 0.08 to both
+# coordinates. We call the density of these points a *blurred ring*. Send each point $x$ to $z =
+# g(\lVert x \rVert)\, x / \lVert x \rVert$. The radius of a point is its distance from 0. Choose
+# the function $g$ so that the radius of $z$ has the same distribution as the radius of a point from
+# the standard normal distribution. This map is smooth and has a smooth inverse. By the change of
+# variables,
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -527,14 +547,14 @@ assert error < 0.01
 assert (g[1:] >= g[:-1]).all()
 
 # %% [markdown]
-# **Finding.** The statement that a flow cannot make a ring is false. A smooth invertible map turns
-# *one* Gaussian exactly into a blurred ring. Such a map cannot change the topology of the
-# *support*, the region where the density is not zero. In the hole, the density of the blurred ring
-# is tiny but not zero. No flow can make a ring with density zero in its hole.
+# **Finding.** For a blurred ring, the statement is false. A smooth invertible map turns *one*
+# Gaussian exactly into a blurred ring. But such a map cannot make a hole in the *support*, the
+# region where the density is not zero. In the hole, the density of the blurred ring is tiny but not
+# zero. No flow can make a ring with density zero in its hole.
 #
-# Whether a small *trained* flow finds such a map is another question. Here are two rings and three
-# flows. One flow was trained for 200 steps, on the same 300 points at every step. The other two
-# flows were trained for 2,000 steps, on new points at every step:
+# Does a small *trained* flow find such a map? The next figure shows two rings and three flows. One
+# flow was trained for 200 steps, on the same 300 points at every step. The other two flows were
+# trained for 2,000 steps, on new points at every step:
 
 # %%
 x, _ = rings.sample(300, generator("shown rings"))
@@ -586,20 +606,23 @@ for name in ("flow, 2,000 steps", "another seed"):
     assert middle[name] > 10 * middle["exact"] and bridge[name] > middle[name]
 
 # %% [markdown]
-# **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring becomes
-# visible, and the likelihood is clearly higher. But the likelihood stays below the likelihood of
-# the exact density. The inner ring is still a disc, and *bridges* of density join the two rings.
-# From 200 to 2,000 steps, the median density between the rings falls. The highest density there
-# hardly changes with one seed and rises with the other. The cause is the size of the flow (six
-# blocks with clamped scales) or its training. (The longer trainings also had fresh points, so the
-# picture does not separate the two changes.) Not all flows have this limit, as the radial map
-# proves. The flow of lesson 1 was trained for a short time on a fixed set of points, too.
+# **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring is visible
+# in parts. The likelihood is clearly higher, but it is still below the likelihood of the exact
+# density. The inner ring is still a disc. In some places between the two rings, the density stays
+# high. We call these places *bridges*. The median density between the rings is lower after 2,000
+# steps than after 200 steps. The highest density between the rings hardly changes with one seed and
+# rises with the other seed. We did not find the cause of the bridges. It may be the size of the
+# flow (six blocks with clamped scales) or the training. (The flows with 2,000 steps also had new
+# points at every step. So the figure does not show the effect of the number of steps alone.) The
+# radial map above makes a blurred ring exactly. So not all smooth invertible maps have this limit.
+# The flow of lesson 1 was also trained for few steps, and on the same points at every step.
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
 #
 # We train many small flows on few points, so that you see overfitting. For each value of an option,
-# with two seeds, we measure the log-likelihood of the training points and of held-out points.
+# we train two flows with different seeds. Then we measure the log-likelihood of the training points
+# and of held-out points.
 #
 # **Predict first.** Which number of blocks, which clamp and which noise will be best for held-out
 # points?
@@ -664,16 +687,18 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
 # better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
-# both seeds. The difference between training and held-out points is a sign of overfitting. Noise on
+# both seeds. The difference between these two log-likelihoods is a sign of overfitting. Noise on
 # the training points reduces this difference. Without noise, training points are clearly more
 # likely than held-out points. With noise of 0.05, the value of the released code, the difference is
-# smaller. But in these short trainings, noise does not help the held-out points. They are about as
-# likely as without noise, or a little less likely. Noise of 0.2, twice the scatter of the data,
-# blurs the density.
+# smaller. But in these short trainings, noise does not help the held-out points. With noise of
+# 0.05, the log-likelihood of the held-out points is about the same as without noise, or a little
+# lower. Noise of 0.2 blurs the density, and both log-likelihoods fall. The points themselves
+# scatter around the arcs of the moons with a standard deviation of only 0.1.
 
 # %% [markdown]
-# The clamp is useful far away from all data. Each of $B$ blocks can change the log-volume by at
-# most clamp · $D$. So the result stays finite, even for a strange input:
+# The clamp is useful far away from all data. Each of the $B$ blocks adds at most clamp · $D$ to the
+# absolute value of the log-determinant. So the log-determinant stays finite, even for an input far
+# away from all data:
 
 # %%
 far = torch.tensor([[1e3, 0.0], [-50.0, 2e4]], dtype=torch.float64)
@@ -688,10 +713,10 @@ assert flow.log_prob(far).isfinite().all()
 # %% [markdown]
 # ## Exercises
 #
-# **1. The way back.** A flow can be sampled: draw $z$ from the base density and undo the map. Write
-# the inverse of `coupling` and check that it returns the input. (Undo the last operation of
-# `coupling` first. The index `block.permutation.argsort()` undoes the permutation. `block` is the
-# block from above.)
+# **1. The way back.** We can draw new points from a flow: draw $z$ from the base density and apply
+# the inverse of the map. Write the inverse of `coupling`. Check that the inverse returns the input
+# of `coupling`. (Undo the last operation of `coupling` first. The index
+# `block.permutation.argsort()` undoes the permutation. `block` is the block from above.)
 
 
 # %% tags=["solution"]
@@ -717,15 +742,15 @@ maps(
 )
 
 # %% [markdown]
-# **2. A stream of points.** Features of a network have many dimensions, and new features come at
-# every step. So we append 14 standard normal numbers to each point of the moons. The exact
+# **2. A stream of points.** Features of a network have many dimensions, and they are new at every
+# training step. So we append 14 standard normal numbers to each point of the moons. The exact
 # log-density is the sum of the log-density of the moons and the log-density of the 14 numbers. In
 # the next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density.
 # Train two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points
 # at every step. A flow is `DensityEstimator(16, 2, config, total_steps=150)` with `config =
 # DensityConfig(blocks=4, hidden=32, lr=0.01)`, and `fit_step` trains it (see above). Then compare
-# both with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on 3,000
-# points. Use 1,000 other points for the comparison.
+# both flows with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on
+# 3,000 points. Use 1,000 other points for the comparison.
 
 
 # %%
@@ -767,13 +792,13 @@ assert below["flow, 300 fresh points a step"] < below["kernel density, 3,000 poi
 assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a step"]
 
 # %% [markdown] tags=["solution"]
-# On the same 300 points the flow overfits badly. On a stream of fresh points, the flow comes
-# closest to the exact density, and it stores none of the points. A kernel density must store all
-# its points. With 300 points it is 3.2 nats below the exact density, and with 3,000 points it is
-# 2.1 nats below. This is not a fair comparison: the stream had 150 x 300 = 45,000 different points.
-# But the flow could use all these points without storing them. In DDFP, the features have many
-# dimensions, and they are new at every step. This is one argument for a flow. Lesson 6 tests it on
-# the features of a network.
+# On the same 300 points the flow overfits badly. With fresh points at every step, the flow is
+# closer to the exact density than the other three estimators. It stores none of the points. A
+# kernel density must store all its points. With 300 points it is 3.2 nats below the exact density,
+# and with 3,000 points it is 2.1 nats below. This is not a fair comparison: the flow with fresh
+# points was trained on 150 x 300 = 45,000 different points. But the flow could use all these points
+# without storing them. In DDFP, the features have many dimensions, and they are new at every step.
+# This is one argument for a flow. Lesson 6 tests this argument on the features of a network.
 
 # %% [markdown]
 # ## What we saw
@@ -781,25 +806,26 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # - The change of variables gives the density after a map. In a coupling block the log-determinant
 #   is a simple sum.
 # - A flow with one Gaussian per class is both a density and a classifier.
-# - In the plane, a flow that trains long enough is about as good as a kernel density. After a short
-#   training it is not.
-# - A smooth map can make a blurred ring out of one Gaussian. Small trained flows leave bridges
-#   between two rings.
+# - On the moons, a flow is about as good as a kernel density after 2,000 training steps. After 200
+#   steps, the flow is worse than the kernel density.
+# - A smooth invertible map can turn one Gaussian into a blurred ring. Our small trained flows do
+#   not separate two rings: bridges of density join the rings.
 # - On few points a flow overfits. Noise on the points reduces the difference between training and
-#   held-out points. A stream has new points at every step, so the flow does not see the same points
-#   again.
+#   held-out points. If the points are new at every step, the flow is not trained twice on the same
+#   points.
 #
 # ## In the real method
 #
-# The method uses the same Python class, with two blocks on 256 features (32 in our small networks).
-# The flow learns at every training step from the teacher's features, with labels where they exist:
+# The method uses the same Python class, with two blocks. Each embedding $v$ has 256 numbers in the
+# method and 32 numbers in our small networks. At every training step, the flow learns from the
+# teacher's embeddings. It uses the labels of the pixels that have a label:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
-# The block in the library:
+# The next two lines are from the coupling block in the library:
 #
 # ```python
 # # ddfp_lib/method/flow.py
@@ -807,7 +833,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
-# The method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four blocks.
+# The flow of the method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four
+# blocks.
 #
 # ## References
 #

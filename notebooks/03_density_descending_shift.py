@@ -18,20 +18,21 @@
 # next: [4. Training](04_ddfp_training.ipynb)
 #
 # DDFP moves a feature down the density and trains the classifier to predict the same class there.
-# This lesson measures how far down the density such a step goes, and how often it leaves the true
-# class. It also measures the effect of the step on the features of a trained network.
+# This lesson measures two effects of such a step: how much the log-density falls, and how often the
+# true class changes. It also measures the effect of the step on the features of a trained network.
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
-# - count how often each step leaves the true class, at equal length and at equal fall of the
-#   density;
-# - work out why a random step falls so little in many dimensions;
-# - follow the step into a trained segmentation network.
+# - count how often each step changes the true class, at equal length of the step and at equal fall
+#   of the density;
+# - compute why the density falls so little after a random step in many dimensions;
+# - measure the effects of the step in a trained segmentation network.
 #
-# **You need** lessons 1 and 2, or an idea of what a normalizing flow is. Terms are explained in the
-# [glossary](../docs/glossary.md).
+# **You need** lessons 1 and 2. If you know what a normalizing flow is, you can start here. Terms
+# are explained in the [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 15 minutes to read.
+# **Takes** about 15 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import tempfile
@@ -80,10 +81,10 @@ shown = 700  # features on the map
 # %% [markdown]
 # ## Where are we?
 #
-# A segmentation network has three stages. `encode` turns the image into *features* $F$. `embed`
-# turns the features into *embeddings* $v$. `classify` turns the embeddings into a score for each
-# class. Features, embeddings and scores are maps. Each pixel of the map $F$ is one feature. The
-# step moves $F$. The flow models the density of $v$.
+# We divide a segmentation network into three stages. `encode` turns the image into *features* $F$.
+# `embed` turns the features into *embeddings* $v$. `classify` turns the embeddings into a score for
+# each class. Features, embeddings and scores are maps with one vector at each pixel. We call the
+# vector at one pixel of $F$ one *feature*. The step moves $F$. The flow models the density of $v$.
 
 # %%
 diagram("step", "flow")
@@ -93,14 +94,16 @@ diagram("step", "flow")
 #
 # $$ g = -\nabla_F \log p(v(F)), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# In the network, $p$ is the density of $v$. The flow has no density of $F$. The step moves $F$, and
-# the chain rule gives the gradient with respect to $F$.
+# In the network, $p$ is the density of $v$. The flow does not model the density of $F$. But the
+# step moves $F$. So we need the gradient with respect to $F$, and the chain rule gives this
+# gradient.
 #
 # ## Where is down?
 #
-# To assess a step we need data for which we know the truth: three Gaussian classes in the plane.
-# For every point of the plane we then know the true density and the most probable class. In the
-# first half of this lesson, $v$ and $F$ are both the point itself.
+# To assess a step, we need data with a known density and known classes. We use three Gaussian
+# classes in the plane. Then we know two things at every point: the true density and the most
+# probable class. In this lesson, the *true class* of a point in the plane is its most probable
+# class. In the first half of this lesson, $v$ and $F$ are both the point itself.
 
 # %%
 centres = torch.tensor([[-1.3, 0.0], [1.0, 0.9], [1.1, -1.1]])
@@ -125,12 +128,12 @@ def draw(count, *seed):
 
 
 # %% [markdown]
-# The method does not know the truth. It has a classifier and a flow. The flow is trained on points.
-# One in ten of these points has a label. (Here the classifier sees all labels, so that its errors
-# do not disturb the comparison.)
+# The method knows neither the true density nor the true classes. It has a classifier and a flow.
+# The flow is trained on points. One in ten of these points has a label. (Here the classifier is
+# trained with all labels. So it makes fewer errors, and these errors disturb the comparison less.)
 #
-# **Predict first.** Where will the steps of one class point: towards the other classes, or to all
-# sides?
+# **Predict first.** Look at the points of one class. Will their steps point towards the other
+# classes, or to all sides?
 
 
 # %%
@@ -192,15 +195,16 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # %% [markdown]
 # ## How far down does a step go, and how often does the class change?
 #
-# We compare three steps of equal length: density descent; a random direction; and the adversarial
-# direction of *VAT* (virtual adversarial training), in which the prediction changes fastest. The
-# fourth step is descent in eight small steps, with a new gradient before each small step. Its path
-# has the same length, but the path may bend. So it can end nearer to its start. We measure two
-# quantities on fresh points, for three seeds:
+# We compare four steps. The first step is density descent. The second step has a random direction.
+# The third step is the adversarial step of *VAT* (virtual adversarial training): it has the
+# direction in which the prediction changes fastest. These three steps have equal length. The fourth
+# step is descent in eight small steps, with a new gradient before each small step. The whole path
+# of the eight small steps has the same length as each of the other steps. But this path may bend.
+# So its end can be nearer to its start. We measure two quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
-# - how many points end where *another class* is the most probable class. In training, a moved point
-#   keeps the label of its start, and for these points this label is wrong.
+# - for how many points the true class *changes*. In training, a moved point keeps the label from
+#   before the step. If the true class changes, this label is wrong.
 #
 # **Predict first.** Which step changes the true class most often?
 
@@ -263,15 +267,17 @@ assert (falls["density descent"][:, at] > 0.75 * falls["random"][:, far]).all()
 assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].mean()
 
 # %% [markdown]
-# **Finding.** At length 0.4 descent falls about three times as far as a random step. But at equal
-# length descent changes the true class more often than a random step. At length 0.8 it also changes
-# the class more often than the adversarial step. The method assumes that a step keeps the class.
-# Here this assumption fails more often for descent.
+# **Finding.** At length 0.4, descent lowers the log-density about three times as much as a random
+# step does. But at equal length descent changes the true class more often than a random step. At
+# length 0.8 it also changes the class more often than the adversarial step. The method assumes that
+# a step keeps the class. In this example, the assumption is wrong more often for descent in one
+# step than for a random step.
 #
-# The right panel compares at equal *fall* instead. For the same fall, descent changes fewer classes
-# than a random step, because a much shorter step is enough. Which of the two comparisons is fair?
-# If a method can choose its length, equal length is not the only fair comparison. Lesson 6 returns
-# to this question.
+# The right panel compares the steps at equal *fall* of the log-density. For the same fall, descent
+# changes the class of fewer points than a random step does. The reason: descent needs a much
+# shorter step for this fall. Which of the two comparisons is fair? If we can choose the length of
+# the step for each method, equal length is not the only fair comparison. Lesson 6 returns to this
+# question.
 
 # %% [markdown]
 # ## Why does a random step fall so little?
@@ -311,22 +317,24 @@ assert all(abs(row["random: mean fall (nats)"] - 0.5) < 0.1 for row in table.val
 assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values())
 
 # %% [markdown]
-# **Finding.** Under descent, the mean log-density falls by $\varepsilon \sqrt D + \varepsilon^2/2$.
-# Under a random step, it falls by $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the
-# log-density of about 69 % of the points, not of half of them. The network below has 48 channels in
-# $F$. If $F$ were standard normal, descent would lower its log-density 15 times as far as a random
-# step. In a network $F$ is not normal, so we measure.
+# **Finding.** Under descent, the mean log-density falls by about $\varepsilon \sqrt D +
+# \varepsilon^2/2$. Under a random step, the mean log-density falls by $\varepsilon^2/2$. At
+# $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the points. This is more
+# than half of the points. The network below has 48 channels in $F$. If $F$ were standard normal,
+# descent would lower the log-density of $F$ about 15 times as much as a random step would. In a
+# network $F$ is not normal, so we measure the fall in a trained network.
 
 # %% [markdown]
-# ## Does it hold in a trained network?
+# ## Does descent lower the density more in a trained network, too?
 #
-# We train DDFP for a few seconds on small scenes: one large handwritten digit, a 0, 1 or 2, pasted
-# into a photograph. Lesson 4 explains this training. A feature is *confident* if the network's
-# highest class probability there exceeds a threshold. All confident features of the validation
-# scenes then take steps of length 1. The flow was not trained on these scenes.
+# We train a network with DDFP for a few seconds. Each image is a small scene: a photograph with one
+# large handwritten digit. The digit is 0, 1 or 2. Lesson 4 explains this training. A feature is
+# *confident* if the network predicts a class for it with a probability above a threshold. Then we
+# move all confident features of the validation scenes by steps of length 1. The flow was not
+# trained on these scenes.
 #
-# **Predict first.** For which percentage of the features does $\log p$ fall under each of the three
-# steps?
+# **Predict first.** For which percentage of the features does $\log p$ fall under descent, under a
+# random step and under the adversarial step?
 
 # %%
 config = small_config("ddfp", seed=0, steps=train_steps)
@@ -369,13 +377,14 @@ assert descent["median fall (nats)"] > 3 * max(
 assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
-# **Finding.** Descent lowers the log-density of nearly all features. A random step lowers it for 53
-# % of them: more than half, but fewer than the 69 % of a normal density. The median fall is about
-# 13 nats for descent and about 1 nat for the adversarial step. After descent, the network predicts
-# the same class as before for more than 95 % of the features. But this class can be wrong. The last
-# column shows how often the network predicts the *true* class. Without a step and after a random
-# step, it does so for about 94 % of the features. After descent it does so for 92 %, and after the
-# adversarial step for 90 %.
+# **Finding.** Descent lowers the log-density of nearly all features. A random step lowers the
+# log-density of 53 % of the features. This is more than half, but less than the 69 % of the
+# standard normal density. The median fall is about 13 nats for descent and about 1 nat for the
+# adversarial step. For more than 95 % of the features, descent does not change the class that the
+# network predicts. But this class can be wrong. The last column shows how often the network
+# predicts the *true* class. Without a step, the network predicts the true class of about 94 % of
+# the features. After a random step, this percentage is also about 94 %. After descent it is 92 %.
+# After the adversarial step it is 90 %.
 #
 # ## Where do the moved features lie?
 #
@@ -385,7 +394,7 @@ assert descent["network keeps its class (%)"] > 95
 # the distance to the nearest unperturbed embedding of another feature. The number is the median of
 # these distances, divided by the same median before the step. The steps have equal length in $F$,
 # but not in $v$. So this number depends on two things: how far a step moves $v$, and in which
-# direction.
+# direction the step moves $v$.
 #
 # **Predict first.** How does this distance change after a random step? How does it change after
 # descent?
@@ -419,11 +428,12 @@ assert nearest["density descent"] > 1.2
 assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
-# A projection on two directions is linear. *UMAP* (McInnes et al.) makes a map that is not linear,
-# and keeps neighbors close to one another. UMAP takes a minute, so the map is stored. It was made
-# by the script `weights/03_map.py`. UMAP was fitted to all three groups together: unperturbed,
-# after random steps, after descent. Distances between clusters mean nothing on such a map. So trust
-# the numbers above, not the picture.
+# The projection onto two principal components is a linear map. *UMAP* (McInnes et al.) makes a
+# nonlinear map. It tries to keep neighbors close to one another. UMAP takes a minute, so we stored
+# the map. The script `weights/03_map.py` made this map. It fits UMAP to three groups of embeddings
+# together: unperturbed embeddings, embeddings after random steps and embeddings after descent. On
+# such a map, the distances between clusters have no clear meaning. So trust the numbers above, not
+# the picture.
 
 # %%
 stored = np.load("weights/03_map.npz")
@@ -436,19 +446,20 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 )
 
 # %% [markdown]
-# **Finding.** After descent, the nearest neighbor is about one and a half times as far away as
-# before. After a random step, this distance hardly changes. So descent leads away from other
-# features. One reason may be the distance that $v$ moves. In the picture, descent moves $v$ far,
-# and a random step hardly moves it.
+# **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about 1.5
+# times the median distance before the step. After a random step, this distance hardly changes. So
+# descent moves embeddings away from the other embeddings. One reason may be the distance that $v$
+# moves. In both pictures, descent moves $v$ far, and a random step hardly moves $v$.
 
 # %% [markdown]
 # ## Which pixels fell most?
 #
-# Now we look at the images again. Each feature covers 4 x 4 pixels. White pixels did not move: they
-# are not confident, or they are *ignored* (their mask gives no class).
+# Now we look at the images. Each feature covers 4 x 4 pixels of the image. A white square is a
+# feature that we did not move. The feature is not confident, or its pixel is *ignored*: the mask
+# gives no class for this pixel.
 #
-# **Predict first.** Which features fall furthest: typical features, or features that are already
-# rare?
+# **Predict first.** For which features does $\log p$ fall most: for features with a high density,
+# or for features that already have a low density?
 
 # %%
 nothing = torch.tensor(float("nan"))
@@ -480,24 +491,26 @@ print(f"rank correlation of log p and fall: {rank_correlation:.2f}")
 assert rank_correlation < -0.2
 
 # %% [markdown]
-# **Finding.** Features with a low density tend to fall further than features with a high density.
-# (A *rank correlation* compares two orders. It is 1 for equal orders, -1 if one order is the
-# reverse of the other order, and near 0 for unrelated orders.) Steps of equal length do not fall
-# equally far.
+# **Finding.** For features with a low density, $\log p$ tends to fall more than for features with a
+# high density. (A *rank correlation* compares two orders. It is 1 for equal orders, -1 if one order
+# is the reverse of the other order, and near 0 for unrelated orders.) So steps of equal length do
+# not lower $\log p$ by equal amounts.
 #
 # **Play with it.** The [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows such a fall for each feature of
-# an image, each kind of step and several lengths. In a clone, `make explorer` makes the page.
+# an image, each kind of step and several lengths. In a clone of the repository, the command `make
+# explorer` builds the page.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. Where do straight steps go wrong?** Descent in eight steps falls about as far as one straight
-# step, and changes the class about half as often. Take the first seed, `seeds[0]`, and the length
-# 0.8. Draw 1,500 points with `draw(1500, "fresh", seeds[0])`, and move them with
-# `DensityDescent(0.8)` and the flow `learned[0]`. Split the points into two groups: the true class
-# changed, or it did not (`true_class`). In which group does the flow's log-density more often
-# *rise* again between the middle of the step and its end?
+# **1. Where do straight steps go wrong?** Descent in eight steps lowers the log-density about as
+# much as descent in one straight step. It changes the class about half as often. Take the first
+# seed, `seeds[0]`, and the length 0.8. Draw 1,500 points with `draw(1500, "fresh", seeds[0])`, and
+# move them with `DensityDescent(0.8)` and the flow `learned[0]`. Split the points into two groups:
+# points whose true class changed, and points whose true class did not change. The function
+# `true_class` returns the true class. Compare the flow's log-density in the middle of each step and
+# at the end of this step. In which group is it more often *higher* at the end?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])
@@ -509,16 +522,17 @@ for group, words in ((changed, "class changed"), (~changed, "class kept")):
 assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
-# Log p rises again for nearly half of the points whose class changed, and for almost none of the
-# points whose class did not change. The steps with a rise crossed a valley of the density and went
-# up again on its other side. Eight small steps take a new gradient at the bottom of the valley, so
-# they could turn around there. We did not measure whether they do. The other steps that changed the
-# class did not go up again.
+# For nearly half of the points whose class changed, log p rises again. For the points whose class
+# did not change, log p almost never rises again. The steps with such a rise crossed a valley of the
+# density. On the other side of this valley, log p rises again. Descent in eight small steps
+# computes a new gradient before each small step. So its path could turn around at the bottom of the
+# valley. We did not measure how often this happens.
 
 # %% [markdown]
-# **2. Equal fall.** How long must a random step be, in 48 dimensions, to fall as far as descent of
-# length 1? Compute this length for the standard normal density, with the two formulas of the
-# finding above. Then test it on 4,000 random points with `UniformNoise(length)` and
+# **2. Equal fall.** In 48 dimensions, descent of length 1 lowers the log-density by some amount.
+# How long must a random step be to lower the log-density by the same amount? Compute this length
+# for the standard normal density, with the two formulas from the finding in "Why does a random step
+# fall so little?". Then test this length on 4,000 random points with `UniformNoise(length)` and
 # `normal.log_density`.
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -535,12 +549,14 @@ assert abs(fall - wanted) < 0.5
 # ## What we saw
 #
 # - The step has length $\varepsilon$ and points outwards, away from the dense middle of a class.
-# - At equal length it falls further than a random or an adversarial step, and changes the true
-#   class more often. At equal fall it changes the class less often than a random step.
-# - About half of the straight steps of length 0.8 that change the class go up again behind a valley
-#   (one seed). Eight small steps change the class about half as often as one straight step.
+# - At equal length, it lowers the log-density more than a random step or an adversarial step does.
+#   For long steps, it also changes the true class more often than both. At equal fall, it changes
+#   the true class less often than a random step does.
+# - We looked at straight steps of length 0.8 that change the class, for one seed. For nearly half
+#   of these steps, the log-density rises again at the end. Descent in eight small steps changes the
+#   class about half as often as descent in one straight step.
 # - In one trained network, descent lowers the log-density of more than 90 % of the confident
-#   features. A random step lowers it for more than half of them.
+#   features. A random step lowers the log-density of more than half of the confident features.
 #
 # ## In the real method
 #
@@ -553,8 +569,9 @@ assert abs(fall - wanted) < 0.5
 # | steps, measured | `evaluation/descent.py` `measure_descent` | |
 #
 # The released code takes one straight step of length 4 in 304 dimensions. It moves confident
-# pixels, and also those neighbors that the gradient reaches through the convolutions. Here
-# neighbors do not move.
+# pixels. Convolutions connect neighboring pixels, so the gradient is also not zero at some
+# neighbors of these pixels. The released code moves these neighbors too. By default, our code does
+# not move them.
 #
 # ## References
 #
