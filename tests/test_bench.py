@@ -210,6 +210,7 @@ def test_photographs_give_batches_and_steps():
     assert step(0)["loss"].isfinite()
 
 
+@pytest.mark.soak
 def test_steps_on_digit_scenes_are_those_of_a_run():
     learner, step = photo_steps.prepare("consistency", digits=True)
     config = load_config(find_benchmark("digits"), "consistency", 0)

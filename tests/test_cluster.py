@@ -77,6 +77,7 @@ def request_for(tiny, out, settings, methods) -> Request:
     return Request(str(tiny), [], methods, [0], str(out), settings, False, 0, 1, 0, "cpu", False)
 
 
+@pytest.mark.soak  # three processes import PyTorch
 @pytest.mark.fault("a signal", "a cluster's job at its time limit: back in the queue, and resumed")
 def test_a_requeued_job_resumes_and_nothing_is_submitted_twice(tiny, tmp_path, processes):
     settings = ["training.steps=30", "training.evaluate_every=30"]

@@ -141,6 +141,7 @@ def test_more_views_and_more_rows_cost_more(tiny_config):
     assert flops("ddfp_released", half=False) > 1.2 * flops("ddfp", half=False)  # of the flow
 
 
+@pytest.mark.soak
 def test_every_method_of_the_project_can_be_counted(tiny_config):
     for name in presets():
         stages = operations(tiny_config(name)).stages

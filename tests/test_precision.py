@@ -174,6 +174,7 @@ def test_a_compiled_network_takes_the_same_step(tiny_config, monkeypatch):
     assert learner.student.state_dict().keys() == names  # checkpoints fit either way
 
 
+@pytest.mark.soak
 def test_more_cases_than_are_compiled_are_an_error(tiny_config, monkeypatch):
     """PyTorch would go on without compiling, and only its log would say so."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
