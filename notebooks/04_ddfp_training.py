@@ -17,16 +17,17 @@
 # [All lessons](README.md) · previous: [3. The step down the
 # density](03_density_descending_shift.ipynb) · next: [5. Your own data](05_your_own_data.ipynb)
 #
-# This lesson combines everything: a network, its teacher, a flow that is trained with them, and the
-# step down the density. You take one training step by hand. The code of each formula follows it.
-# Then you check that the library gives the same result, bit for bit. The code comes from
+# This lesson combines all parts of the method: a network, its teacher, a flow, and the step down
+# the density. The network and the flow are trained at the same time. You take one training step by
+# hand. The code of each formula comes directly after the formula. Then you check that the library
+# gives the same result, bit for bit. The code comes from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py).
 #
 # **You will**
 # - train DDFP on small digit scenes, stop half way, and take the next step by hand;
 # - see pseudo-labels, strong augmentation and CutMix on real batches;
 # - follow coverage and precision of the pseudo-labels through a training;
-# - find out what the released code does differently, and reproduce two of its errors.
+# - find out how the released code differs from the paper, and reproduce two of the code's errors.
 #
 # **You need** lessons 1 to 3, or an idea of pseudo-labels and of normalizing flows. Terms are
 # explained in the [glossary](../docs/glossary.md).
@@ -78,10 +79,10 @@ steps = 240
 # %% [markdown]
 # ## Where are we?
 #
-# This lesson uses the whole picture. The loss is a sum of three terms, one for labeled and two for
-# unlabeled images. Let $x$ be a labeled image and $m$ its mask. Let $u$ be a *strongly augmented*
-# unlabeled image, and $y$ the *pseudo-labels* that the teacher makes. CE is the cross-entropy,
-# averaged over pixels. Then
+# This lesson uses all boxes of the diagram below. The loss is a sum of three terms, one for labeled
+# and two for unlabeled images. Let $x$ be a labeled image and $m$ its mask. Let $u$ be a *strongly
+# augmented* unlabeled image, and $y$ the *pseudo-labels* that the teacher makes. CE is the
+# cross-entropy, averaged over pixels. Then
 #
 # $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
@@ -89,9 +90,10 @@ steps = 240
 #
 # This is *consistency regularization* (lesson 1): the student must predict the same class after a
 # perturbation. A *baseline* is a method to compare with. The baseline `consistency` has no
-# perturbed term, and its clean term has weight 1. In this baseline, the student must predict the
-# same class as the teacher, although the student's image is strongly augmented. This baseline
-# changes images but does not move features. DDFP moves the features too.
+# perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a weakly
+# augmented image. The student sees the same image with strong augmentation. The student must
+# predict the teacher's class. This baseline changes images but does not move features. DDFP moves
+# the features too.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -100,9 +102,9 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # ## What do we train on?
 #
 # The scenes are 40 pixels wide and show real handwriting on real photographs. They are a small and
-# easy version of this project's benchmark. Sixty scenes have a mask. A white ring surrounds each
-# digit. Its pixels have no class, so no loss and no score counts them. `small_config` has all
-# settings.
+# easy version of this project's benchmark, which also consists of digit scenes. We use the masks of
+# only 60 training scenes. In the mask, a white ring surrounds each digit. The pixels of this ring
+# have no class. No loss and no score uses these pixels. `small_config` has all settings.
 
 # %%
 config = small_config(method, seed, steps)
@@ -126,8 +128,8 @@ panels(
 # %% [markdown]
 # ## Train, and stop half way
 #
-# `train` writes a run folder: configuration, metrics, checkpoints. We interrupt it after half of
-# its steps, to look at a teacher that has learned something.
+# `train` writes a run folder: configuration, metrics, checkpoints. We stop the training after half
+# of the steps. At this point, the teacher has already learned something, and we can look at it.
 
 # %% tags=["nbval-ignore-output"]
 temporary = tempfile.TemporaryDirectory()
@@ -143,9 +145,9 @@ assert not (folder / "result.json").exists()
 # %% [markdown]
 # ## One step by hand
 #
-# We load the checkpoint and take the next step with *CutMix*, an augmentation that half of all
-# steps use (part 2 explains it). The seed and the number of the step determine all randomness of a
-# step, so the step can be repeated exactly.
+# *CutMix* is an augmentation (part 2 explains it). About half of all training steps use CutMix. We
+# load the checkpoint and take the next step that uses CutMix. The seed and the number of the step
+# determine all randomness of a step, so the step can be repeated exactly.
 
 # %%
 run = Run.open(folder)
@@ -164,19 +166,21 @@ for name, tensor in vars(batch).items():
 # %% [markdown]
 # ### Part 1. The teacher makes pseudo-labels
 #
-# The teacher sees *weakly augmented* images: scaled, cropped, and flipped if the classes allow it.
-# At each pixel, the teacher's most probable class becomes the pseudo-label if its probability
-# exceeds a threshold:
+# The teacher sees *weakly augmented* images. They are scaled and cropped. They are also flipped if
+# a flip does not change the class. (Digits are not flipped.) At each pixel, we take the class with
+# the highest probability. This class becomes the pseudo-label if the probability exceeds a
+# threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
 # This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
-# paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how many. We keep the
-# teacher's embeddings $v$, because the flow will learn their density.
+# paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how the number of
+# pseudo-labels depends on the threshold. We keep the teacher's embeddings $v$, because the flow
+# will learn their density.
 #
-# **Predict first.** Half way through the training, where will the teacher be confident: on the
-# background, on the digits, along their outlines?
+# **Predict first.** Where is the teacher confident half way through the training: on the
+# background, on the digits, or along the outlines of the digits?
 
 # %%
 labeled_images, weak = batch.labeled_images / 255, batch.weak_images / 255
@@ -212,22 +216,23 @@ assert 0.5 < float(y_weak.coverage()) < 1
 
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher is confident about the background and
-# about parts of some digits. All other pixels, and the padding, have no pseudo-label (white).
+# about parts of some digits. All other pixels have no pseudo-label. The padding has no pseudo-label
+# either. (Both are white in the picture.)
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
 # The student sees the same images with other colors and blur. Then CutMix replaces a box of each
-# image by the same box of the next image. Let $s_i$ be image $i$ of the batch with other colors and
-# blur, and $y_i$ its pseudo-labels. The mask $b$ is 1 in the box and 0 elsewhere. Then the student
-# sees $u_i$ and learns $y_i'$:
+# image. The new content is the next image, at the same place. Let $s_i$ be image $i$ of the batch
+# after the change of colors and blur. Let $y_i$ be the pseudo-labels of this image. The map $b$ is
+# 1 in the box and 0 elsewhere. Then the student sees $u_i$ and learns $y_i'$:
 #
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
 #
 # The product $\odot$ is taken pixel by pixel. For the last image, the next image is the first
-# image. So pseudo-labels move with their pixels. From here on, $y$ means the mixed pseudo-labels
-# $y'$.
+# image. Both formulas use the same box. So each pseudo-label moves together with its pixel. From
+# here on, $y$ means the mixed pseudo-labels $y'$.
 
 # %%
 box = cutmix_box(*size, augment, for_views)
@@ -251,15 +256,15 @@ panels(
 # ### Part 3. The supervised and the clean loss
 #
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
-# at pixel $j$, the softmax of its scores. The supervised loss is the mean over the set $M$ of
-# pixels whose mask gives a class. The clean loss is a mean over the set $V$ of *valid* pixels: all
-# pixels except the padding. The sum has only the pixels with a pseudo-label, the set $C \subseteq
-# V$:
+# at pixel $j$, the softmax of its scores. The supervised loss is the mean of $-\log p_j(m_j)$ over
+# the set $M$. This set contains all pixels to which the mask gives a class. The clean loss is a
+# mean over the set $V$ of *valid* pixels. All pixels except the padding are valid. The set $C
+# \subseteq V$ contains the pixels that have a pseudo-label. Only these pixels are in the sum:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
 #
-# Pixels without a pseudo-label count as 0 in this mean. So the clean loss is small as long as few
+# Pixels without a pseudo-label count as 0 in this mean. So the clean loss is small if only few
 # pixels have a pseudo-label.
 
 # %%
@@ -273,17 +278,17 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # %% [markdown]
 # ### Part 4. The step down the density, and the perturbed loss
 #
-# For each confident pixel, the flow gives the direction of $F$ in which the log-density falls
+# At each confident pixel, we move $F$. The flow gives the direction in which the log-density falls
 # fastest. The step has length $\varepsilon$ (see lesson 3):
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
 #
-# The perturbed loss is $\mathrm{CE}(u, y)$ again, with the class probabilities at $F + \delta$. No
-# gradient flows through $\delta$ itself.
+# The perturbed loss has the same formula as the clean loss. But the class probabilities are
+# computed from $F + \delta$ instead of $F$. No gradient flows through $\delta$ itself.
 #
-# **Predict first.** BatchNorm normalizes features by their mean and variance. It keeps running
-# averages of both for the evaluation. What happens to these averages if moved features go through
-# the same BatchNorm?
+# **Predict first.** BatchNorm normalizes features by their mean and variance. For the evaluation,
+# it keeps running averages of the mean and of the variance. What happens to these averages if moved
+# features go through the same BatchNorm?
 
 # %%
 start = features[len(labeled_images) :]
@@ -328,15 +333,16 @@ assert falls > 0.95
 # **Finding.** Only confident pixels move, and all of them move by the same length. The step lowers
 # the log-density of more than 95 % of them.
 #
-# Two details are important. First, the flow learns the embeddings of the *teacher*, but is
-# evaluated on the embeddings of the *student*. The printed medians of the log-density show that the
-# flow fits both about equally well: they differ by less than one nat. Second, `auxiliary=True`
-# gives moved features their own BatchNorm statistics. Without this option, the running averages
-# would mix moved and clean features. We think that such averages would fit neither the moved nor
-# the clean features. [Study 4](../reproduce/STUDY.md) measured the cost of such shared statistics
-# on the full benchmark, with steps of length 3 (here: 1). The output shows the difference in
-# *mIoU*. This is the score of a segmentation in percent, and the section "How does a whole training
-# go?" defines it:
+# Two details are important. First, the flow learns the density of the *teacher's* embeddings. But
+# in the step, it is evaluated on the *student's* embeddings. The flow gives nearly the same
+# log-density to teacher's and student's embeddings: the two printed medians differ by less than one
+# nat. Second, the option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second set of
+# BatchNorm statistics, for moved features only. Without this option, the same running averages
+# would be used for moved and for unmoved features. We think that such averages would be wrong for
+# both kinds of features. [Study 4](../reproduce/STUDY.md) trained DDFP with shared statistics on
+# the full benchmark of digit scenes. There the steps have length 3. (In this lesson they have
+# length 1.) The score is the *mIoU* in percent. The section "How does a whole training go?" defines
+# it. The output shows the score with shared statistics minus the score of DDFP:
 
 # %%
 ablations = find_study("ablations")
@@ -367,8 +373,8 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 # %% [markdown]
 # ### Part 6. The flow learns, and the teacher follows
 #
-# The flow takes one step of maximum likelihood on the teacher's embeddings. It uses labels where
-# there are masks (lesson 2). It minimizes
+# We update the weights of the flow once, by maximum likelihood on the teacher's embeddings. Where a
+# mask gives a class, the flow uses this class (lesson 2). The flow minimizes
 #
 # $$ -\frac1N \sum_{j=1}^N \log p(v_j + \sigma \epsilon_j \mid m_j), \qquad
 #    \log p(v \mid k) = \log \mathcal N(f(v); \mu_k, I)
@@ -376,10 +382,11 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 #
 # Here $f$ is the map of the flow, $\mu_k$ is the mean of class $k$, and $\sigma \epsilon_j$ is a
 # little Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class,
-# the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ takes the place of $p(v \mid m_j)$. The
+# we use the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ instead of $p(v \mid m_j)$. The
 # $N$ embeddings are drawn at random from all embeddings outside the padding.
 #
-# Then the teacher becomes an exponential moving average (EMA) of the student, as in Mean Teacher:
+# Then we update the weights of the teacher. They are an exponential moving average (EMA) of the
+# student's weights. Lesson 1 uses the same rule (Mean Teacher):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ a_\text{max}\right) \text{ at step } n $$
@@ -402,8 +409,9 @@ print(f"a = {ema_decay_at(step, training.ema_decay):.2f}; ", end="")
 print(f"the distance of teacher and student becomes {near / far:.2f} times as large")
 
 # %% [markdown]
-# Was that really the library's step? We load the same checkpoint twice, let `reference_step` and
-# `training_step` take the step, and compare every weight.
+# Is our step by hand equal to the step of the library? We load the same checkpoint twice. One copy
+# takes the step with `reference_step`, the other copy with `training_step`. Then we compare every
+# weight with our result.
 
 
 # %% tags=["check"]
@@ -419,19 +427,21 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** Yes: the weights of student, teacher and flow are equal, bit for bit. So these six
-# parts are the whole training step.
+# **Finding.** Yes. After the step by hand and after both functions of the library, the weights are
+# equal, bit for bit. This is true for student, teacher and flow. So these six parts are a whole
+# training step with perturbation.
 
 # %% [markdown]
 # ## How does a whole training go?
 #
-# The same call of `train` finds the checkpoint and continues. *Coverage* is the fraction of pixels
-# with a pseudo-label. *Precision* is the fraction of these pseudo-labels that are right. *mIoU*,
-# the mean intersection over union, scores a segmentation. For each class, count the pixels that
-# have this class in both prediction and mask. Divide by the number of pixels that have this class
-# in at least one of them. mIoU is the mean over classes. The flow's loss is given in *bits per
-# dimension*: its negative log-likelihood in bits (with logarithms to the base 2), divided by the
-# number of channels of $v$.
+# We call `train` again with the same folder. It finds the checkpoint and continues the training.
+# *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of these
+# pseudo-labels that are right. *mIoU*, the mean intersection over union, scores a segmentation. For
+# each class, count the pixels that have this class both in the prediction and in the mask. Then
+# count the pixels that have this class in the prediction or in the mask. The IoU of the class is
+# the first number divided by the second number. mIoU is the mean of the IoU over all classes. The
+# third panel shows the flow's loss in *bits per dimension*. This number is the negative
+# log-likelihood with logarithms to the base 2, divided by the number of channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -466,16 +476,17 @@ assert bits[-1] < bits[0] - 0.3
 
 # %% [markdown]
 # **Finding.** The teacher's mIoU more than doubles. At the end about nine pixels in ten have a
-# pseudo-label. While coverage rises, the precision falls in the first half of the training. The
-# teacher's confidence rises faster than its accuracy. Then the precision stays about the same.
-# These are 240 steps of a small training. On the full benchmark precision falls a little at first
-# and rises later ([study 2](../reproduce/STUDY.md)).
+# pseudo-label. In the first half of the training, coverage rises and precision falls. So the
+# teacher becomes confident at more pixels, but a smaller fraction of its pseudo-labels is right. In
+# the second half, the precision stays about the same. These are 240 steps of a small training. In
+# study 2, on the full benchmark, the precision of DDFP falls a little at first and rises later
+# ([its measurements](../reproduce/studies/perturbations-mechanism.csv)).
 
 # %% [markdown]
-# ## What does it segment?
+# ## What does the teacher segment?
 #
-# **Predict first.** At the end, will the teacher still miss whole digits? Will it confuse their
-# classes?
+# **Predict first.** At the end of the training, will the teacher still miss whole digits? Will it
+# give digits a wrong class?
 
 # %% tags=["thumbnail"]
 final = load_learner(run, device).teacher
@@ -496,19 +507,23 @@ segmentations(
 )
 
 # %% [markdown]
-# **Finding.** Half way through the training, the teacher misses some of these digits, and finds
-# only parts of others. At the end it misses none of them, and their shapes are better. A few digits
-# still have pixels of two classes.
+# **Finding.** Half way through the training, the teacher misses some of these digits nearly
+# completely. It finds only parts of some digits, and some pixels have a wrong class. At the end of
+# the training, it finds all seven digits, and their shapes are better. Two digits still have pixels
+# of two classes.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
-# this. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods over seeds.
+# these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
+# several seeds.
 #
-# ## What does the released code do instead?
+# ## How does the released code differ from the paper?
 #
-# The paper's [code](https://github.com/Gavinwxy/DDFP) differs from its description. The *preset*
-# `ddfp_released`, a named set of settings, has the behavior of this code. The table has all method
-# settings in which `ddfp_released` differs from `ddfp`. (The network differs as well: `voc.yaml`
-# sets four more keys; see [Parity](../docs/parity.md).)
+# The authors published their [code](https://github.com/Gavinwxy/DDFP). We call it the *released
+# code* or the *release*. It differs from the description in the paper. A *preset* is a set of
+# settings with a name. The preset `ddfp_released` follows the released code. The table shows all
+# settings of the method that differ between `ddfp` and `ddfp_released`. (The network of the release
+# differs too, in four settings. They are in the configuration file `voc.yaml`. See
+# [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -518,32 +533,32 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# None of these differences raises an error, but each of them changes the method. This table
-# describes them:
+# With each of these settings, the code runs without an error message. But each setting changes the
+# method. The next table describes the settings of the release:
 #
 # | setting | what the release does |
 # |---|---|
-# | `consistency_mean` | averages the loss over confident pixels only |
+# | `consistency_mean` | divides the two unlabeled losses by the number of confident pixels |
 # | `moved` | also moves neighbors of confident pixels |
 # | `density_void` | the flow does not learn from void (ignored) pixels |
-# | `density_query` | the step's forward pass changes the auxiliary BatchNorm statistics |
+# | `density_query` | computing the step changes the auxiliary BatchNorm statistics |
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
 # | `teacher` | the teacher shares the student's weights (*tied*) |
-# | `teacher_mode` | the teacher normalizes by the statistics of its batch |
-# | `shares` | computes means and CutMix within each of four GPUs |
+# | `teacher_mode` | the teacher's BatchNorm uses the statistics of the current batch |
+# | `shares` | computes means of losses, and CutMix, separately on each of four GPUs |
 # | `cutmix_box` | draws a separate CutMix box for each image |
-# | `strong_norm` | strong images use the auxiliary BatchNorm until features move |
-# | `density_schedule` | the flow's learning rate falls once an epoch, not at every step |
+# | `strong_norm` | until features move, strong images use the auxiliary BatchNorm |
+# | `density_schedule` | the flow's learning rate falls once per epoch, not at every step |
 #
-# [parity.md](../docs/parity.md) has more about each setting, with lines of the released code. Here
-# we look at two settings, `teacher` and `teacher_mode`.
+# [parity.md](../docs/parity.md) says more about each setting and gives the line numbers of the
+# released code. Here we look at two settings, `teacher` and `teacher_mode`.
 #
-# ### A teacher that is its own student
+# ### A teacher that is the same network as the student
 #
-# In its second epoch, the release passes the student's weights to the teacher with
-# `t.data = s.data`. Later it averages the weights in place.
+# In the second epoch of a training, the released code is meant to copy the weights of the student
+# into the teacher. It uses `t.data = s.data`. Later it averages the weights in place.
 #
-# **Predict first.** Which values do `s` and `t` have at the end of this cell?
+# **Predict first.** Which values do `s` and `t` have at the end of the next cell?
 
 # %%
 s, t = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(3))
@@ -587,9 +602,10 @@ pairs = zip(with_tie.teacher.parameters(), with_tie.student.parameters(), strict
 assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
-# **Finding.** The released teacher *is* the student, at every step. So the release does
-# self-training: the student learns its own confident predictions. This is not necessarily worse.
-# Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
+# **Finding.** The released teacher has the same weights as the student, at every step. So the
+# release does self-training: the student learns its own confident predictions. Self-training is not
+# necessarily worse than training with an EMA teacher. Study 3 in [STUDY.md](../reproduce/STUDY.md)
+# compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
@@ -599,7 +615,8 @@ assert all(theirs is ours for theirs, ours in pairs)
 # scenes twice: once in a batch with four labeled scenes, and once in a batch with four other
 # labeled scenes.
 #
-# **Predict first.** What percentage of the pixels will change their class, and where do they lie?
+# **Predict first.** What percentage of the pixels has a different class in the second batch? Where
+# do these pixels lie?
 
 
 # %%
@@ -647,8 +664,9 @@ assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
 # **Finding.** In train mode, the class of some pixels depends on the rest of the batch. These
-# pixels lie along the outlines of all six digits, and in whole regions of two digits. This is noise
-# in the pseudo-labels. In evaluation mode, no pixel changes its class.
+# pixels lie along the outlines of all six digits, and in whole regions of two digits. So the
+# pseudo-labels of a scene change at random with the choice of the batch. In evaluation mode, no
+# pixel changes its class.
 
 # %% [markdown]
 # ## Exercises
@@ -670,11 +688,11 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 
 # %% [markdown]
 # **2. Which mean?** The release divides the clean and the perturbed loss by the number of
-# *confident* pixels, not by the number of valid pixels (`consistency_mean: confident`). Compute
-# both means for the embeddings `moved_v` of part 4. Their scores are
-# `student.classify(moved_v.detach(), size).detach()`, and `y.cross_entropy(scores, mean="valid")`
-# is the mean over valid pixels. The other choice is `mean="confident"`. By which factor do the two
-# means differ? When is this factor large?
+# *confident* pixels, not by the number of valid pixels (`consistency_mean: confident`). Compute the
+# perturbed loss with both means. Use the embeddings `moved_v` of part 4. First compute `scores =
+# student.classify(moved_v.detach(), size).detach()`. The mean over valid pixels is
+# `y.cross_entropy(scores, mean="valid")`. For the mean over confident pixels, use
+# `mean="confident"`. By which factor do the two means differ? When is this factor large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()
@@ -686,13 +704,14 @@ torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
 # The factor is 1 / coverage. It is largest at the beginning of the training. At this time, few
-# pixels are confident (see the coverage in the table above), and the teacher has learned little.
+# pixels are confident, and the teacher has learned little. (See the coverage in the table of the
+# section "How does a whole training go?".)
 
 # %% [markdown]
-# **3. The early teacher.** Part 6 has the formula of $a$. From which step on is $a$ equal to the
-# constant $a_\text{max}$, for $a_\text{max}$ = 0.95, 0.99 and 0.999 (the value of the release)?
-# `ema_decay_at(n, a_max)` returns $a$ at step $n$. What does the result mean for a run of 240
-# steps?
+# **3. The early teacher.** Part 6 has the formula of $a$. Take $a_\text{max}$ = 0.95, 0.99 and
+# 0.999. (The release has 0.999.) For each value, what is the first step at which $a$ equals
+# $a_\text{max}$? `ema_decay_at(n, a_max)` returns $a$ at step $n$. What does the result mean for a
+# run of 240 steps?
 
 # %% tags=["solution"]
 for decay in (0.95, 0.99, 0.999):
@@ -700,9 +719,10 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before this step, the teacher is the plain mean of all students so far: one student after each
-# step, including the first, almost random students. (At step 0, $a = 0$, so the starting weights
-# are not part of this mean.) With 0.999, the teacher is the plain mean during all 240 steps.
+# Before this step, the teacher's weights are the plain mean of the student's weights after all
+# steps so far. Every step has the same weight in this mean. This includes the first steps, when the
+# student is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.)
+# With 0.999, the teacher is the plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()
@@ -712,12 +732,13 @@ temporary.cleanup()
 #
 # - A training step has six parts. The step by hand gives the same weights as the library, bit for
 #   bit.
-# - The loss is supervised + ½ clean + ½ perturbed. Before perturbation starts, it is supervised +
-#   clean.
-# - Only confident pixels move, by exactly $\varepsilon$. The step lowers the log-density of more
-#   than 95 % of them.
-# - A teacher that shares the student's memory is the student. A teacher in train mode makes
-#   pseudo-labels that depend on the rest of the batch. Neither raises an error.
+# - The loss is supervised + ½ clean + ½ perturbed. In the warm-up, the loss is only the supervised
+#   loss. From then until perturbation begins, the loss is supervised + clean.
+# - Only confident pixels move. The length of the step is exactly $\varepsilon$. The step lowers the
+#   log-density of more than 95 % of them.
+# - If teacher and student share the memory of their weights, their weights are always equal. A
+#   teacher in train mode makes pseudo-labels that depend on the rest of the batch. The code gives
+#   no error message in either case.
 #
 # ## In the real method
 #
@@ -731,8 +752,9 @@ temporary.cleanup()
 # | the teacher | `training/teacher.py` `update_ema` | `train_ddfp_pascal.py:505-524` |
 # | the loop | `training/loop.py` `train` | |
 #
-# The paper's setting has a ResNet-101, crops of 513 pixels, 16 + 16 images a step, a threshold of
-# 0.95, an EMA of 0.999 and steps of length 4.
+# The paper's setting has a ResNet-101 and crops of 513 pixels. Each training step uses 16 labeled
+# and 16 unlabeled images. The confidence threshold is 0.95. The constant $a_\text{max}$ of the EMA
+# is 0.999. The steps down the density have length 4.
 #
 # ## References
 #
@@ -742,7 +764,7 @@ temporary.cleanup()
 # - Tarvainen and Valpola, [*Mean teachers are better role
 #   models*](https://arxiv.org/abs/1703.01780), NIPS 2017.
 # - Sohn et al., [*FixMatch*](https://arxiv.org/abs/2001.07685), NeurIPS 2020: pseudo-labels from
-#   weak, training on strong augmentation.
+#   weakly augmented images, training on strongly augmented images.
 # - Yun et al., [*CutMix*](https://arxiv.org/abs/1905.04899), ICCV 2019.
 # - Yang et al., [*Revisiting Weak-to-Strong Consistency*
 #   (UniMatch)](https://arxiv.org/abs/2208.09910), CVPR 2023: feature perturbation by dropout.

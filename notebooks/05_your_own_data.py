@@ -17,12 +17,12 @@
 # [All lessons](README.md) · previous: [4. Training](04_ddfp_training.ipynb) · next: [6. Does the
 # density matter?](06_does_the_density_matter.ipynb)
 #
-# The method needs only a folder of pictures, and masks for a few of them. This lesson goes from
-# such a folder to segmented pictures, with the commands that you would type. Then it breaks things
-# on purpose, so that you recognize the errors.
+# The method needs only a folder of pictures, and masks for a few of them. This lesson starts with
+# such a folder and ends with segmented pictures. It uses the commands that you would type. Then it
+# makes three errors on purpose, so that you know their messages.
 #
 # **You will**
-# - lay out pictures, masks and lists, and check them before anything trains;
+# - put pictures, masks and lists into the right folders, and check them before the training;
 # - write a configuration, train, evaluate and predict;
 # - read the errors of wrong masks, lists and settings;
 # - measure how much the pictures without masks improve the result.
@@ -113,8 +113,8 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # %% [markdown]
 # ## Does the library read the folder as intended?
 #
-# Before anything trains, open the list and read every mask once. With a list of labeled pictures,
-# training does not read the masks of the other pictures, and these masks do not have to exist.
+# Before the training, open the list and read every mask once. If you give a list of labeled
+# pictures, training reads only the masks of these pictures. The other masks do not have to exist.
 
 # %%
 dataset = Voc(root, "train")
@@ -143,9 +143,10 @@ counted = count_classes(dataset, labeled)
 print(counted.to_string())
 
 # %% [markdown]
-# **Predict first.** Which class will be hardest to learn? The network cannot learn a class that
-# occurs in few masks, and no setting helps. First label more pictures of such a class. Look at the
-# masks, too. (White pixels are ignored, or there is no mask.)
+# **Predict first.** Which class will be hardest to learn? A class that occurs in few masks is hard
+# to learn, and a change of settings hardly helps. Label more pictures of such a class before you
+# train. Also look at the masks themselves. (White pixels are ignored. If a picture has no mask, we
+# draw a white mask.)
 
 # %%
 few = [*labeled[:4], *unlabeled[:3]]
@@ -168,14 +169,15 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 
 # %% [markdown]
 # **Finding.** Every class occurs in more than 20 masks. After the training you will see which class
-# is hardest. Each mask has only values of listed classes. Otherwise the library would have reported
-# an error.
+# is hardest. Each mask contains only the values of the listed classes and 255 (ignored). With
+# another value, the library would have reported an error.
 #
 # ## Which settings are needed?
 #
-# One file has all settings. The defaults of the library are for the paper's setting (ResNet-101,
-# crops of large photographs). The file below is for pictures of 40 pixels and a CPU. For
-# photographs, start from the file in [data.md](../docs/data.md), which uses a pretrained network.
+# You write the settings into one file. A setting that is not in this file has its default value.
+# The defaults are chosen for the paper's setting: a ResNet-101 and crops of large photographs. The
+# file below is for pictures of 40 pixels and a CPU. For photographs, start from the file in
+# [data.md](../docs/data.md), which uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -219,8 +221,9 @@ print(settings.count("\n"), "lines")
 # %% [markdown]
 # ## Train
 #
-# In a terminal, type the line in quotes. The function `ddfp` calls the same command line in this
-# process, and returns the exit status and the printed text.
+# In a terminal, type `ddfp` and then the text in quotes. (Replace `{seed}` by a number.) In this
+# notebook, the function `ddfp` runs the same command. It returns the exit status and the printed
+# text.
 
 
 # %%
@@ -270,20 +273,22 @@ assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
 # **Finding.** The network learned. Its mIoU rose by more than ten points. More than seven pixels in
-# ten have a pseudo-label, and more than 85 % of these are right. The result is not good yet,
-# because 72 masks and 216 steps are few. Three results would show a problem:
+# ten have a pseudo-label. More than 85 % of the pseudo-labels are right. The result is not good
+# yet. One reason is probably that 72 masks and 216 steps are few. Three results would show a
+# problem:
 #
-# - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
-#   cannot reach more. (Here it reaches about 19, because about 77.5 % of the pixels are
-#   background.)
+# - an mIoU below 100 / (number of classes) at the end. This is the limit for a network that
+#   predicts only background. (In our data, such a network would reach about 19, because about 77.5
+#   % of the pixels are background.)
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
 # ## Predict
 #
-# For each picture, `ddfp predict` writes two files, the class indices and an overlay to look at. It
-# also writes one legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay
-# in the colors of these lessons.)
+# For each picture, `ddfp predict` writes two files. One file has the class index of each pixel. The
+# other file is an *overlay*: the picture with a color for each class. It also writes one legend for
+# all pictures. (The overlay has VOC's colors. Below we draw an overlay in the colors of these
+# lessons.)
 #
 # **Predict first.** Which error will be more frequent: the network misses a digit, or it finds the
 # digit and predicts the wrong class?
@@ -323,8 +328,9 @@ with Image.open(f"predictions/{names[0]}.png") as written:
 
 # %% [markdown]
 # Which classes does the network recognize? `ddfp evaluate` prints the IoU of each class in percent.
-# To get the IoU, count the pixels that have the class in both prediction and mask. Divide by the
-# number of pixels that have the class in at least one of them.
+# To get the IoU of a class, count the pixels that have this class both in the prediction and in the
+# mask. Then count the pixels that have this class in the prediction or in the mask. Divide the
+# first number by the second number.
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -338,14 +344,15 @@ assert iou["background"] > 80
 
 # %% [markdown]
 # **Finding.** A wrong class is the more frequent error: the network finds all seven digits at about
-# the right place, but some have the wrong class. The digit 2 is the hardest class here, although it
-# has as many masks as 0. In the picture, most pixels of both 2s have the class 0.
+# the right place, but some have the wrong class. The digit 2 is the hardest class here. But it
+# occurs in as many masks as the digit 0 does. The picture shows two digits 2. In both, the network
+# gives most pixels the class 0.
 #
-# ## And when it does not work?
+# ## What do the error messages say?
 #
-# An error in the data gives a message of one line. It names the file and the fix. The exit status
-# of the command is then 2. Here are three frequent errors. In the first, an annotation tool wrote
-# 128 instead of class 1.
+# An error in the data gives a message of one line. The message names the file and says how to fix
+# the error. The exit status of the command is then 2. Here are three frequent errors. First error:
+# an annotation tool wrote the value 128 into a mask, instead of the value 1 of a class.
 
 
 # %%
@@ -373,7 +380,7 @@ spoilt.write_bytes(whole)
 print(complaint())
 
 # %% [markdown]
-# In the second, a name in `labeled.txt` has a picture but no mask.
+# Second error: `labeled.txt` lists a picture that has no mask.
 
 # %%
 (root / "labeled.txt").write_text("\n".join([*have_mask, have_none[0]]) + "\n")
@@ -398,21 +405,20 @@ assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
-# **Finding.** Each error names the file or the setting, and says what to do. Before it starts,
-# `ddfp train` checks all masks that it will use. If there is no error and the result is poor, use
-# this
-# table:
+# **Finding.** Each message names the file or the setting, and says what to do. `ddfp train` checks
+# all masks that it needs before the training starts. If there is no error message but the result is
+# poor, use this table:
 #
 # | symptom | what to try |
 # |---|---|
 # | a class has IoU 0 | count its masks (table above); label more pictures |
-# | a class is taken for another | order of `classes.txt`; `flip: false` if left and right matter |
-# | `pseudo_coverage` stays near 0 | lower `training.confidence`; a later `consistency_from` |
-# | `pseudo_precision` falls far | raise `training.confidence`; more masks |
-# | teacher far below the student | `ema_decay` of about `1 - 10 / steps`, so that it can follow |
+# | two classes are confused | check `classes.txt`; set `flip: false` if left and right matter |
+# | `pseudo_coverage` stays near 0 | lower `training.confidence`; raise `consistency_from` |
+# | `pseudo_precision` falls far | raise `training.confidence`; label more pictures |
+# | teacher far below the student | set `ema_decay` to about `1 - 10 / steps` |
 # | mIoU drops where perturbation begins | halve `eps`; compare with `--method consistency` |
-# | the error "the loss is ...; lower lr_head" | a third of both learning rates |
-# | good on `val`, poor on new pictures | size of objects: `--long-side`, `augment.scale` |
+# | error "the loss is ...; lower lr_head" | divide `lr_encoder` and `lr_head` by 3 |
+# | poor on new pictures only | compare object sizes; use `--long-side` or `augment.scale` |
 # | out of memory | halve `augment.crop` or the batch sizes |
 #
 # ## Exercises
@@ -430,16 +436,18 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
-# The error names the first mask with a digit 2, because this digit has the mask value 3, and 3 no
-# longer has a class. But the list is wrong, and the mask is right.
+# The message names the first mask with a digit 2. This digit has the mask value 3, and the shorter
+# list has no class for the value 3. The message names the mask, but the mask is right. The list is
+# wrong.
 
 # %% [markdown]
-# **2. A new camera** has five times as many pixels per side. To imitate it, enlarge the seven
-# validation pictures above (`names`, `indices`) from 40 to 200 pixels, and save them in a folder
-# `large`. Segment the large pictures twice with `ddfp predict`: once without another option, and
-# once with `--long-side 40`. This option shrinks the longer side to 40 pixels. Which percentage of
-# the digits' pixels gets the right class? Resize the predicted masks to 40 pixels and compare them
-# with `validation.mask(i)`.
+# **2. A new camera.** Its pictures have five times as many pixels per side as the training
+# pictures. To imitate it, enlarge the seven validation pictures above (`names`, `indices`) from 40
+# to 200 pixels, and save them in a folder `large`. Segment the large pictures twice with `ddfp
+# predict`: first without `--long-side`, then with `--long-side 40`. The option `--long-side 40`
+# shrinks the longer side of each picture to 40 pixels. For each of the two results: what percentage
+# of the pixels of digits has the right class? Resize the predicted masks to 40 pixels and compare
+# them with `validation.mask(i)`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -470,15 +478,16 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# A network recognizes objects at the size that it was trained on. After shrinking to that size, the
-# large pictures are segmented as well as the small ones. Without shrinking, almost no pixel of a
-# digit gets the right class.
+# This network recognizes digits only at about the size that they had in training. If the large
+# pictures are shrunk to 40 pixels, the network segments them as well as the small pictures. Without
+# shrinking, almost no pixel of a digit gets the right class.
 
 # %% [markdown]
-# **3. How much do the pictures without masks help?** Train on the masks alone: use the command of
-# the training above with `--method supervised --out alone`.
-# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
-# with the value of `run`. Can you be sure that the difference is not due to chance?
+# **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
+# the command of the section "Train", and use `--method supervised --out alone`.
+# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare
+# this value with the same value of the folder `run`. Can you be sure that the difference is not due
+# to chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
@@ -489,11 +498,12 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# The difference is small here, because 216 steps are few. The benchmark has 2,000 steps, and 1,915
-# unlabeled images instead of 228. There the gain is much larger (see the
-# [README](../README.md#what-we-found)). One seed cannot separate a gain of a few percentage points
-# from chance, because the scores of one method differ by several points between seeds. To be sure,
-# train both methods with several seeds and compare within each seed: `ddfp reproduce
+# The difference is small here. One reason is probably that 216 steps are few. The benchmark of
+# digit scenes has 2,000 steps and 1,915 unlabeled images. (Here there are 216 steps and 228
+# unlabeled images.) On the benchmark, the gain is much larger (see the
+# [README](../README.md#what-we-found)). With one seed, a gain of a few percentage points can be due
+# to chance. The scores of the same method differ by several points between seeds. To know more,
+# train both methods with several seeds. For each seed, compare the two methods: `ddfp reproduce
 # my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how
 # to read the result, and why you should also train `consistency`.
 
@@ -506,19 +516,20 @@ temporary.cleanup()
 #
 # - Pictures, a few masks, three lists of names, a list of classes and one configuration file are
 #   enough.
-# - Reading every mask once, before training, finds most errors.
-# - An error in data or settings gives one line that names the file and the fix.
-# - A network recognizes objects at the size that it was trained on. `--long-side` shrinks new
-#   pictures to that size.
+# - Read every mask once before the training. In this way you find many errors in the data.
+# - An error in the data or the settings gives a message of one line. The message names the file or
+#   the setting, and says how to fix the error.
+# - A network recognizes objects best at about the size that they had in training. The option
+#   `--long-side` shrinks new pictures, so that objects have this size.
 #
 # ## In the real method
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py` `Voc` | VOC alone; reads masks of unlabeled images too |
-# | lists of names | `data/splits.py` `read_split` | lists; those of Cityscapes do not parse |
+# | the layout | `data/voc.py` `Voc` | only VOC; also reads the masks of unlabeled images |
+# | lists of names | `data/splits.py` `read_split` | lists; the lists of Cityscapes cannot be read |
 # | masks are checked | `data/base.py` `read_mask` | - |
-# | settings are checked | `config/reading.py` `load_config` | its logs have keys no code reads |
+# | settings are checked | `config/reading.py` `load_config` | has settings that no code reads |
 # | overlays | `evaluation/prediction.py` `predict_files` | - |
 #
 # ## References

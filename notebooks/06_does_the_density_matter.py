@@ -16,19 +16,20 @@
 #
 # [All lessons](README.md) · previous: [5. Your own data](05_your_own_data.ipynb)
 #
-# The paper reports good scores for DDFP and gives a reason: features step *down the density*, so
-# the boundary moves to where features are sparse. A good score does not show that the reason is
-# right. Perhaps any step of this length has the same effect. Perhaps a second pass through the
-# decoder has the same effect, with no step at all. This lesson tests the reason. It uses results
-# that the repository stores, and one small experiment that runs here. You can use the same plan for
-# any other paper.
+# The paper reports good scores for DDFP. It gives this reason: DDFP moves features *down the
+# density*. So the decision boundary moves to a region with few features. A good score does not show
+# that the reason is right. Perhaps a step of the same length in any direction has the same effect.
+# Perhaps no step is needed: DDFP sends the features through `embed` and `classify` twice, and
+# perhaps this *second pass* alone has the same effect. This lesson tests the reason. It uses stored
+# results of this project, and one small experiment that runs in this notebook. You can test the
+# claims of other papers in the same way.
 #
 # **You will**
-# - split a claim into parts that can be true or false separately;
+# - split a claim into parts, and test each part separately;
 # - choose controls, and learn what makes a control fair;
-# - compute paired differences and their intervals, and learn what "significant" means here, and
-#   what it does not mean;
-# - measure the mechanism itself, with a density that no method was trained with;
+# - compute paired differences and their confidence intervals, and learn what "significant" means;
+# - measure whether the boundary really moves to a region with few features, with a density that no
+#   method was trained with;
 # - find the flaw in two comparisons, and plan a test of your own.
 #
 # **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
@@ -78,8 +79,8 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The claim is about the colored boxes. Methods without a density have everything else too: teacher,
-# pseudo-labels, strong augmentation and a second pass.
+# The claim is about the colored boxes. The other boxes do not need a density. Other methods use
+# them too: teacher, pseudo-labels, strong augmentation and, for some methods, a second pass.
 
 # %%
 diagram("flow", "step")
@@ -87,18 +88,18 @@ diagram("flow", "step")
 # %% [markdown]
 # | part of the claim | measured by | control |
 # |---|---|---|
-# | 1. DDFP is better than training without it | test mIoU | `consistency`: features stay |
-# | 2. ... because features move | test mIoU | `second pass alone`: δ = 0 |
-# | 3. ... because they move *down the density* | test mIoU | `noise`, `dropout`, `vat` |
-# | 4. ... and the density is good and keeps learning | test mIoU | frozen; no flow |
-# | 5. The boundary moves because of it | density at the boundary | the methods above |
+# | 1. DDFP scores higher than `consistency` | test mIoU | `consistency`: features do not move |
+# | 2. The reason: DDFP moves features | test mIoU | `second pass alone`: δ = 0 |
+# | 3. The reason: DDFP moves features *down the density* | test mIoU | `noise`, `dropout`, `vat` |
+# | 4. The density must be good and keep learning | test mIoU | frozen density; no flow |
+# | 5. The step moves the boundary | density at the boundary | all controls above |
 #
-# The controls of part 3 take steps in another direction: random (`noise`), dropped channels
-# (`dropout`), adversarial (`vat`).
+# The controls of part 3 take steps in another direction. `noise` takes a step in a random
+# direction. `dropout` sets some channels to zero. `vat` takes an adversarial step (lesson 3).
 #
-# A **baseline** is a method to compare with. A **control** is a baseline that differs in *one*
-# respect, so that a difference has one explanation. An **ablation** removes one piece of the
-# method.
+# A **baseline** is a method to compare with. A **control** is a baseline that differs from DDFP in
+# only *one* respect. If the scores differ, there is only one possible explanation. An **ablation**
+# removes one piece of the method.
 #
 # **Predict first.** For each part: true or false? Write down your five answers.
 
@@ -106,13 +107,15 @@ diagram("flow", "step")
 # ## The smallest experiment
 #
 # We use two moons, three labels per class and the training of lesson 1. Here we have twelve seeds
-# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of a training.
-# All arms add the same loss: predict the pseudo-label at $x$ and at $x + \delta$. They differ only
-# in $\delta$, and all steps have length $\varepsilon$. Two controls are new:
+# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of a training. In
+# all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$. The arms differ
+# only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms, $\delta$ has
+# length $\varepsilon$. Two controls are not in the table above:
 #
 # - **up the density**: the opposite of descent, $-\delta$;
-# - **random, drawn once**: each point has one random direction, which it keeps through the
-#   training. The usual random step draws a new direction every time.
+# - **random, drawn once**: we draw one random direction for each point. The point keeps this
+#   direction during the whole training. (The usual random step draws a new direction at every
+#   training step.)
 #
 # **Predict first.** Order the six arms by accuracy.
 
@@ -202,26 +205,29 @@ assert gains["descent"].mean() > drawn_once > new + 0.5
 assert gains["up the density"].mean() < -1
 
 # %% [markdown]
-# **Finding.** On the moons the direction matters: descent gains most, and its opposite loses. (The
-# density that gives the direction matters too. In exercise 2 of [lesson
-# 1](01_low_density_separation.ipynb), the exact density gains less than the learned density.) Now
-# compare the two random arms. Both have the same length and do not use the density. But the arm
-# that is *drawn once* gains more. The data points of this experiment are fixed, so descent also
-# takes the same step each time. The usual random step differs from descent in *two* respects,
-# direction and repetition. Descent is 3.3 points better than the usual random step. The random step
-# that is drawn once differs from descent only in direction. Descent is 1.9 points (-0.01 to +3.8)
-# better than this step. This difference is not quite significant. The step *up* is clearly worse
-# than the second pass alone.
+# **Finding.** On the moons the direction of the step matters. Descent gains most, and the step up
+# the density loses. (It also matters which density gives the direction. In exercise 2 of [lesson
+# 1](01_low_density_separation.ipynb), descent in the exact density gains less accuracy than descent
+# in the learned density.) Now compare the two random arms. Their steps have the same length, and
+# neither arm uses the density. But the arm whose directions are *drawn once* gains more. Descent,
+# too, repeats the same step at each point, because points and density do not change in this
+# experiment. The usual random step differs from descent in *two* respects: it has another
+# direction, and it is new every time. Descent is 3.3 points better than the usual random step. The
+# random step that is drawn once differs from descent only in direction. Descent is 1.9 points
+# better than this step. The 95 % confidence interval (CI) is -0.01 to +3.8. This interval contains
+# 0, so the difference is not *significant* (explained below). The arm *up the density* is clearly
+# worse than the second pass alone.
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
 # %% [markdown]
 # ## What makes a control fair?
 #
-# "Equal length" is one choice. A step down the density and a random step of the same length can
-# have effects of different size. Take the students that were trained with the second pass alone,
-# and move the points by each kind of step. The *KL divergence* measures how far the prediction
-# after the step is from the prediction before it. A KL divergence of 0 means that both are equal.
+# One possible rule is that all steps have the same length. But steps of the same length can have
+# effects of different size. We take the students of the arm "second pass alone". We move the points
+# by each kind of step and compute the predictions again. The *KL divergence* measures the
+# difference between two predictions: before the step and after the step. It is 0 if the two
+# predictions are equal.
 #
 # **Predict first.** Which kind of step changes the prediction most? Which one lowers $\log p$ most?
 
@@ -263,14 +269,16 @@ assert change[adversarial_step] > 1.3 * max(change[random], change[descent])
 assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 
 # %% [markdown]
-# **Finding.** At equal length the adversarial step changes the prediction most, and descent falls
-# furthest. So "equal length", "equal change of the prediction", "equal rate of flipped labels" and
-# "equal fall" are four different comparisons. One method can be better in the first comparison and
-# worse in the second. No single comparison of the four is enough.
+# **Finding.** At equal length, the adversarial step changes the prediction most. Descent lowers the
+# log-density most. So there are four different comparisons: at equal length, at equal change of the
+# prediction, at equal percentage of flipped classes, and at equal fall of log p. (A *flipped class*
+# is a predicted class that the step changes.) A method can be better than another method in one
+# comparison, and worse in another comparison. So one of these comparisons is not enough.
 #
-# Study 10 makes two of these comparisons on digit scenes. In one comparison, each step changes the
-# prediction as much as descent does (KL divergence, flipped classes). In the other comparison, each
-# step has the length of descent:
+# Study 10 makes two comparisons on digit scenes. In the first comparison, each step changes the
+# prediction about as much as descent does (KL divergence, flipped classes). These are the arms
+# `noise, eps 11.5` and `vat, eps 1`. In the second comparison, each step has the same length as the
+# step of descent, 3:
 
 # %%
 equal = find_study("equal_effect")
@@ -284,16 +292,17 @@ longer = paired_difference(equal.stored(), "ddfp, eps 3", "noise, eps 11.5")
 assert longer["difference"] < 0 < longer["high"]
 
 # %% [markdown]
-# **Finding.** Random steps of equal effect (length 11.5) and adversarial steps of equal effect
-# (length 1) have higher means than descent. The differences are not significant. So an unfair
-# length does not explain why descent is not better.
+# **Finding.** Random steps (length 11.5) and adversarial steps (length 1) with an equal effect have
+# higher mean scores than descent. These two differences are not significant. So also with an equal
+# effect, we see no sign that descent is better than the other steps.
 
 # %% [markdown]
-# ## Every method chooses its length, in the same way
+# ## Choose the length of each method in the same way
 #
-# A solution is to give every method its own best length. Choose this length from the *same number*
-# of candidates, on *validation* data. Report test data only afterwards. Study 1 did this on the
-# digit scenes, with two seeds and four lengths for each method:
+# One fair rule is that each method has its own best length. Choose the length of each method from
+# the *same number* of candidates, by its score on *validation* data. Compute the scores on test
+# data only afterwards. Study 1 did this on the digit scenes, with two seeds and four lengths for
+# each method:
 
 # %%
 choice = find_study("eps")
@@ -312,15 +321,15 @@ for name, best in table.idxmax(axis=1).items():
     assert f"{name}, eps {best:g}" in variants  # study 2 uses the lengths that were chosen here
 
 # %% [markdown]
-# This choice has limits. Two seeds choose a length, but they do not prove which length is best. For
-# noise and dropout, the best length was the longest length of the list. We did not try longer
-# steps, although they might be better for noise and dropout. The purpose of this choice is an equal
-# tuning budget.
+# This choice has limits. Two seeds are not enough to prove which length is best. For noise and
+# dropout, the best length was the longest length that we tried. So a longer step may be even better
+# for these two methods. The purpose is that all methods have the same number of tuning runs.
 #
 # ## Pairs of seeds
 #
 # Study 2 trained all methods on digit scenes with five seeds. A seed fixes the labeled images, the
-# starting weights and the order of the data, so methods can be compared *within* a seed.
+# starting weights and the order of the data. So we can compare two methods that were trained with
+# the same seed.
 
 # %%
 study = find_study("perturbations")
@@ -331,11 +340,13 @@ wide = runs.pivot(index="seed", columns="method", values=study.score)[methods]
 wide.round(1).T
 
 # %% [markdown]
-# How much do we gain by pairing? Take DDFP and the second pass alone. Without pairs, the standard
-# error of the difference is $\sqrt{(s_1^2 + s_2^2)/n}$. With pairs it is $s_d/\sqrt n$, where $s_d$
-# is the standard deviation of the differences within seeds.
+# Such a comparison within a seed is *paired*. How much narrower does pairing make the interval?
+# Take DDFP and the second pass alone, with $n$ seeds. Let $s_1$ and $s_2$ be the standard
+# deviations of their scores. Let $s_d$ be the standard deviation of the $n$ differences within
+# seeds. Without pairs, the standard error of the mean difference is $\sqrt{(s_1^2 + s_2^2)/n}$.
+# With pairs it is $s_d/\sqrt n$.
 #
-# **Predict first.** How much narrower is the paired interval?
+# **Predict first.** The paired interval is narrower than the unpaired interval. By which factor?
 
 # %%
 ddfp, second = wide["ddfp, eps 3"], wide["second pass alone"]
@@ -353,16 +364,16 @@ assert np.allclose([mean, low, high], [library[key] for key in ("difference", "l
 assert high - low < 0.8 * 2 * unpaired
 
 # %% [markdown]
-# **Finding.** Most of the variation is between seeds, and pairing removes it: the paired interval
-# is more than three times narrower.
+# **Finding.** Most of the variation of the scores comes from the seeds. Pairing removes this part
+# of the variation. The unpaired interval is more than three times as wide as the paired interval.
 #
 # ## Parts 1 to 3: the scores
 #
-# All methods below train for 2,000 steps. The number of steps is equal, but the time is not,
-# because a step of DDFP takes longer. Study 2 also has DDFP with 1,500 steps. This number of steps
-# takes a little longer than 2,000 steps of `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)).
-# The last line of the output below shows this run. All rows are in
-# [STUDY.md](../reproduce/STUDY.md).
+# All methods in the next picture train for 2,000 steps. But they do not need the same time, because
+# a training step of DDFP takes longer than a step of the other methods. So study 2 also has a run
+# of DDFP with only 1,500 steps. 1,500 steps of DDFP take a little longer than 2,000 steps of
+# `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)). The last line of the output below is
+# about DDFP with 1,500 steps. All rows are in [STUDY.md](../reproduce/STUDY.md).
 #
 # **Predict first.** Which of the four steps (random, dropout, adversarial, descent) gains most over
 # the second pass alone?
@@ -402,33 +413,36 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** Part 1 holds before a correction for several comparisons (see below): DDFP gains over
-# `consistency`. For DDFP, the results do not decide part 2. A second pass without any step already
-# has more than half of the gain, and DDFP does not add a significant amount. A random step does add
-# a significant amount. (None of these intervals is corrected yet.) The results do not support part
-# 3: random, dropout and adversarial steps, each at its own best length, have a *higher* mean than
-# descent. Perturbing features helps on this benchmark. We find no sign that a direction from the
-# density helps more than another direction. In equal time, DDFP is below `consistency`. The density
-# and the second pass both take time. We did not measure how much each of them takes. (README.md
-# shows some of these differences with the opposite sign: `ddfp` minus the other method.)
+# **Finding.** Part 1: DDFP is significantly better than `consistency`. (This is before the
+# correction for several comparisons, see below.) Part 2: the results for DDFP do not show whether
+# this part is true. The second pass alone has more than half of the gain of DDFP over
+# `consistency`. DDFP is not significantly better than the second pass alone. The random step is
+# significantly better than the second pass alone. (The correction for several comparisons comes
+# below.) Part 3: the results do not support this part. Random, dropout and adversarial steps all
+# have a *higher* mean score than descent. (Each method has its own best length.) Perturbing
+# features helps on this benchmark. We find no sign that a direction from the density helps more
+# than another direction. In equal time, DDFP has a lower score than `consistency`. DDFP needs more
+# time for the density and for the second pass. We did not measure these two times separately.
+# (README.md shows some of these differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?
 #
 # What does "95 % CI −0.4 to +1.5" mean? Repeat this study 100 times with new seeds, and compute an
-# interval each time. About 95 of the 100 intervals contain the true difference. (This assumes that
-# the differences between seeds are roughly normal.) An interval that contains 0 does *not* show
-# that there is no difference. It shows that these seeds are not enough to find a difference.
+# interval each time. About 95 of the 100 intervals contain the true difference. (The calculation
+# assumes that the paired differences, one for each seed, are roughly normally distributed.) If an
+# interval contains 0, there can still be a difference. The number of seeds is then not enough to
+# find it.
 #
-# There are three cautions.
+# Be careful in three cases.
 #
-# 1. **Several comparisons.** If you compute many 95 % intervals, some do not contain the true
-#    difference, by chance. A simple correction is Bonferroni's: for $m$ comparisons, use intervals
-#    at $1 - 0.05/m$.
+# 1. **Several comparisons.** If you compute many 95 % intervals, some of them will probably miss
+#    the true difference by chance. The *Bonferroni* correction is simple: for $m$ comparisons,
+#    compute each interval at the level $1 - 0.05/m$ instead of $0.95$.
 # 2. **Few seeds.** With five seeds, the intervals (Student's t) are wide, and small effects cannot
 #    be seen.
-# 3. **One benchmark.** Seeds repeat the training. They do not repeat the data set, the network or
-#    the labeled fraction.
+# 3. **One benchmark.** All seeds use the same data set, the same network and the same number of
+#    labels. So the intervals do not tell us what happens with other data.
 
 # %%
 comparisons = [(name, "consistency") for name in ["second pass alone", *perturbed]]
@@ -455,14 +469,15 @@ assert corrected < single
 
 # %% [markdown]
 # **Finding.** Before the correction, nine of 12 intervals exclude 0. After the correction, two
-# intervals exclude 0. Both are about random steps and not about DDFP. In a long table, the
-# best line is partly the best by chance. So decide *before* the experiment which comparison answers
-# the question, and write it down. For study 2, we did not decide beforehand. For the photographs
-# (below), we did.
+# intervals exclude 0. These two intervals compare random steps with `consistency` and with the
+# second pass alone. They are not about DDFP. In a long table, the best score is probably partly due
+# to chance. So before the experiment, decide which comparison answers the question, and write your
+# decision down. For study 2, we did not do this. For the photographs (below), we wrote a plan
+# before the experiment.
 #
 # How many seeds do you need to find a difference of 0.5 points? The number depends on the paired
-# standard deviation. The *power* of a test is the probability that it finds a difference that
-# exists. A usual value is 80 %.
+# standard deviation. The *power* of a test is the probability that the test finds an existing
+# difference. A usual value is 80 %.
 
 
 # %%
@@ -488,11 +503,11 @@ assert seeds_needed(0.5, deviation) > len(wide)
 assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %% [markdown]
-# **Finding.** To find a difference of half a point, we need several times as many seeds as we have.
-# A single run per method, as in many tables, cannot show such a difference at all.
+# **Finding.** To find a difference of half a point, we need 22 or 29 seeds. We have five seeds.
+# Many tables have only one run per method. Such a table cannot show a difference of half a point.
 
 # %% [markdown]
-# ## Part 4: must the density be good, and keep learning?
+# ## Part 4: does DDFP need a good density that keeps learning?
 #
 # Study 4 changes one part of DDFP at a time. The output shows the difference from DDFP in points of
 # test mIoU, over three seeds:
@@ -510,20 +525,26 @@ kinds = [name for name in table.index if "frozen" in name or "without flow" in n
 assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
-# **Finding.** Three controls have a simpler or older density. One is a mixture without a flow. The
-# other two densities are fitted once and then *frozen*: they do not learn any more. All three have
-# a lower mean than DDFP. But the intervals contain 0, so three seeds do not prove a difference.
-# Whether the flow uses classes makes no significant difference here. (*Class-conditional* means
-# that descent uses the density of the feature's own class.)
+# **Finding.** Three controls have another density than DDFP. The first density is a mixture of
+# Gaussians without a flow. The other two densities (a mixture and a kernel density) are fitted once
+# and then *frozen*: they do not change after that. All three controls have a lower mean score than
+# DDFP. But all three intervals contain 0, so these three seeds do not prove a difference. Two more
+# variants use the classes in another way: a flow without labels, and class-conditional descent.
+# They do not differ significantly from DDFP. (*Class-conditional* descent goes down the density of
+# one class: the pseudo-label of the feature.)
 #
-# Is the density itself good? In lesson 2 a flow on a stream of points in 16 dimensions came close
-# to the exact density. A flow on two rings did not. In a network nobody knows the exact density.
-# But we can compare densities: which one gives features of *validation* images the higher
-# log-likelihood? We can also ask whether low density predicts the errors of the network better than
-# low confidence does. (AUROC is the area under the ROC curve: 50 is chance, 100 perfect. "Both"
-# combines confidence and density.)
+# Is the density itself good? In lesson 2, we trained a flow on a stream of points in 16 dimensions,
+# and it came close to the exact density. The flow for two rings did not come close to the exact
+# density. For the features of a network, we do not know the exact density. But we can compare two
+# densities. The better density gives the features of *validation* images a higher log-likelihood.
+# We also test whether the network is more often wrong at pixels with a low density. We compare this
+# with low confidence: which of the two is a better sign of an error? (We measure this with the
+# AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect. "Both" is a
+# logistic regression on confidence and density. "Confidence fitted" is a logistic regression on
+# confidence alone.)
 #
-# **Predict first.** The flow learns in every step of the training. Is it better than one Gaussian?
+# **Predict first.** After the warm-up, the flow learns at every step of the training. Does it fit
+# the features better than one Gaussian does?
 
 # %%
 pairs = (
@@ -543,25 +564,28 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
     print(f"  AUROC of the density alone: {alone:.1f}")
 
 # %% [markdown]
-# **Finding.** On the digits, the flow is clearly better than one Gaussian. On the photographs, we
-# see no sign of this. On both, a mixture of 16 Gaussians is better than the flow. (The comparison
-# is not quite fair. The flow learns online, while the features change. It learns from augmented
-# crops, and also from pixels without a class. The Gaussians are fitted to the final features.) On
-# the digits, low density hardly predicts errors (51.8, where 50 is chance). On the photographs it
-# predicts errors, but less well than low confidence does. On both benchmarks, it helps little to
-# add density to confidence.
+# **Finding.** On the digits, the flow has a clearly higher log-likelihood than one Gaussian. On the
+# photographs, we see no sign that the flow is better than one Gaussian. On both benchmarks, a
+# mixture of 16 Gaussians has a higher log-likelihood than the flow. (The comparison is not quite
+# fair. The flow learns while the features still change. It learns from augmented crops, and also
+# from pixels without a class. The Gaussians are fitted once, to the features of the trained
+# network.) On the digits, low density hardly predicts errors: the AUROC is 51.8 %, and 50 % is a
+# random guess. On the photographs, low density does predict errors, but low confidence predicts
+# them better. On both benchmarks, confidence and density together are hardly better than confidence
+# alone.
 
 # %% [markdown]
-# ## Part 5: the mechanism itself
+# ## Part 5: does the step move the boundary?
 #
-# Does the boundary move to lower density *because of* descent? We must not measure this with a
-# method's own flow. This flow was trained together with the network, so its result could be too
-# good. So we fit another density to the features of each finished network: a mixture of 16
-# Gaussians. No method was trained with it. This mixture gives each feature a *percentile*: 50 is
-# the median feature, and 0 is the feature with the lowest density.
+# Does the boundary move to lower density *because of* descent? We should not use the flow of DDFP
+# for this measurement. The flow was trained together with the network. So a measurement with this
+# flow could be in favor of DDFP. So we fit another density to the features of each network: a
+# mixture of 16 Gaussians. No method was trained with this mixture. (We measure at several steps of
+# the training, and fit a new mixture each time.) This mixture gives each feature a *percentile*: 50
+# is the median feature, and 0 is the feature with the lowest density.
 #
-# **Predict first.** The boundary starts near percentile 55. Where does it end with labels alone,
-# with consistency training, and with DDFP?
+# **Predict first.** At step 500, the boundary lies near percentile 55. Where does it lie at the end
+# of the training: with labels alone, with consistency training, and with DDFP?
 
 # %%
 inside = study.stored_mechanism()
@@ -598,28 +622,32 @@ assert ends.loc["supervised", "boundary percentile"] > 48  # but not with labels
 assert (pseudo["error percentile"] < 48).all()
 
 # %% [markdown]
-# **Finding.** The step does what the paper says: it takes confident features to a very low
-# percentile. A random or an adversarial step takes these features to a much higher percentile. The
-# boundary does move to sparser features, but it does so with all four methods that use
-# pseudo-labels, also with `consistency`. So the step is not needed for this. With `supervised`, the
-# boundary does not move. We cannot say whether the step moves the boundary a little further,
+# **Finding.** The step does what the paper says. Confident features lie near percentile 50 before
+# the step, and near percentile 8 after the step down the density. After a random step, they lie
+# near percentile 48, and after an adversarial step near percentile 33. The boundary moves to
+# sparser features with DDFP. But it also moves there with the other three methods that use
+# pseudo-labels. One of them is `consistency`, which takes no step. So the boundary also moves
+# without a step. With `supervised`, the boundary has about the same percentile at the end as at
+# step 500. Does the step of DDFP move the boundary further than `consistency` does? We cannot say,
 # because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs
-# (study 9), we measured four methods. There the boundary lies at an even lower percentile, 17 to
-# 21, and it does not move to lower density after step 300. Earlier steps were not measured.
+# (study 9), we measured four methods. On the photographs, the boundary lies at percentile 17 to 21,
+# lower than on the digits. From step 300 to the end, its percentile does not fall. We did not
+# measure before step 300.
 #
-# On the digits, the errors of the four methods with pseudo-labels lie at a slightly lower density
-# than the median feature, on average. But the intervals contain 50, the percentile of the median
-# feature.
+# On the digits, we also measured the mean percentile of the features with a wrong class. For the
+# four methods with pseudo-labels, this percentile is between 43 and 46, a little below the median
+# (50). But the intervals of all four methods contain 50.
 
 # %% [markdown]
-# ## What does the release do differently?
+# ## How does the release differ from the paper?
 #
-# The released code is a preset of its own, `ddfp_released` (lesson 4). On the digit scenes, this
-# preset has the highest mean of all methods. Two more studies look for the reason. Study 3 also
-# tries random steps in place of the density. Study 6 gives the release's teacher to all methods.
-# This teacher is *tied* and in train mode: it shares the student's weights and normalizes by the
-# statistics of its batch. In the output, "asked in train mode" means that the flow is also
-# evaluated on features in train mode.
+# The preset `ddfp_released` follows the released code (lesson 4). On the digit scenes, this preset
+# has the highest mean of all methods. Two more studies are about the reason. Study 3 also has a
+# variant of the release with random steps instead of steps down the density. In study 6, all
+# methods have the teacher of the release. This teacher is *tied*: it shares the weights of the
+# student. It is also in *train mode*: its BatchNorm uses the statistics of the current batch. In
+# the output, "asked in train mode" is about the direction of the step. It means that the embeddings
+# for the flow are also normalized with the statistics of the current batch.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
@@ -643,19 +671,22 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** The mean of the release is 0.8 points above `ddfp`. With random steps in place of the
-# density, its mean is 1.6 points above `ddfp`. With the release's teacher, random and adversarial
-# steps gain significantly over consistency. Descent does not. So we see no sign that the lead of
-# the release comes from the density. But three seeds are few, and the intervals are wide.
+# **Finding.** The mean score of the release is 0.8 points above the mean of `ddfp`. The release
+# with random steps has a mean 1.6 points above `ddfp`, but this difference is not significant. With
+# the teacher of the release, three methods are significantly better than consistency training: the
+# second pass alone, random steps and adversarial steps. Descent is not significantly better. So we
+# see no sign that the density is the reason for the higher score of the release. But three seeds
+# are few, and the intervals are wide.
 
 # %% [markdown]
 # ## Real photographs
 #
 # Digit scenes are 40 pixels wide. Three studies use photographs. One study uses street scenes
 # (CamVid), with a network that starts from random weights. Two studies use photographs of animals
-# (a part of PASCAL VOC), with a pretrained network. For the animals we wrote a
-# [plan](../reproduce/PLAN.md) before we had test scores. (Two methods had test scores from the
-# tuning.) The plan says which comparisons count, how many seeds they have, and what we may claim.
+# (a part of PASCAL VOC), with a pretrained network. For the animals, we wrote a
+# [plan](../reproduce/PLAN.md) before the main experiment. At that time, only two methods had test
+# scores. These scores came from the tuning. The plan says which comparisons count, how many seeds
+# they have, and what we may claim.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -696,54 +727,59 @@ for group, members in animals.groups.items():
 assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 
 # %% [markdown]
-# **Finding.** On the animals (study 9), all three planned intervals contain 0. Over their three
-# common seeds, DDFP and the second pass alone have the same mean. (DDFP and `consistency` have five
-# seeds. The plan adds two seeds if a difference is not significant, but larger than the paired
-# standard deviation of noise minus `consistency`. If you add seeds after you have seen a result,
-# its interval is less reliable. This is one more reason to claim nothing.) So we see no sign of a
-# gain on photographs. We also see no gain for the classes that look alike (cow, horse, sheep). The
-# interval of DDFP minus `consistency` is wide. The interval of DDFP minus the second pass alone is
-# narrow.
+# **Finding.** On the animals (study 9), all three planned intervals contain 0. DDFP and the second
+# pass alone have three common seeds. On these seeds, their means are almost equal. (DDFP and
+# `consistency` have five seeds. The plan has a rule for more seeds: we add two seeds if a
+# difference is not significant, but is larger than a limit. The limit is the paired standard
+# deviation of noise minus `consistency`. If you add seeds after you have seen a result, the new
+# interval is less reliable. So we should be even more careful with this comparison.) So we see no
+# sign that DDFP gains on these photographs. We also see no sign of a gain for the three classes
+# that look similar (cow, horse, sheep). The interval of DDFP minus `consistency` is wide. The
+# interval of DDFP minus the second pass alone is narrow.
 #
-# This result has three more limits. First, the chosen length of DDFP is the shortest that we tried.
-# A step of this length changes few predictions, so we cannot expect a large difference. Second,
-# consistency training itself gains only 3 points over labels alone here. With three draws of
-# labeled images, this gain is not significant. Third, the step lengths were chosen with one seed
-# and with half of the training steps (study 8).
+# This result has three more limits. First, the chosen step length of DDFP is the shortest length
+# that we tried. A step of this length changes few predictions. So we cannot expect a large
+# difference between DDFP and the second pass alone. Second, consistency training gains only 3
+# points over training on labels alone. This gain is not significant with three seeds. (Each seed
+# has other labeled images.) Third, the step lengths were chosen with one seed and with half of the
+# training steps (study 8).
 #
 # Now look at `supervised` in the street scenes (CamVid). On these test images, training on labels
-# alone is *better* than consistency training. (On the validation images, labels alone have a lower
-# mean: see [study 7](../reproduce/STUDY.md).) Those runs have three seeds and 600 steps from random
-# weights. Here DDFP and noise have a higher mean than consistency training, but a lower mean than
-# labels alone. So always report the simplest baseline.
+# alone is *better* than consistency training. (On the validation images, the mean of `supervised`
+# is lower than the mean of `consistency`: see [study 7](../reproduce/STUDY.md).) The runs on street
+# scenes have three seeds and 600 steps, and start from random weights. DDFP and noise have higher
+# means than `consistency`, but lower means than `supervised`. So always report the simplest
+# baseline too.
 #
 # ## What may we conclude?
 #
-# On small scenes, with a small network, five seeds, and step lengths chosen on validation images:
+# These conclusions are for small scenes and a small network. The networks were trained with five
+# seeds, if no other number is given. The step lengths were chosen on validation images.
 #
 # 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
 #    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
 #    +4.4).
-# 2. More than half of this gain also appears without any step.
-# 3. We see no sign that a step down the density is better than a random step. Random minus descent
-#    is +0.9 points (-0.3 to +2.0). So it is unlikely that descent is better by more than 0.3
-#    points. Adversarial minus descent is +1.0 points (+0.3 to +1.7). After the correction, this
-#    difference is not significant (-0.5 to +2.5).
-# 4. It may matter for DDFP that the density fits the features well. Three seeds are too few to be
-#    sure.
-# 5. We measured four methods that use pseudo-labels. With all of them, the boundary moves to
-#    sparser features, even without any step.
-# 6. The flow fits the features better than one Gaussian does, and less well than 16 Gaussians. Low
-#    density hardly predicts the errors of the network.
+# 2. The second pass alone, without any step, has more than half of this gain.
+# 3. We see no sign that a step down the density is better than a random step. The score with random
+#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). So descent is probably not
+#    better than random steps by more than 0.3 points. Adversarial minus descent is +1.0 points
+#    (+0.3 to +1.7). After the correction, this difference is not significant (-0.5 to +2.5).
+# 4. Perhaps DDFP needs a density that fits the features well. Three seeds are not enough to know
+#    this.
+# 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
+#    sparser features. One of these methods, `consistency`, takes no step.
+# 6. The flow fits the features better than one Gaussian, but a mixture of 16 Gaussians fits them
+#    better than the flow. Low density hardly predicts the errors of the network.
 #
-# On photographs of animals, with a pretrained network and three to five seeds, no difference of
-# mIoU is significant. With three seeds, DDFP minus the second pass alone is +0.0 (-0.6 to +0.6).
-# Corrected for three comparisons, the interval is -1.1 to +1.1.
+# The photographs of animals have a pretrained network and three to five seeds. There no difference
+# of mIoU between two methods is significant. DDFP minus the second pass alone is +0.0 points (-0.6
+# to +0.6), with three seeds. After the correction for three comparisons, this interval is -1.1 to
+# +1.1.
 #
-# We may *not* conclude that DDFP does not work in the paper's setting. That setting has photographs
-# of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95. We have not run it on
-# a GPU yet. A test on a small benchmark can raise doubts about a claim, but it cannot decide the
-# claim for other settings.
+# These results do *not* tell us whether DDFP works in the paper's setting. The paper uses
+# photographs with crops of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95.
+# We have not run this setting on a GPU yet. A test on a small benchmark can be a reason to doubt a
+# claim. But it cannot show whether the claim is true in other settings.
 
 # %% [markdown]
 # ## Exercises
@@ -772,26 +808,27 @@ assert fair["difference"] < faulty["difference"]
 
 # %% [markdown] tags=["solution"]
 # The step of DDFP is ten times as long as the step of noise, and only the length of DDFP was tuned.
-# If each method has its best of four lengths, the difference is small. Two seeds allow no
-# conclusion in any case: both differences can be nearly equal by chance, and then their interval
-# excludes 0.
+# If each method has the best of its four lengths, the difference is small. With only two seeds, we
+# cannot conclude anything. The differences of the two seeds can be almost equal by chance. Then the
+# interval is narrow and does not contain 0.
 
 # %% [markdown]
-# **2. Find the flaw.** "The paper has 81.2 mIoU on VOC with 732 labels. My run ends at 80.9. So I
-# do not reach the paper." Now look at the *paper's own* log, which also ends at 80.9. (Be careful
-# with this log: it was edited, and the released code did not write it. See [the
-# notes](../reproduce/released/README.md).)
+# **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run
+# has 80.9 at the end. So my score is lower than the score of the paper." Now look at the *paper's
+# own* log, which also ends at 80.9. (Be careful with this log: it was edited, and the released code
+# did not write it. See [the notes](../reproduce/released/README.md).)
 
 # %%
 log = pd.read_csv(Path("../reproduce/released/voc-732-miou.csv"))
 log.tail(3)
 
 # %% [markdown]
-# The column `first_line_miou` of `log` has the student's score after each epoch, on the same images
-# as the score of the paper. Why is the paper's score higher than the last score of its log? How
-# large would this difference be for a method that no longer improves? Take the last 20 epochs as a
-# sample of scores without trend. Draw 20 of these scores with replacement, many times, and compute
-# the mean of the best score.
+# The column `first_line_miou` of `log` is the student's score after each epoch. The paper's score
+# was computed on the same validation images. Why is the paper's score higher than the last score of
+# its log? How large is this difference for a method that no longer improves? To answer this
+# question, we assume that the scores of the last 20 epochs have no trend. Draw 20 of these scores
+# with replacement, and take the best of the 20. Repeat this many times, and compute the mean of the
+# best scores.
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
@@ -804,18 +841,21 @@ print(f"what choosing the best adds: {best - late.mean():.2f} points")
 assert values.max() > values[-1] and best > late.mean()
 
 # %% [markdown] tags=["solution"]
-# 81.2 is the *best of 80 epochs*, and the epoch was chosen on the same images. 80.9 is the score of
-# the last epoch. The best of many noisy scores is higher than a typical score, and it rises with
-# the number of evaluations. For a method without a trend, the best of 20 scores is about 0.34
-# points above the mean. Compare last scores with last scores, or choose the epoch on other images.
+# The score 81.2 is the *best of 80 epochs*. The best epoch was chosen on the images on which the
+# score is reported. The score 80.9 is the score of the last epoch. The best of many noisy scores is
+# higher than a typical score. With more evaluations, the best score becomes even higher. If the
+# scores have no trend, the best of 20 scores is about 0.34 points above the mean of these scores.
+# So compare the last score of one run with the last score of the other run. Or choose the best
+# epoch on images that are not used for the reported score.
 
 # %% [markdown]
-# **3. Plan a test.** UniMatch (CVPR 2023) perturbs features by *dropping channels* at random and
-# reports that this helps semi-supervised segmentation. State the claim in parts. Name a control for
-# each part. What would you hold equal? Which single comparison answers the question? How many seeds
-# do you need to find a difference of half a point? Use `seeds_needed(0.5, spread)`, where `spread`
-# is the paired standard deviation of `dropout, eps 10` minus `second pass alone`. Both are columns
-# of the table `wide`.
+# **3. Plan a test.** UniMatch (CVPR 2023) is a method that *drops channels* of the features at
+# random. Its paper reports that dropping channels improves semi-supervised segmentation. Split the
+# claim into parts. Name a control for each part. Which things would you keep the same in all
+# methods? Which single comparison answers the question? How many seeds do you need to find a
+# difference of half a point? Use `seeds_needed(0.5, spread)`. Here `spread` is the standard
+# deviation of the paired differences `dropout, eps 10` minus `second pass alone`. The table `wide`
+# has a column for each of these two methods.
 
 # %% tags=["solution"]
 spread = (wide["dropout, eps 10"] - wide["second pass alone"]).std()
@@ -825,25 +865,28 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # This is one possible plan. *Parts:* (1) feature perturbation improves the score; (2) the second
 # pass alone does not explain the gain; (3) dropping *channels* is better than another random
 # change. *Controls:* consistency; a second pass with nothing dropped; noise of the same length;
-# dropout of single values instead of channels. *Held equal:* labeled images, starting weights,
-# steps, weights of the losses, number of candidates for the strength, chosen on validation. *The
-# comparison:* channel dropout against noise, each with its chosen strength. The scores are from
-# test images after the last training step, and they are paired by seed. *Seeds:* the number printed
-# above, decided before the first run. *Mechanism:* suppose the paper says that dropout makes the
-# network depend less on single channels. Then drop one channel of the finished networks, and
-# compare how much accuracy they lose.
+# dropout of single values instead of channels. *Kept equal:* labeled images, starting weights,
+# number of steps and weights of the losses. All methods have the same number of candidates for the
+# strength of the perturbation. The strength is chosen on validation images. *The comparison:* we
+# compare channel dropout with noise. Each method has its chosen strength. We use the scores on test
+# images after the last training step, and pair them by seed. *Seeds:* the number printed above,
+# decided before the first run. *Mechanism:* the paper may say that a network with dropout depends
+# less on single channels. To test this, drop one channel of each trained network. Then compare the
+# loss of accuracy between the networks.
 
 # %% [markdown]
 # ## What we saw
 #
-# - A claim has parts. Each part needs a control that differs in one respect.
-# - In a fair comparison, all methods have the same tuning, the same budget and the same
-#   measurement. The tuning uses other data than the test. Say whether the budget is in steps or in
-#   time.
-# - Pair by seed. Report intervals. Decide beforehand which comparison counts.
-# - "Not significant" does not mean "no effect". "Significant" does not mean "important", or
-#   "true on other data".
-# - Measure the mechanism too, with a density that no method was trained with.
+# - A claim has parts. Each part needs a control that differs from the method in one respect.
+# - In a fair comparison, all methods are tuned in the same way, trained for the same budget and
+#   measured in the same way. The tuning does not use the test data. A budget is a number of steps
+#   or a time. Say which of them you use.
+# - Compare methods within each seed. Report intervals. Decide before the experiment which
+#   comparison answers the question.
+# - If a result is not significant, there can still be an effect. If a result is significant, the
+#   effect can still be small, or absent on other data.
+# - Also test the reason that the paper gives: measure the density at the boundary. Use a density
+#   that no method was trained with.
 #
 # ## In the real method
 #

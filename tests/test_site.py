@@ -271,6 +271,6 @@ def test_lessons_link_the_explorer_in_the_repository_too():
     for page in PAGES.values():
         assert f"\n## {page.title}\n" in guide
         lesson = ROOT / "notebooks" / f"{page.lesson}.ipynb"
-        text = "".join(text for _, text in cells(lesson))
+        text = " ".join("".join(text for _, text in cells(lesson)).split())
         assert f"](../docs/explorer.md#{site._slug(page.title)})" in text
         assert "make explorer" in text
