@@ -172,7 +172,7 @@ def test_one_bit_beside_eight_is_refused(tmp_path):
     assert (written(tmp_path / "data", "b") == (MASK == 1)).all()
 
 
-@pytest.mark.fault("wrong labels", "palettes that an optimizer has renumbered")
+@pytest.mark.fault("wrong labels", "palettes that a PNG optimizer has renumbered")
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_renumbered_palettes_are_converted_by_colour_alone(tmp_path, everywhere):
     colours = np.array(voc_palette(3), np.uint8)

@@ -81,7 +81,7 @@ def test_a_file_is_fetched_once(server, file, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.fault("download", "cut short: it goes on")
+@pytest.mark.fault("download", "interrupted: the next start continues it")
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_was_cut_short_goes_on(server, file, tmp_path, ranges):
     server.cut, server.ranges = 300_000, ranges
@@ -93,14 +93,14 @@ def test_a_download_that_was_cut_short_goes_on(server, file, tmp_path, ranges):
     assert server.asked == [None, "bytes=300000-"]
 
 
-@pytest.mark.fault("download", "another file than published")
+@pytest.mark.fault("download", "a downloaded file that is not the published one")
 def test_what_is_not_the_published_file_is_removed(server, tmp_path):
     with pytest.raises(UserError, match=r"its md5 is \w{32}, that of http.*data\.tar is 00"):
         PublishedFile(server.url, 32 * "0").fetch(tmp_path / "archives")
     assert not list((tmp_path / "archives").iterdir())
 
 
-@pytest.mark.fault("download", "an archive from disk that is another")
+@pytest.mark.fault("download", "an archive on disk that is not the published one")
 def test_a_given_file_is_checked_too(file, tmp_path):
     assert file.check(tmp_path / "original") == tmp_path / "original"
     (tmp_path / "other").write_bytes(b"something else")

@@ -91,7 +91,9 @@ def test_a_broken_link_is_called_so(root):
         make_voc(root, LISTS, classes=CLASSES, without_mask=["t2", "t3"])
 
 
-@pytest.mark.fault("wrong labels", "own data with a folder or a list that PASCAL VOC has")
+@pytest.mark.fault(
+    "wrong labels", "your own data with a folder or a list that has a name of PASCAL VOC"
+)
 def test_folders_and_lists_of_voc_in_own_data_are_noticed(root):
     """By every command; those that read no training images say nothing of their list."""
     folder = root / "ImageSets" / "Segmentation"
@@ -333,7 +335,7 @@ def renumber(path, order):
     image.save(path, bits=8)
 
 
-@pytest.mark.fault("wrong labels", "palettes that an optimizer has renumbered")
+@pytest.mark.fault("wrong labels", "palettes that a PNG optimizer has renumbered")
 @pytest.mark.parametrize("published", [False, True])
 def test_renumbered_palettes_are_refused(tmp_path, published):
     names = ["2007_000001", "2007_000002", "2007_000003", "2007_000004"]

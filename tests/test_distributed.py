@@ -116,7 +116,10 @@ def leave(how):
     total(torch.ones(3))
 
 
-@pytest.mark.fault("`kill -9`", "one of two without a launcher, or one that hangs: an error")
+@pytest.mark.fault(
+    "`kill -9`",
+    "one of two processes without a launcher, or a process that hangs: an error",
+)
 @pytest.mark.parametrize("how", ["killed", "stuck"])
 def test_a_lost_rank_is_an_error_and_no_hang(how):
     error, _ = run_ranks(2, leave, how, timeout=2.0)

@@ -425,7 +425,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, inte
     assert_same_run(interrupted, finished("ddfp"))
 
 
-@pytest.mark.fault("checkpoint damaged", "both of them")
+@pytest.mark.fault("checkpoint damaged", "both checkpoints")
 def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
     for path in (interrupted / "checkpoints").glob("*.pt"):
         truncate(path)
@@ -433,7 +433,7 @@ def test_two_damaged_checkpoints_are_an_error(tiny_config, interrupted):
         train(tiny_config("ddfp"), interrupted, device=CPU)
 
 
-@pytest.mark.fault("checkpoint damaged", "its index")
+@pytest.mark.fault("checkpoint damaged", "the index of checkpoints")
 @pytest.mark.parametrize("content", ["", "[", "3", "null", '["a"]', "[1]", "\x00"], ids=repr)
 def test_a_damaged_index_is_an_error(tmp_path, content):
     checkpoints = Checkpoints(tmp_path, "12345678")
@@ -473,7 +473,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run(
     assert mark.exists(), "the bomb is a dud: this test looks at nothing"
 
 
-@pytest.mark.fault("checkpoint damaged", "another file in its place")
+@pytest.mark.fault("checkpoint damaged", "another file in place of the checkpoint")
 @pytest.mark.parametrize(
     "content",
     [
@@ -494,7 +494,7 @@ def test_files_that_are_no_checkpoint(tmp_path, content):
     assert "weights_only" not in str(caught.value)  # torch's advice to switch the protection off
 
 
-@pytest.mark.fault("checkpoint damaged", "cut anywhere")
+@pytest.mark.fault("checkpoint damaged", "cut at any byte")
 def test_parts_of_a_checkpoint_are_no_checkpoint(tmp_path):
     """Whichever byte it ends at or is wrong in: read, or refused, and never a crash."""
     whole, path = tmp_path / "whole.pt", tmp_path / "some.pt"

@@ -118,7 +118,9 @@ def run_alone(benchmark, out, settings):
 
 
 @pytest.mark.usefixtures("forked")  # for the second start; the run that is left is a fresh process
-@pytest.mark.fault("`kill -9`", "the process that runs a matrix: its runs end too, and go on")
+@pytest.mark.fault(
+    "`kill -9`", "the process that runs a matrix: its runs end too, and continue at the next start"
+)
 def test_a_killed_matrix_leaves_no_run_behind(tiny, tmp_path):
     out = tmp_path / "out"
     long = ["training.steps=30", "training.evaluate_every=30"]

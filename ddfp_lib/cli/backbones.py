@@ -19,7 +19,7 @@ def backbones(
         typer.Option(help="A Markdown page whose table is renewed, such as docs/backbones.md."),
     ] = None,
 ) -> None:
-    """Show which output strides and image sizes a timm backbone takes here, and its normalization.
+    """Show the output strides, the image sizes and the normalization of a timm backbone.
 
     Without names: one small backbone of every module family of timm, in a few minutes. Nothing is
     downloaded.

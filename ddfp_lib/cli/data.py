@@ -1,4 +1,4 @@
-"""``ddfp data``: get data sets ready, look at every file of them, and at who is labeled."""
+"""``ddfp data``: prepare data sets, check every file, and choose the labeled images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -65,7 +65,7 @@ def reproduce(
         bool, typer.Option("--report", help="Write the report of the finished runs, and stop.")
     ] = False,
 ) -> None:
-    """Train methods over splits and seeds and write a report; the same command resumes it.
+    """Train methods on splits and seeds, and write a report. Run the command again to continue.
 
     Without --splits all published splits of the benchmark run; with --labeled or --quick only the
     images that these, or the benchmark, name. papermill executes reproduce/experiment.ipynb; the
@@ -152,7 +152,7 @@ def study(
         bool, typer.Option("--record", help="Take its tables into reproduce/studies.")
     ] = False,
 ) -> None:
-    """Train the runs of one study; start it again to continue."""
+    """Train the runs of one study. Run the command again to continue."""
     from ddfp_lib.experiments.reproduction import run_study
     from ddfp_lib.experiments.study import find_study, studies
     from ddfp_lib.experiments.study import record as keep_study

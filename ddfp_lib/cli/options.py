@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean as values."""
+"""Options that several commands share, and the conversion of options to values."""
 
 import re
 from pathlib import Path

@@ -42,7 +42,7 @@ def train(
         bool, typer.Option(hidden=True, help="End when standard input ends: see run_matrix.")
     ] = False,
 ) -> None:
-    """Train one run; start it again to continue after an interruption."""
+    """Train one run. Run the command again to continue after an interruption."""
     if leashed:
         _end_with_standard_input()
     from ddfp_lib.config import find_benchmark, load_config, read_config
@@ -92,7 +92,7 @@ def evaluate(
     protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
-    """Print mIoU and each class's IoU of a run's newest checkpoint."""
+    """Print the mIoU and the IoU of each class, for the newest checkpoint of a run."""
     from ddfp_lib.evaluation.scores import evaluate_all
     from ddfp_lib.runs.folder import Run
     from ddfp_lib.training.learner import load_learner
@@ -136,7 +136,7 @@ def predict(
     protocol: Protocol = None,
     device: options.Device = "auto",
 ) -> None:
-    """Segment pictures: for each, NAME.png (class indices) and NAME-overlay.png (colors)."""
+    """Segment pictures; write NAME.png (class indices) and NAME-overlay.png (colors) for each."""
     from ddfp_lib.evaluation.prediction import Pictures, predict_files
     from ddfp_lib.runs.folder import Run
     from ddfp_lib.training.learner import load_learner

@@ -1,4 +1,4 @@
-"""What the data of a configuration holds, known or estimated before a file is read."""
+"""Classes, images and image sizes of a configuration, known or estimated before reading files."""
 
 from ddfp_lib.config.schema import Config
 from ddfp_lib.data import camvid, cityscapes, voc

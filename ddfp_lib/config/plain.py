@@ -1,4 +1,4 @@
-"""YAML files as plain values, and back."""
+"""Read YAML files as plain values, and write plain values as YAML."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""From what annotation tools export to masks of class indices in the VOC layout.
+"""Convert exports of annotation tools to masks of class indices in the VOC layout.
 
 ================  =================================================================================
 kind              what is read

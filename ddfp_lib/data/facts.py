@@ -1,4 +1,4 @@
-"""What is in image and mask files, remembered between commands.
+"""A cache of facts about image and mask files.
 
 A mask is decoded once. Its facts stay in a cache of this user, below ``$XDG_CACHE_HOME/ddfp`` (or
 ``~/.cache/ddfp``), by the file's path, size and times. Asked again, a file costs one ``stat``. The

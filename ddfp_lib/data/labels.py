@@ -1,4 +1,4 @@
-"""Classes of the labels that an export of regions names; pixels without a region are class 0."""
+"""Map the label names of an export of regions to classes; pixels without a region are class 0."""
 
 from collections.abc import Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""Palettes that an optimizer has renumbered: the colors of a mask are right, its values wrong.
+"""Palettes that a PNG optimizer has renumbered: the colors are right, but the values are wrong.
 
 Optimizers of PNG files (oxipng, pngquant) keep the picture and number its colors again.
 """

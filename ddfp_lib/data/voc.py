@@ -1,4 +1,4 @@
-"""The VOCdevkit layout, read and written: PASCAL VOC, and anybody's own data.
+"""Read and write the VOCdevkit layout: PASCAL VOC, and your own data.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The processes that make batches: how many there are, and one line where one is lost."""
+"""The processes that make batches: their number, and the error message if one is lost."""
 
 import time
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Is the learned density any good? Held-out log-likelihood, and whether low density means errors.
+"""Quality of the learned density: held-out log-likelihood, and prediction of errors.
 
 Two questions about the flow of a trained network, asked of images that nothing was trained on:
 

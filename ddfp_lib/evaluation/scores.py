@@ -1,4 +1,4 @@
-"""How good a segmentation is: confusion matrix, IoU, and how far pseudo-labels can be trusted."""
+"""Scores of a segmentation: confusion matrix, IoU, and coverage and precision of pseudo-labels."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""A matrix as jobs of a Slurm cluster, submitted through submitit.
+"""Submit all runs of a matrix as jobs of a Slurm cluster, through submitit.
 
 One job is one run. Its state is in the run folder alone: what is finished is never submitted, what
 was interrupted resumes from its checkpoint, and nothing here depends on Slurm's accounting, which

@@ -1,4 +1,4 @@
-"""What a set of runs says, in sentences: the verdict of a report, and what stored runs said."""
+"""Sentences about a set of runs: the verdict of a report, and the results of stored runs."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Runs that others contribute: kept in ``reproduce/contributed/<name>``, checked, listed apart.
+"""Contributed runs: stored in ``reproduce/contributed/<name>``, checked, and listed separately.
 
 A contributed run is its folder without checkpoints: configuration, environment, log and result.
 ``ddfp record OUT --contributor NAME`` copies the finished runs of a reproduction there, and

@@ -1,4 +1,4 @@
-"""One run in a process of its own, here or as a job of a cluster, which may requeue it.
+"""One run in its own process: on this machine, or as a job that a cluster may requeue.
 
 This module is imported on every compute node before a run starts, so it imports nothing heavy.
 """

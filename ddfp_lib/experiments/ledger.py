@@ -1,4 +1,4 @@
-"""The table of runs, ``results.csv``: of one matrix, and the one that ``reproduce`` keeps."""
+"""The tables of runs: ``results.csv`` of one matrix, and ``reproduce/results.csv``."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A matrix of runs, splits by methods by seeds: each in a process and a folder of its own.
+"""A matrix of runs (splits, methods, seeds): each run has its own process and its own folder.
 
 Finished runs are not repeated and interrupted runs resume, so it is always safe to start the same
 matrix again. Here runs are processes of this machine; :mod:`ddfp_lib.experiments.cluster` submits

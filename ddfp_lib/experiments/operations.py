@@ -1,4 +1,4 @@
-r"""The time of a training step on a named card, from counted operations instead of a measurement.
+r"""Estimate the time of a training step on a named GPU from its number of operations.
 
 The step runs on tensors without memory (PyTorch's ``meta`` device), forward and backward, and each
 kernel is priced by a roofline:

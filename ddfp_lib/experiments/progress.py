@@ -1,4 +1,4 @@
-"""When training will end, by its current speed."""
+"""Estimate the end of training from its current speed."""
 
 import itertools
 from collections import deque

@@ -1,4 +1,4 @@
-"""Studies: named comparisons of variants of a method, each a YAML file and one command.
+"""Studies: comparisons of variants of a method. Each study is one YAML file and one command.
 
 A study asks one question. Its file, ``reproduce/studies/<name>.yaml``, names a benchmark, seeds and
 *variants*, each a preset and the settings that make it differ. ``ddfp study <name>`` trains them,

@@ -1,4 +1,4 @@
-"""Clouds in the plane whose density is known, and classifiers that learn on them from few labels.
+"""Clouds of points with a known density, and classifiers that learn from a few labeled points.
 
 The clouds, the points and the labels are those of lesson 1, and training follows the same recipe.
 One thing differs: the losses of all seeds are added here and averaged there. Adam divides by the

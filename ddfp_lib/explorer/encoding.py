@@ -1,4 +1,4 @@
-"""Arrays as text that a page can carry: base64 of their bytes, and short decimal numbers."""
+"""Arrays as text for a page: base64 of their bytes, and short decimal numbers."""
 
 import base64
 import io

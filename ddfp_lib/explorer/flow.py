@@ -1,4 +1,4 @@
-"""The page on the flow: its weights for the browser, which carries points through its couplings."""
+"""The page on the flow: the browser gets the weights of a flow and maps points."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The page on pictures: where steps from each feature of an image lead, in percentile and class."""
+"""The page on pictures: percentile and class after a step from each feature of an image."""
 
 from collections.abc import Sequence
 from pathlib import Path

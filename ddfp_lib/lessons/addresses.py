@@ -1,4 +1,4 @@
-"""Addresses of repositories in a lesson: ours is the one of pyproject.toml, others are cited."""
+"""Check addresses of repositories in a lesson: ours is in pyproject.toml, others are listed."""
 
 import re
 from collections.abc import Iterator

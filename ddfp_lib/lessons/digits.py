@@ -1,4 +1,4 @@
-"""The small digit scenes that lessons train on: three kinds of digits, one large digit a scene."""
+"""The small digit scenes of the lessons: three kinds of digits, and one large digit per scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a stored lesson must be: each guard yields what is wrong with a pair."""
+"""Rules for a stored lesson: each guard lists the errors of a pair of files."""
 
 import ast
 import re

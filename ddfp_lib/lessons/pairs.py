@@ -1,4 +1,4 @@
-"""Executing a lesson, storing its pair of files, and the version for students."""
+"""Execute a lesson, store its pair of files, and make the version for students."""
 
 import base64
 import copy

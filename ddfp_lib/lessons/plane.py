@@ -1,4 +1,4 @@
-"""Data and networks in the plane that lessons share: what a lesson uses and does not explain."""
+"""Data in the plane, and networks for these data: lessons use them and do not explain them."""
 
 import copy
 import math

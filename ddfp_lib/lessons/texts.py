@@ -1,4 +1,4 @@
-"""Texts of a lesson that change without executing it: Markdown, alternative texts of figures."""
+"""Store changed Markdown and alternative texts of a lesson without executing it."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The online density estimator: where features of the network are dense, and where sparse.
+"""The online density estimator: it learns where features of the network are dense or sparse.
 
 A flow carries features v to latents z, where each class is one Gaussian. The estimator learns
 beside the network, from detached features, with its own optimizer, and is discarded at test

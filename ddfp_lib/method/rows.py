@@ -1,4 +1,4 @@
-"""Rows of features: a random choice of them for a training step, and cuts that fit the memory."""
+"""Rows, one for each feature: draw rows for a training step, and divide rows to fit the memory."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The DeepLabv3+ decoder, cut where the perturbation goes in and where the density is taken."""
+"""The DeepLabv3+ decoder in parts: steps move its F, and the flow models its v."""
 
 from collections.abc import Sequence
 from typing import Any

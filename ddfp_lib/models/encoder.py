@@ -232,8 +232,8 @@ class Encoder(nn.Module):
         height, width = self.backbone.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
         if not wrong.too_few and self._mismatch(height, width) is None:
             raise UserError(
-                f"network.encoder: {name!r} takes images of {height}x{width} pixels only, and "
-                "images here have other sizes; choose another backbone, see ddfp backbones"
+                f"network.encoder: {name!r} takes images of {height}x{width} pixels only, but "
+                "this project needs other sizes too; choose another backbone, see ddfp backbones"
             )
         raise UserError(
             f"network.encoder: {name!r} gives no maps that match the pixels ({wrong.reason}); "

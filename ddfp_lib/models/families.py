@@ -1,4 +1,4 @@
-"""One small backbone of every module family of timm, and what of it works here."""
+"""One small backbone of every module family of timm, and how this project can use it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Gradients of a convolution's weights that take less time on a CPU than PyTorch's."""
+"""Compute gradients of a convolution's weights in less time on a CPU than PyTorch does."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Feature maps and label maps: other sizes, and pixels as rows."""
+"""Feature maps and label maps: resize them, and store their pixels as rows."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Passes through a network for the shapes alone, on PyTorch's ``meta`` device.
+"""Compute only the shapes of the maps of a network, on PyTorch's ``meta`` device.
 
 There PyTorch finds the shapes of BatchNorm and of bilinear resizing by hundreds of small steps in
 Python, half of the time of such a pass. :data:`ANSWERS` has them at once.

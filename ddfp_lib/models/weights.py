@@ -1,4 +1,4 @@
-"""Starting weights of a backbone from a file: every key and shape is checked before any is used."""
+"""Starting weights of a backbone from a file: all keys and shapes are checked before use."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The claim in one picture, computed: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
+"""Compute the picture of the claim: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
 
 import sys
 from pathlib import Path

@@ -51,10 +51,10 @@ def scores(ledger: pd.DataFrame, baseline: str, score: str, label: str) -> str:
     common, seeds = common_seeds(ledger, score), ledger["seed"].nunique()
     gaps = {name: differences(ledger, name, baseline, score) for name in methods}
     compared = [name for name in methods if name != baseline and gaps[name][0]["seeds"]]
-    over = "" if len(common) == seeds else f" over the {len(common)} seeds that all have"
+    over = "" if len(common) == seeds else f" over the {len(common)} seeds that all methods have"
     text = (
-        f"Left: {label} of each method, {counted(seeds, 'seed')}: a dot for each run and a bar at "
-        f"the mean{over}. The means are {_values(table['mean'].to_dict())}."
+        f"Left: {label} of each method with {counted(seeds, 'seed')}. A dot shows one run. A bar "
+        f"shows the mean{over}. The means are {_values(table['mean'].to_dict())}."
     )
     if compared:
         found = {name: _over_seeds(gaps[name]) for name in compared}
@@ -202,11 +202,12 @@ def boundary(mechanism: pd.DataFrame, panels: Mapping[str, str]) -> str:
 
     course = [at("boundary percentile", step) for step in (first, last)]
     parts = [
-        "The first panel shows the density at the decision boundary over the steps of training, a "
-        f"line for each method; from step {first:,} to step {last:,} its mean goes from "
-        + named({name: f"{course[0][name]:.1f} to {course[1][name]:.1f}" for name in methods})
-        + ". The others show the end of training: a dot for each seed, and the mean with its 95 % "
-        "interval."
+        "The first panel shows the density at the decision boundary (percentile) over the training "
+        f"steps, with one line for each method. The means at step {first:,} and at step {last:,} "
+        "are: "
+        + named({name: f"{course[0][name]:.1f} and {course[1][name]:.1f}" for name in methods})
+        + ". The other panels show the end of training: a dot for each seed, and the mean with its "
+        "95 % interval."
     ]
     parts += [
         f"{title[0].upper()}{title[1:]}: {_values(at(quantity, last))}."
@@ -227,11 +228,11 @@ def lengths(table: Mapping[str, pd.DataFrame], reference: float, baseline: str, 
     best = {name: scores.mean(axis=1) for name, scores in table.items()}
     found = {name: f"{mean.max():.1f} at eps {mean.idxmax():g}" for name, mean in best.items()}
     many = max(scores.shape[1] for scores in table.values()) > 1
-    lines = ", a thin line for each seed and a thick one for the mean" if many else ", one seed"
+    lines = "A thin line shows one seed. The thick line shows the mean." if many else "One seed."
     return (
-        f"A panel for each method: {label} against the length of the step, eps{lines}. The dashed "
-        f"line is {baseline}, {reference:.1f}. The highest {'means' if many else 'scores'} are "
-        f"{named(found)}."
+        f"Each panel shows one method: {label} over the length of the step, eps. {lines} The "
+        f"dashed line shows the score of {baseline}, {reference:.1f}. The highest "
+        f"{'means' if many else 'scores'} are {named(found)}."
     )
 
 

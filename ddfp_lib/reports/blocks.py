@@ -1,4 +1,4 @@
-"""The generated blocks of a page: what is between two comments is renewed, the rest is kept.
+"""The generated blocks of a page: text between two comments is renewed, and other text is kept.
 
 This module imports no other package, so that replacing a block does not import the figures.
 """

@@ -153,15 +153,22 @@ def headline(study: Study) -> str:
     ]
     note = (
         f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. There are "
-        f"{len(found)} comparisons, and the intervals are not corrected for their number. After "
-        "the correction (Bonferroni), "
+        f"{len(found)} comparisons. The intervals are not corrected for the number of comparisons. "
+        "After Bonferroni's correction, "
         + (
-            f"only {'this is' if len(left) == 1 else 'these are'} significant: {'; '.join(left)}."
+            f"{_significant(len(left))}: {'; '.join(left)}."
             if left
             else "no difference is significant."
         )
     )
     return "\n".join(lines) + f"\n\n{note} {measured(runs)} {command(study)}"
+
+
+def _significant(count: int) -> str:
+    """Say how many differences are significant: at least one."""
+    if count == 1:
+        return "one difference is significant"
+    return f"{count} differences are significant"
 
 
 def expectation(ledger: pd.DataFrame) -> str:
@@ -171,8 +178,9 @@ def expectation(ledger: pd.DataFrame) -> str:
     if gap["seeds"] < 2:
         return "What it finds: not stored yet."
     return (
-        f"What to expect: in our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
-        f"with {gap['seeds']} seeds. With so few seeds, even the sign can change. "
+        f"In our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
+        f"with {gap['seeds']} seeds. With so few seeds, your difference can "
+        "even have the other sign. "
         f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )
 
@@ -196,8 +204,9 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
     )
     return (
         f"The paper reports this mIoU on VOC: {known}. We know these numbers from another project, "
-        "which quotes them. `ddfp reproduce voc --data DIR` runs all five splits. Add "
-        "`--splits 732` to run one split. With one GPU, see [One GPU](reproduce/README.md#one-gpu)."
+        "which quotes them. `ddfp reproduce voc --data DIR` runs all five splits, that is, lists "
+        "of labeled images. Add `--splits 732` to run one split. If you have one GPU, see "
+        "[One GPU](reproduce/README.md#one-gpu)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables of the kept results, ``reproduce/results.csv``, of contributed and of published ones."""
+"""Tables of kept results (``reproduce/results.csv``), contributed and published results."""
 
 import pandas as pd
 

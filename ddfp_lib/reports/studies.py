@@ -45,7 +45,7 @@ EFFECTS = {
 """Columns of the table of steps."""
 
 
-FIXES = {"padding": ("8c74a5a", "the flow also learned the padding of labeled images")}
+FIXES = {"padding": ("8c74a5a", "the flow also learned features at the padding of labeled images")}
 """Commits that changed a method after results were kept, and what was wrong, by name."""
 
 PADDED = {"digits": "2 %", "camvid": "0.2 %"}
@@ -270,7 +270,7 @@ def outdated(study: Study) -> str:
     if not study.measured_before:
         return ""
     commit, wrong = FIXES[study.measured_before]
-    rows = f"{PADDED[study.benchmark]} of the rows of a {study.benchmark} batch"
+    rows = f"{PADDED[study.benchmark]} of the features of a {study.benchmark} batch"
     return f"Commit {commit} fixed an error later. In these runs, {wrong} ({rows})."
 
 
@@ -305,17 +305,17 @@ def page() -> str:
     """Return ``STUDY.md``; a study that has not been run yet says so."""
     parts = [
         "# Studies",
-        "This page lists our own questions, and what we measured. The [glossary]"
+        "This page lists our own questions and our measurements. The [glossary]"
         "(../docs/glossary.md) defines the methods. [Lesson 6]"
         "(../notebooks/06_does_the_density_matter.ipynb) explains how to read the numbers.",
         _summary(),
         "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the "
-        "teacher after the last step, in %. Means are over the seeds that all methods have. `±` is "
-        "the standard deviation between seeds. Differences of scores are in points of mIoU, paired "
-        "by seed. Brackets contain the 95 % interval (Student's t), if there are at least three "
-        "seeds. A difference is significant if its interval does not contain 0. Intervals are not "
-        "corrected for the number of comparisons. Seconds were measured on one core, while the "
-        "machine did other work too.",
+        "teacher after the last training step, in %. A mean is over the seeds that every method of "
+        "the table has. `±` is the standard deviation between seeds. Differences of scores "
+        "are in points of mIoU, paired by seed. Brackets contain the 95 % interval (Student's t), "
+        "if there are at least three seeds. A difference is significant if its interval does not "
+        "contain 0. Intervals are not corrected for the number of comparisons. Seconds were "
+        "measured on one core, while the machine did other work too.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")

@@ -1,4 +1,4 @@
-"""How processes that train as one are started, and what happens if one of them is lost.
+"""Start the processes of one training, and react if one of them is lost.
 
 What they exchange is in :mod:`ddfp_lib.ranks`.
 """

@@ -1,4 +1,4 @@
-"""How much of a batch goes through the networks at a time: counted memory, micro-batches."""
+"""Count the memory of a training step, and divide its batch into micro-batches."""
 
 import math
 import shutil

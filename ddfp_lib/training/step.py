@@ -1,4 +1,4 @@
-"""One training step in its general form; :mod:`~ddfp_lib.training.reference_step` comes first.
+"""One training step in its general form; read :mod:`~ddfp_lib.training.reference_step` first.
 
 What the reference step leaves out is here: methods other than the paper's, stages of the
 schedule, micro-batches, several ranks.

@@ -91,7 +91,7 @@ class FaultTable:
             return "No fault was tried."
         faults = f"{count:,} trials of {len(self.tried)} faults"
         if not lost:
-            return f"There were {faults}. All trials were survived."
+            return f"There were {faults}. The programs survived all trials."
         broken = sum(self.lost[row] > 0 for row in self.tried)
         return f"{faults}: {count - lost:,} survived, {lost:,} lost, by {broken} of the faults."
 

@@ -52,7 +52,9 @@ def spoilt(monkeypatch):
     return install
 
 
-@pytest.mark.fault("numbers not finite", "loss or gradient: step, values, images are named")
+@pytest.mark.fault(
+    "numbers not finite", "loss or gradient: the message names step, values and images"
+)
 @pytest.mark.parametrize("spoil", [spoil_gradient, spoil_loss])
 @pytest.mark.parametrize("method", ["supervised", "ddfp"])
 def test_the_step_its_values_and_its_images_are_told(tiny_config, tmp_path, spoilt, spoil, method):
@@ -74,7 +76,9 @@ def test_the_step_its_values_and_its_images_are_told(tiny_config, tmp_path, spoi
             assert torch.equal(value, kept[name]), name
 
 
-@pytest.mark.fault("numbers not finite", "not looked at until something is saved, as on a GPU")
+@pytest.mark.fault(
+    "numbers not finite", "numbers that are checked only when something is saved, as on a GPU"
+)
 def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_path, spoilt):
     """As on a GPU: found out when something is to be logged, measured or saved."""
     spoilt(spoil_gradient, at_once=False)
@@ -87,7 +91,10 @@ def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_p
     assert all(value.isfinite().all() for value in tensors)
 
 
-@pytest.mark.fault("numbers not finite", "features of the flow, on a device that is not waited for")
+@pytest.mark.fault(
+    "numbers not finite",
+    "features of the flow, on a device whose results are read later, as on a GPU",
+)
 def test_a_flow_that_is_not_waited_for_stays_as_it_was(tiny_config):
     learner = Learner(tiny_config("ddfp"), 4, CPU)
     learner.finite_check.at_once = False

@@ -49,7 +49,9 @@ def test_the_page_begins_with_what_its_table_adds_up_to():
     table = FaultTable(Path("page.md"))
     assert table.summary() == "No fault was tried."
     table.tried |= {("kill", "once", "a.py"): 1200, ("disk", "full", "b.py"): 3}
-    assert table.summary() == "There were 1,203 trials of 2 faults. All trials were survived."
+    assert (
+        table.summary() == "There were 1,203 trials of 2 faults. The programs survived all trials."
+    )
     table.lost["disk", "full", "b.py"] = 1
     assert table.summary().endswith(": 1,202 survived, 1 lost, by 1 of the faults.")
 
