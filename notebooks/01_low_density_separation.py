@@ -723,22 +723,22 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# You may expect a larger gain with the exact density. But on "moons" the gain is smaller. On "gap",
-# descent in the exact density changes the mean accuracy only a little. The change varies a lot
-# between seeds. We did not measure the cause. For the moons, the cause is probably their shape. A
-# moon is a thin band along an arc. Steps down the exact density go at a right angle to the arc, to
-# an edge of the moon. There the class was already clear. The learned density is a rough copy, so
-# its steps have other directions. So on these two clouds, the result of descent depends on the
-# *errors* of the flow. Does the method work for the reason that the paper gives? Lesson 6 tests
-# this.
+# You may expect a larger gain with the exact density. On "gap", descent in the exact density
+# changes the mean accuracy only a little, and the change varies a lot between seeds. But on
+# "moons", the gain is *smaller* with the exact density. We did not measure why this gain is
+# smaller. The reason is probably the shape of the moons. A moon is a thin band along an arc. Steps
+# down the exact density go at a right angle to the arc, to an edge of the moon. There the class was
+# already clear. The learned density is a rough copy, so its steps have other directions. So on
+# these two clouds, the result of descent depends on the *errors* of the flow. Does the method work
+# for the reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
 #
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - In most cases, the rules for unlabeled points move the boundary to a lower density. We did not
-#   measure the reason. Probably the classifier learns its own confident predictions, and some of
-#   these predictions are wrong. Then the wrong predictions spread to nearby points.
+#   measure the reason. Probably the classifier learns its own confident predictions. These
+#   predictions spread to nearby points, right or wrong, until few points are near.
 # - On the moons, steps down a learned density gain more accuracy than the other rules. On the cloud
 #   with the misplaced gap, these steps lose about five percentage points on average. On the rings,
 #   they also lose about five percentage points. There the learned density is not close to the exact

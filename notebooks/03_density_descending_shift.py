@@ -270,8 +270,8 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # **Finding.** At length 0.4, descent lowers the log-density about three times as much as a random
 # step does. But at equal length descent changes the true class more often than a random step. At
 # length 0.8 it also changes the class more often than the adversarial step. The method assumes that
-# a step keeps the class. In this example, the assumption is wrong more often for descent in one
-# step than for a random step.
+# a step keeps the class. In this example, one step of descent breaks this assumption more often
+# than a random step of the same length does.
 #
 # The right panel compares the steps at equal *fall* of the log-density. For the same fall, descent
 # changes the class of fewer points than a random step does. The reason: descent needs a much
@@ -390,11 +390,12 @@ assert descent["network keeps its class (%)"] > 95
 #
 # We project the embeddings onto their first two *principal components*, the directions in which
 # they vary most. A line joins each embedding to its place after the step. A projection hides the
-# other dimensions. So we also compute a number in all dimensions. For each moved embedding, we take
-# the distance to the nearest unperturbed embedding of another feature. The number is the median of
-# these distances, divided by the same median before the step. The steps have equal length in $F$,
-# but not in $v$. So this number depends on two things: how far a step moves $v$, and in which
-# direction the step moves $v$.
+# other dimensions. So we also compute one number that uses all dimensions. For each moved
+# embedding, we take the distance to the nearest unperturbed embedding of another feature. We
+# compute the median of these distances twice: with the embeddings before the step, and with the
+# embeddings after the step. The number is the second median divided by the first. The steps have
+# equal length in $F$, but not in $v$. So this number depends on two things: how far a step moves
+# $v$, and in which direction the step moves $v$.
 #
 # **Predict first.** How does this distance change after a random step? How does it change after
 # descent?

@@ -114,7 +114,7 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # ## Does the library read the folder as intended?
 #
 # Before the training, open the list and read every mask once. If you give a list of labeled
-# pictures, training reads only the masks of these pictures. The other masks do not have to exist.
+# pictures, the other training pictures need no mask. Validation pictures need a mask.
 
 # %%
 dataset = Voc(root, "train")

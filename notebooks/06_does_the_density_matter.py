@@ -537,11 +537,11 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # and it came close to the exact density. The flow for two rings did not come close to the exact
 # density. For the features of a network, we do not know the exact density. But we can compare two
 # densities. The better density gives the features of *validation* images a higher log-likelihood.
-# We also test whether the network is more often wrong at pixels with a low density. We compare this
-# with low confidence: which of the two is a better sign of an error? (We measure this with the
-# AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect. "Both" is a
-# logistic regression on confidence and density. "Confidence fitted" is a logistic regression on
-# confidence alone.)
+# We also test whether the network is more often wrong at pixels with a low density. Then we compare
+# low density with low confidence. Which of the two is a better sign of an error? (We measure this
+# with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect. "Both"
+# is a logistic regression on confidence and density. "Confidence fitted" is a logistic regression
+# on confidence alone.)
 #
 # **Predict first.** After the warm-up, the flow learns at every step of the training. Does it fit
 # the features better than one Gaussian does?
@@ -684,9 +684,10 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # Digit scenes are 40 pixels wide. Three studies use photographs. One study uses street scenes
 # (CamVid), with a network that starts from random weights. Two studies use photographs of animals
 # (a part of PASCAL VOC), with a pretrained network. For the animals, we wrote a
-# [plan](../reproduce/PLAN.md) before the main experiment. At that time, only two methods had test
-# scores. These scores came from the tuning. The plan says which comparisons count, how many seeds
-# they have, and what we may claim.
+# [plan](../reproduce/PLAN.md) before the main experiment. Before the plan, we had tuned two methods
+# on validation images. The runs of this tuning also stored test scores. No setting was chosen by
+# these test scores. The plan says which comparisons count, how many seeds they have, and what we
+# may claim.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?

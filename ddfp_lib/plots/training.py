@@ -62,7 +62,8 @@ def panels(
                 limits = {"vmin": low, "vmax": high, "cmap": SEQUENCE}
             drawn = None
             for axes, tensor in zip(line, tensors, strict=True):
-                drawn = axes.imshow(tensor if quantity else _rgb(tensor, palette), **limits)
+                shown = tensor.numpy() if quantity else _rgb(tensor, palette)
+                drawn = axes.imshow(shown, **limits)
                 bare(axes)
             line[0].set_ylabel(name, rotation=0, ha="right", va="center")
             if quantity:
