@@ -17,15 +17,16 @@
 # [All lessons](README.md) · next: [2. Normalizing flows](02_normalizing_flow_density.ipynb)
 #
 # Six points have a label, and 234 points have no label. Where should the decision boundary between
-# two classes run? *Semi-supervised learning* trains on both kinds of points. Its oldest idea is the
-# **cluster assumption**: points of one cluster share a class. So the boundary should lie in regions
-# with few points. This is also called *low-density separation*.
+# two classes run? *Semi-supervised learning* trains on both kinds of points. One of its oldest
+# ideas is the **cluster assumption**: points of one cluster share a class. Then the boundary should
+# lie in regions with few points. This second idea is called *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
 # method learns the density of the features. It moves a feature one step *down the density*. Then it
-# trains the classifier to predict the same class there. The paper claims that the decision boundary
-# then moves into regions with few features. This course builds the method and then tests the claim.
-# This lesson uses points in the plane, so you can see the points, the density and the boundary.
+# trains the classifier to predict the same class before and after the step. The paper claims that
+# this training moves the decision boundary into regions with few features. This course builds the
+# method and then tests the claim. This lesson uses points in the plane, so you can see the points,
+# the density and the boundary.
 #
 # **You will**
 # - see why the boundary often runs through the middle of the data if only a few points have labels;
@@ -79,9 +80,10 @@ density_steps = 400  # training steps of the flow
 # %% [markdown]
 # ## Where are we?
 #
-# The diagram shows the whole method. Lesson 4 trains a network with this method. The colored boxes
-# belong to this lesson: a density, and a step down that density. In this lesson, each "image" is a
-# point in the plane. The feature F is this same point. Later lessons explain the other boxes.
+# The diagram shows the whole method. Lesson 4 trains a network with this method. This lesson is
+# about the colored boxes: the flow learns a density, and the step goes down this density. Later
+# lessons explain the other boxes. In this lesson, each "image" is a point in the plane, and its
+# feature F is the same point.
 
 # %%
 diagram("flow", "step")
@@ -89,8 +91,8 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# A *cloud* is a mixture of $M$ equal Gaussians in the plane. Their centers are $s_1, \dots, s_M$.
-# So we know the density of the cloud exactly:
+# A *cloud* is a mixture of $M$ Gaussians in the plane, with equal weights and equal covariances. We
+# choose their centers $s_1, \dots, s_M$, so we know the density of the cloud exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
@@ -127,8 +129,8 @@ for name, cloud in clouds.items():
 # are the *warm-up*. After the warm-up, a *rule* adds a second loss, which uses all points. The
 # classifier that we train is the *student*. Some rules need pseudo-labels (explained below). The
 # pseudo-labels come from a second network, the *teacher*. The teacher's weights are an exponential
-# moving average (EMA) of the student's weights $\theta$. This is the *Mean Teacher* (Tarvainen and
-# Valpola 2017):
+# moving average (EMA) of the student's weights $\theta$. Such a teacher is called a *Mean Teacher*
+# (Tarvainen and Valpola 2017):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ 0.98\right) \text{ at step } n $$
@@ -161,14 +163,16 @@ def train(name, rule=None, keep=()):
 
 
 # %% [markdown]
-# We measure the accuracy on fresh points and the *density at the boundary*. The density at the
-# boundary is the integral of the exact density along the boundary:
+# We measure two numbers. The first number is the accuracy on fresh points (points that are not used
+# for training). The second number is the *density at the boundary*, the integral of the exact
+# density along the boundary:
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# This number has a simple meaning. Suppose that the whole boundary moves sideways by 0.01. Then it
-# passes over a fraction of the data. This fraction is about 0.01 times the number. If the boundary
-# lies in an empty region, the number is near zero. This is true even for a long boundary.
+# The density at the boundary has a simple meaning. If the whole boundary moves sideways by 0.01, it
+# passes over a fraction of the data. This fraction is about 0.01 times the density at the boundary.
+# If the boundary lies in an empty region, the density at the boundary is near zero, even for a long
+# boundary.
 
 
 # %%
@@ -246,17 +250,17 @@ alone = {name: accuracy(name, frames[steps]).mean() for name, frames in supervis
 assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] > 95
 
 # %% [markdown]
-# **Finding.** The classifier fits the labeled points. The loss does not depend on the unlabeled
-# points. So the boundary crosses the moons and the rings. On the moons, about a fifth of the points
-# get the wrong class. On the rings, more than a quarter of the points get the wrong class. On the
-# blobs, the accuracy is already about 98 %.
+# **Finding.** The loss depends only on the labeled points. So the boundary separates the labeled
+# points, but it crosses the moons and the rings. On the moons, about a fifth of the points get the
+# wrong class. On the rings, more than a quarter of the points get the wrong class. On the blobs,
+# the accuracy is already about 98 %.
 
 # %% [markdown]
 # ## Which way is down?
 #
 # A *normalizing flow* learns the density of the points, without any label. [Lesson
-# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use it. The flow returns $\log
-# p(x)$. PyTorch computes the gradient of $\log p(x)$.
+# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use the flow. It returns $\log
+# p(x)$, and PyTorch computes the gradient of $\log p(x)$.
 
 
 # %%
@@ -278,9 +282,9 @@ density = {name: learn_density(name) for name in clouds}
 #
 # $$ g = -\nabla_x \log p(x), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# **Predict first.** The flow was trained on only 240 points. Will a step down the learned density
-# also lower the exact density? On which clouds will the steps down both densities have nearly the
-# same direction?
+# **Predict first.** Each flow was trained on only 240 points. Will a step down the learned density
+# also lower the exact density? On which clouds will a step down the learned density and a step down
+# the exact density have nearly the same direction?
 
 
 # %%
@@ -337,22 +341,23 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
 # **Finding.** On each cloud, nearly all steps lower the learned density. More than 85 % of the
-# steps also lower the exact density. But on the moons and the rings, the steps down the learned
-# density often have another direction than the steps down the exact density. The mean cosine of the
+# steps also lower the exact density. But on the moons and the rings, a step down the learned
+# density often has another direction than a step down the exact density. The mean cosine of the
 # angle between the two directions is about 0.5 on the moons and 0.2 on the rings. A probable
-# reason: this small flow was trained for only 400 steps, so it fits both clouds only roughly. (In
-# lesson 2, a larger flow with a longer training fits the moons well, but not the rings.) So the
-# rest of this lesson tests descent down a *learned* density.
+# reason: each flow is small and was trained for only 400 steps, so it fits the moons and the rings
+# only roughly. (In lesson 2, a larger flow with a longer training fits the moons well, but not the
+# rings.) In the rest of this lesson, descent uses the *learned* density. So its results also depend
+# on the errors of the flow.
 
 # %% [markdown]
 # ## Three rules for points without labels
 #
-# For each point, the teacher predicts the class with the highest probability. If this probability
-# exceeds a threshold, the predicted class becomes the **pseudo-label** of the point. A pseudo-label
-# is a label that a model has made. The student learns to predict this pseudo-label. *Consistency
-# regularization* adds a second condition. We perturb the input or the features of the student. The
-# student must still predict the pseudo-label. Of the three rules below, the random step and density
-# descent are forms of consistency regularization.
+# A **pseudo-label** is a label that a model has made. The teacher predicts a class for each point.
+# If the probability of this class exceeds a threshold, the class becomes the pseudo-label of the
+# point. The student learns to predict this pseudo-label. *Consistency regularization* also perturbs
+# the input or the features of the student. The student must predict the same pseudo-label after the
+# perturbation. Of the three rules below, the random step and density descent are forms of
+# consistency regularization.
 #
 # - **Entropy minimization**: the classifier must be certain at every training point. The loss is
 #   the entropy of the prediction, $-\sum_k p_k \log p_k$. The entropy is 0 if one class has
@@ -434,10 +439,11 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 # %% [markdown]
 # The results differ between seeds at least as much as between rules. The seed decides which points
 # have a label. It also sets the starting weights. So we compare *within a seed*. For each seed, we
-# compute the difference between a rule and labels alone. Both have the same labeled points and the
-# same starting weights. This is a *paired* comparison. The table has the mean ± standard deviation
-# of eight such differences. Differences of accuracy are in *percentage points*. Tables and pictures
-# call these "points".
+# train once with a rule and once with labels alone. Both trainings have the same labeled points and
+# the same starting weights. We compute the difference of their results. This is a *paired*
+# comparison. The table has the mean ± standard deviation of eight such differences. Differences of
+# accuracy are in *percentage points*. Tables and pictures call percentage points "points". A seed
+# "lost" if its accuracy fell by more than 0.5 points.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -489,17 +495,18 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #   accuracy. A random step moves the boundary to a *lower* density than descent does.
 # - *Blobs:* the accuracy is near 98 % with all rules.
 #
-# On the moons and on the rings all rules move the boundary to lower density on average. On the
-# moons, the three mean changes are nearly equal. On the rings, both other rules move the boundary
-# to a lower density than descent does.
+# On the moons and the rings, all three rules move the boundary to a lower density on average. On
+# the moons, the three mean changes are nearly equal. On the rings, entropy minimization and the
+# random step move the boundary to a lower density than descent does.
 
 # %% [markdown]
 # ## How does the boundary move during training?
 #
-# A single seed can mislead, so we choose a typical seed. For each seed, we take two changes of the
-# density at the boundary: from labels alone to the random step, and from labels alone to descent.
-# The typical seed is the seed whose two changes are closest to their averages over all seeds. The
-# dashed line is the boundary at step 60, before the rules begin.
+# The next maps show one seed. A single seed can mislead, so we choose a typical seed. For each
+# seed, we compute two changes of the density at the boundary: from labels alone to the random step,
+# and from labels alone to descent. At the typical seed, the two changes are closest to their
+# averages over all seeds. In the maps, the dashed line is the boundary at step 60, before the rules
+# begin.
 #
 # **Predict first.** On the moons, descent gains more accuracy than the other rules. At the end of
 # training with descent, will the boundary follow the whole gap between the moons? Will the boundary
@@ -570,14 +577,14 @@ maps(
 )
 
 # %% [markdown]
-# **Finding.** The same rule moves the boundary in different ways for different seeds. The pictures
-# of one seed prove nothing. The table above is the result.
+# **Finding.** No boundary in these maps follows the whole gap. The boundaries differ more between
+# seeds than between rules. So the maps of one seed prove nothing. The result is the table above,
+# which has all eight seeds.
 #
 # **Play with it.** The [explorer's page on low-density
-# separation](../docs/explorer.md#low-density-separation) has these clouds with other seeds, other
-# rules and other lengths of the step. There you can choose a training step with a slider and see
-# the boundary at this step. In a clone of the repository, the command `make explorer` builds the
-# page.
+# separation](../docs/explorer.md#low-density-separation) has these clouds. There you can choose the
+# seed, the rule and the length of the step. A slider shows the boundary at different moments of the
+# training. In a clone of the repository, the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## How long should a step be?
@@ -601,18 +608,19 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # %% [markdown]
 # **Finding.** Steps of length 0.2 and 0.4 increase the mean accuracy. For descent, the standard
 # deviation of the gain is about twice as large at length 0.4 as at length 0.2. Steps of length 0.8
-# decrease the mean accuracy. A step of this length is longer than the gap is wide. So many moved
-# points probably lie on the other moon. There the student learns the wrong class. The right length
-# depends on the width of the gap, and this width is not known beforehand. So the length is a
-# *hyperparameter*, a setting that is chosen and not learned. Choose it on validation data, *in the
-# same way for every method* (lesson 6).
+# decrease the mean accuracy. A step of this length is longer than the gap is wide. Probably such a
+# step moves many points to the other moon. There the student learns the wrong class. The best
+# length depends on the width of the gap, and this width is not known beforehand. The length is a
+# *hyperparameter*, a setting that is chosen and not learned. Choose the length on validation data,
+# *in the same way for every method* (see lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
 #
 # The cluster assumption is false for the next cloud. Class 0 has two clusters with a wide gap
 # between them. The right cluster of class 0 touches the cluster of class 1. So the region with the
-# lowest density between clusters lies inside class 0. It does not separate the classes.
+# lowest density lies between the two clusters of class 0. This region does not separate the
+# classes.
 #
 # **Predict first.** Where will descent move the boundary? Will descent gain or lose accuracy?
 
@@ -661,9 +669,8 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** On this cloud, the mean density at the boundary is lower with descent than with the
-# other rules. On the moons, the rings and the blobs, the mean density with descent is not clearly
-# lower than with a random step. But on this cloud, descent loses accuracy with most seeds. The
+# **Finding.** This is the only cloud on which the mean density at the boundary is clearly lower
+# with descent than with the other rules. But here descent loses accuracy with most seeds, and the
 # losses differ a lot between seeds. The cluster assumption is an assumption about *classes*. Points
 # without labels cannot confirm or refute this assumption.
 
@@ -675,9 +682,9 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
 # step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor (seeds,
 # points) that is True everywhere, and `rng` is `generator("vat")`. Write a function `rule(student,
-# teacher, x)`. Define the step inside `rule`, because the step needs the student. Then `rule` can
-# use `keep_class(step)`. Then call `train(name, rule)` for the clouds "moons" and "gap". Is the
-# gain of VAT closer to the gain of the random step or to the gain of descent?
+# teacher, x)`. Inside `rule`, define `step(x)`, because the step needs the student. Return
+# `keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds "moons" and
+# "gap". Is the gain of VAT closer to the gain of the random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -728,23 +735,23 @@ for name in ("moons", "gap"):
 # "moons", the gain is *smaller* with the exact density. We did not measure why this gain is
 # smaller. The reason is probably the shape of the moons. A moon is a thin band along an arc. Steps
 # down the exact density go at a right angle to the arc, to an edge of the moon. There the class was
-# already clear. The learned density is a rough copy, so its steps have other directions. So on
-# these two clouds, the result of descent depends on the *errors* of the flow. Does the method work
-# for the reason that the paper gives? Lesson 6 tests this.
+# already clear. Steps down the learned density have other directions, because the flow has errors.
+# The result of descent on these two clouds depends on these *errors*. Does the method work for the
+# reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
 #
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - In most cases, the rules for unlabeled points move the boundary to a lower density. We did not
-#   measure the reason. Probably the classifier learns its own confident predictions. These
-#   predictions spread to nearby points, right or wrong, until few points are near.
-# - On the moons, steps down a learned density gain more accuracy than the other rules. On the cloud
-#   with the misplaced gap, these steps lose about five percentage points on average. On the rings,
-#   they also lose about five percentage points. There the learned density is not close to the exact
-#   density. Entropy minimization uses no density, but it also loses accuracy on the rings.
-# - On one of four clouds (gap), steps down a learned density give the lowest mean density at the
-#   boundary. On this cloud they lose accuracy.
+#   measure why. Probably the classifier learns its own confident predictions, right or wrong. These
+#   predictions spread from point to point until they reach a region with few points.
+# - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
+#   cloud with the misplaced gap, descent loses about five percentage points on average. On the
+#   rings, the learned density is not close to the exact density. But entropy minimization also
+#   loses accuracy on the rings, and it uses no density.
+# - On only one of the four clouds (gap), density descent clearly gives the lowest mean density at
+#   the boundary. On this cloud, descent loses accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
 #   use several seeds.
 #

@@ -18,11 +18,11 @@
 # separation](01_low_density_separation.ipynb) · next: [3. The step down the
 # density](03_density_descending_shift.ipynb)
 #
-# DDFP takes steps down a density. For a step, it needs the gradient of the log-density at a point.
-# The points are features, and they change during training. DDFP models their density with a
-# *normalizing flow*. This lesson builds a flow. It starts with one equation in one dimension and
-# ends with a network that also predicts classes. It compares the flow with two classical density
-# estimators.
+# DDFP takes steps down a density. For a step, DDFP needs the gradient of the log-density at a
+# point. The points are vectors that a network computes, and they change during training. DDFP
+# learns the density of these vectors with a *normalizing flow*. This lesson starts with one
+# equation in one dimension. Then it builds a flow that also predicts classes. At the end, it
+# compares the flow with two classical density estimators and tests its limits.
 #
 # **You will**
 # - compute by hand how a map changes a density, and check the result numerically;
@@ -75,8 +75,9 @@ sweep_steps = 120
 # %% [markdown]
 # ## Where are we?
 #
-# This lesson is about the flow, a network that returns $\log p(v)$ for an embedding $v$. Here $v$
-# is a point of the plane, or a number.
+# This lesson is about the flow, a network that returns $\log p(v)$ for a vector $v$. In the method,
+# $v$ is an *embedding*, which the network computes for each pixel. In this lesson, $v$ is a point
+# of the plane or a number.
 
 # %%
 diagram("flow")
@@ -85,8 +86,8 @@ diagram("flow")
 # ## One dimension, by hand
 #
 # Let $z = f(x)$ with an increasing map $f$, and let $z$ be standard normal. What is the density of
-# $x$? The map $f$ takes a short interval $\mathrm dx$ to an interval $\mathrm dz$. The same points
-# lie in both intervals, so $p(x)\, \mathrm dx = p(z)\, \mathrm dz$:
+# $x$? The map $f$ takes a short interval $\mathrm dx$ to an interval $\mathrm dz$. Both intervals
+# have the same probability, so $p(x)\, \mathrm dx = p(z)\, \mathrm dz$:
 #
 # $$ \log p(x) = \log \mathcal N(f(x); 0, 1)
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
@@ -141,24 +142,25 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 
 # %% [markdown]
 # **Finding.** The density of $x$ has two modes (peaks), although the density of $z$ is one
-# Gaussian. The modes lie near the places where the map is steep. The modes lie a little closer to 0
-# than the steep places -1 and 1. The reason: the Gaussian has its highest density at 0. A flow is
-# such a map in many dimensions, with many parameters. The second term of the equation is still
-# cheap to compute.
+# Gaussian. The modes lie near the steep places -1 and 1. They lie a little closer to 0, because the
+# Gaussian has its highest density at 0. A flow is an invertible map like $f$, but in many
+# dimensions and with many parameters. A flow is built so that the second term of the equation above
+# is still cheap to compute.
 
 # %% [markdown]
 # ## Many dimensions, in ten lines
 #
 # In $D$ dimensions, the absolute determinant of the Jacobian, $\left| \det \partial f / \partial x
 # \right|$, takes the place of the slope. In general, this determinant costs about $D^3$ operations.
-# A *coupling block* makes the determinant cheap. The block splits its input into two halves. A
-# network reads one half and returns a log-scale $s$ and a shift $t$ for the other half:
+# A *coupling block* makes the determinant cheap. The block splits its input into two halves, $a$
+# and $b$. A network reads $b$ and returns a log-scale $s$ and a shift $t$ for each number of $a$:
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
 # Then the halves exchange their roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and
-# $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times $0.636$ times an
-# arctangent. The factor $0.636 \approx 2/\pi$ scales the arctangent to the range from -1 to 1.
+# $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times $0.636$ times the
+# arctangent of the output of the network. The factor $0.636 \approx 2/\pi$ scales the arctangent to
+# the range from -1 to 1.
 
 
 # %%
@@ -177,8 +179,8 @@ def coupling(x, block):
 # %% [markdown]
 # `block` provides two small networks (`from_right` and `from_left`), a fixed permutation, the clamp
 # and the sizes of the halves. The forward pass of the library computes the same as `coupling`. For
-# speed, the library uses a function `_Affine`. This function combines three lines of `coupling` and
-# has a hand-written gradient:
+# speed, it calls a function `_Affine`, which combines three lines of `coupling` and has a
+# hand-written gradient. The next cell prints the forward pass:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -218,8 +220,8 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 #
 # **Play with it.** On the [explorer's page on the
 # flow](../docs/explorer.md#the-flow-coupling-by-coupling) you can move a point. The page shows
-# where each coupling takes the point, and what each coupling adds to the log-determinant. In a
-# clone of the repository, the command `make explorer` builds the page.
+# where each coupling (one half of a block) takes the point, and what this coupling adds to the
+# log-determinant. In a clone of the repository, the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## One Gaussian per class
@@ -232,11 +234,11 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
-# The first density is called the *marginal* density. Training maximizes the mean log-likelihood,
-# and adds a little noise to the points. Log-likelihoods are in *nats*, the unit of the natural
-# logarithm. *Held-out* points are not used for training. We use them to test the density. The flow
-# sends a point to $z$. This $z$ is the *latent* of the point. We train a flow for 200 steps on two
-# moons. Three points of each class have a label:
+# The first density is called the *marginal* density. The flow sends a point to $z$. This $z$ is the
+# *latent* of the point. Training adds a little noise to the points and maximizes their mean
+# log-likelihood. Log-likelihoods are in *nats*, the unit of the natural logarithm. We test the
+# density on *held-out* points, which are not used for training. Now we train a flow for 200 steps
+# on two moons. Three points of each class have a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -275,8 +277,8 @@ print(f"held-out log-likelihood after {short} steps: ", end="")
 print(f"{begun.log_prob(test_set[0][0]).mean():.2f} nats per point")
 
 # %% [markdown]
-# The flows below are trained in the same way, for 2,000 steps, with half the learning rate. That
-# takes minutes, so their weights are [stored](weights/02_flows.py).
+# The next flow and some later flows are trained for 2,000 steps, with half this learning rate. That
+# takes minutes, so a [script](weights/02_flows.py) trained them before and stored their weights.
 
 # %% tags=["thumbnail"]
 flow = stored("moons, 3 labels", 0)
@@ -317,16 +319,16 @@ mass = np.exp(box.ask(flow.log_prob, resolution=400)).mean() * 9 * 8
 assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normalized
 
 # %% [markdown]
-# The left picture shows the learned density. The middle picture shows the latents of the points. A
-# cross marks the mean of each class. The right picture shows the predicted class of each place.
-# This is the class whose Gaussian gives the highest density. The code for it is
+# The left picture shows the learned density. The middle picture shows the latents of the points,
+# with a cross at the mean of each class. The right picture shows the predicted class of each place:
+# the class whose Gaussian gives the highest density. In code, this class is
 # `class_log_prob(x).argmax(1)`.
 #
 # ## Does the flow classify?
 #
 # **Predict first.** Six of 300 points have a label. Is that enough for the flow to learn which
-# Gaussian belongs to which class? We compare the flow with a simple classifier that uses only the
-# labeled points. It predicts the class of the nearest labeled point.
+# Gaussian belongs to which class? We compare the flow with a simple classifier that predicts the
+# class of the nearest labeled point. We compare them with three and with thirty labels per class.
 
 
 # %%
@@ -358,14 +360,13 @@ assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the points
-# correctly with every seed. The nearest labeled point is at least as accurate as the flow with
-# every seed. With three labels per class, the flow is more accurate than the nearest labeled point
-# for two seeds. For the other two seeds it is less accurate. With seed 3, the flow puts most points
-# into the wrong class. The two classes are mostly swapped. A probable reason: the likelihood gives
-# all points the same weight, and only 2 % of the points have a label. So these labels may be too
-# few to correct a bad initialization. (We did not try a second initialization.) DDFP does not use
-# the flow as a classifier. The step needs only the marginal density, which stays the same when the
-# classes are swapped.
+# correctly with every seed. The simple classifier is at least as accurate as the flow with every
+# seed. With three labels per class, the flow is more accurate than the simple classifier for two
+# seeds, and less accurate for the other two seeds. With seed 3, the flow swaps the two classes for
+# most points. A probable reason: the initialization was bad, and the labels were too few to correct
+# it. Only 2 % of the points have a label, and the likelihood gives all points the same weight. (We
+# did not try a second initialization.) DDFP does not use the flow as a classifier. The step needs
+# only the marginal density, which stays the same when the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason.
@@ -374,18 +375,16 @@ assert few.min() < 50 and many.min() > 95
 # FlowGMM made this choice, because it classifies with the flow. DDFP keeps this choice.
 #
 # *Why does the flow have six blocks here, and two blocks in the method?* The code that the authors
-# released has two blocks. We chose six blocks for points in the plane. Here each half of a point is
-# a single number. So in the first half of a block, one coordinate scales and shifts the other
-# coordinate. In the second half, the two coordinates exchange their roles. Take a line with
-# constant $b$. In the first half of a block, all points of this line get the same scale and the
-# same shift. More complex changes need several blocks, one after another. (Four blocks fit better
-# than one or two: see "What do blocks, clamp and noise do?" below. We did not compare six blocks
-# with other numbers.)
+# released has two blocks. We chose six blocks for points in the plane, which have only two
+# coordinates, $a$ and $b$. In the first half of a block, $a$ gets a scale and a shift that depend
+# on $b$. So all points with the same $b$ get the same scale and the same shift. In the second half
+# of the block, $a$ and $b$ exchange their roles. More complex changes need several blocks, one
+# after another. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?"
+# below. We did not compare six blocks with other numbers.)
 #
-# [Study 4](../reproduce/STUDY.md) changed two settings of the flow in the whole method: the labels
-# and the number of blocks. In DDFP itself, the flow is trained with labels and has two blocks. The
-# output shows the difference from DDFP in points of test mIoU (a score of segmentations in percent,
-# see lesson 4):
+# In DDFP, the flow is trained with labels and has two blocks. [Study 4](../reproduce/STUDY.md)
+# trained DDFP with one of these settings changed. The next output shows the effect of each change
+# on the test mIoU, in points (mIoU is a score of segmentations in percent, see lesson 4):
 
 # %%
 study = find_study("ablations")
@@ -402,16 +401,15 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 # %% [markdown]
 # ## How long must a flow train?
 #
-# The two classical estimators are the kernel density estimate and the Gaussian mixture. They have
-# no training steps. A *kernel density estimate* puts a small Gaussian on every training point. All
-# these Gaussians have the same width. Cross-validation chooses this width. A *Gaussian mixture* is
-# a weighted mean of a few Gaussians. With full covariances, the contours of each Gaussian may be
-# ellipses in any direction. The EM algorithm fits the mixture. It repeats two steps: assign points
-# to Gaussians, then fit the Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12
-# Gaussians. We compare log-likelihoods on held-out points. We subtract each log-likelihood from the
-# log-likelihood of the exact density, so the exact density has the value 0. The flows in the next
-# figure are trained without labels. (A later figure shows the densities. There, the flow with 200
-# steps is the flow from above. It was trained with six labels and a higher learning rate.)
+# We compare the flow with two classical estimators. They need no gradient steps. A *kernel density
+# estimate* puts a small Gaussian on every training point. All these Gaussians have the same width.
+# Cross-validation chooses this width. A *Gaussian mixture* is a weighted mean of a few Gaussians.
+# We use full covariances, so the contours of each Gaussian can be ellipses in any direction. The EM
+# algorithm fits the mixture. It repeats two steps: assign points to Gaussians, then fit the
+# Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12 Gaussians. We compare
+# log-likelihoods on held-out points. The figure shows how far each log-likelihood is below the
+# log-likelihood of the exact density. So the exact density has the value 0. The flows in this
+# figure are trained without labels.
 #
 # **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow
 # ever overfit?
@@ -464,19 +462,20 @@ assert (training_gap[:, -1] < 0.02).all()  # as likely as the exact density, or 
 assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 
 # %% [markdown]
-# **Finding.** After 200 steps, the difference between the flow and the exact density is on average
-# more than twice that of the kernel density. After 2,000 steps, the two differences are about
-# equal. So the flow with 200 steps is worse than the kernel density because its training was too
-# short. So a fair comparison must state how long each method was trained.
+# **Finding.** After 200 steps, the flow is on average 0.33 nats below the exact density, and the
+# kernel density is only 0.13 nats below. After 2,000 steps, the flow is about as good as the kernel
+# density. So 200 steps were too few for this flow. A fair comparison must state how long each
+# method was trained.
 #
-# (The horizontal lines show the classical estimators on held-out points. They are the same in both
-# panels.) The right panel shows **overfitting**. With most seeds, the curve of the training points
-# falls below 0. Then the flow gives its training points a higher mean log-likelihood than the exact
-# density gives to held-out points. At the same time, the curve of the held-out points becomes flat.
-# From 1,000 to 2,000 steps, the mean over the seeds changes little. We did not try longer training.
+# (In both panels, the horizontal lines show the classical estimators on held-out points.) The right
+# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Below
+# 0, the flow gives its training points a higher mean log-likelihood than the exact density gives to
+# held-out points. In the left panel, the curve of the held-out points becomes flat. From 1,000 to
+# 2,000 steps, its mean over the seeds changes little. We did not try longer training.
 
 # %% [markdown]
-# The next figure shows the densities for one seed:
+# The next figure shows the densities for one seed. (Its flow with 200 steps is the flow from above,
+# which was trained with six labels and a higher learning rate.)
 
 # %%
 x, _ = train_set[0]
@@ -514,12 +513,12 @@ maps(
 # **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will the
 # density of a small trained flow show two separate rings?
 #
-# Draw points on a circle of radius 1. Add Gaussian noise with standard deviation 0.08 to both
-# coordinates. We call the density of these points a *blurred ring*. Send each point $x$ to $z =
-# g(\lVert x \rVert)\, x / \lVert x \rVert$. The radius of a point is its distance from 0. Choose
-# the function $g$ so that the radius of $z$ has the same distribution as the radius of a point from
-# the standard normal distribution. This map is smooth and has a smooth inverse. By the change of
-# variables,
+# Draw points on a circle of radius 1 around 0. Add Gaussian noise with standard deviation 0.08 to
+# both coordinates. We call the density of these points a *blurred ring*. The radius of a point is
+# its distance from 0. A map sends each point $x$ to $z = g(\lVert x \rVert)\, x / \lVert x \rVert$,
+# so it changes only the radius. Choose the function $g$ so that the radius of $z$ has the same
+# distribution as the radius of a standard normal point. This map is smooth and has a smooth
+# inverse. By the change of variables,
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -547,14 +546,14 @@ assert error < 0.01
 assert (g[1:] >= g[:-1]).all()
 
 # %% [markdown]
-# **Finding.** For a blurred ring, the statement is false. A smooth invertible map turns *one*
-# Gaussian exactly into a blurred ring. But such a map cannot make a hole in the *support*, the
-# region where the density is not zero. In the hole, the density of the blurred ring is tiny but not
-# zero. No flow can make a ring with density zero in its hole.
+# **Finding.** A flow can make a blurred ring: a smooth invertible map turns *one* Gaussian exactly
+# into this ring. In the hole of the blurred ring, the density is tiny but not zero. No flow can
+# make a ring with density zero in its hole, because a smooth invertible map cannot make a hole in
+# the *support*, the region where the density is not zero.
 #
-# Does a small *trained* flow find such a map? The next figure shows two rings and three flows. One
-# flow was trained for 200 steps, on the same 300 points at every step. The other two flows were
-# trained for 2,000 steps, on new points at every step:
+# Can a small flow *learn* blurred rings? The next figure shows two rings and three flows. One flow
+# was trained for 200 steps, on the same 300 points at every step. The other two flows were trained
+# for 2,000 steps, on new points at every step:
 
 # %%
 x, _ = rings.sample(300, generator("shown rings"))
@@ -606,23 +605,25 @@ for name in ("flow, 2,000 steps", "another seed"):
     assert middle[name] > 10 * middle["exact"] and bridge[name] > middle[name]
 
 # %% [markdown]
-# **Finding.** After 200 steps both rings are one disc. After 2,000 steps the outer ring is visible
-# in parts. The likelihood is clearly higher, but it is still below the likelihood of the exact
-# density. The inner ring is still a disc. In some places between the two rings, the density stays
-# high. We call these places *bridges*. The median density between the rings is lower after 2,000
-# steps than after 200 steps. The highest density between the rings hardly changes with one seed and
-# rises with the other seed. We did not find the cause of the bridges. It may be the size of the
-# flow (six blocks with clamped scales) or the training. (The flows with 2,000 steps also had new
-# points at every step. So the figure does not show the effect of the number of steps alone.) The
-# radial map above makes a blurred ring exactly. So not all smooth invertible maps have this limit.
-# The flow of lesson 1 was also trained for few steps, and on the same points at every step.
+# **Finding.** After 200 steps, the two rings are one disc. After 2,000 steps, the outer ring is
+# visible in parts, and the inner ring is still a disc. The log-likelihood is clearly higher than
+# after 200 steps, but still below that of the exact density. In some places between the two rings,
+# the density stays high. We call these places *bridges*. The median density between the rings is
+# lower after 2,000 steps than after 200 steps. The highest density between the rings hardly changes
+# with one seed and rises with the other seed. We did not find the cause of the bridges. The cause
+# may be the size of the flow (six blocks with clamped scales) or the training. Not every smooth
+# invertible map has this problem: the radial map above makes a blurred ring exactly. (The flows
+# with 2,000 steps also had new points at every step. So the figure does not show the effect of the
+# number of steps alone. The flow of lesson 1 also made one disc of the rings. It was trained for
+# few steps, on the same points at every step.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
 #
-# We train many small flows on few points, so that you see overfitting. For each value of an option,
-# we train two flows with different seeds. Then we measure the log-likelihood of the training points
-# and of held-out points.
+# We train many small flows on few points, so that you see overfitting. We change one option at a
+# time: the number of blocks, the clamp, or the standard deviation of the noise on the points. For
+# each value of the option, we train two flows with different seeds. Then we measure the
+# log-likelihood of the training points and of held-out points.
 #
 # **Predict first.** Which number of blocks, which clamp and which noise will be best for held-out
 # points?
@@ -687,18 +688,16 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
 # better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
-# both seeds. The difference between these two log-likelihoods is a sign of overfitting. Noise on
-# the training points reduces this difference. Without noise, training points are clearly more
-# likely than held-out points. With noise of 0.05, the value of the released code, the difference is
-# smaller. But in these short trainings, noise does not help the held-out points. With noise of
-# 0.05, the log-likelihood of the held-out points is about the same as without noise, or a little
-# lower. Noise of 0.2 blurs the density, and both log-likelihoods fall. The points themselves
-# scatter around the arcs of the moons with a standard deviation of only 0.1.
+# both seeds. If training points are more likely than held-out points, this is a sign of
+# overfitting. Without noise, the training points are clearly more likely. With noise of 0.05, the
+# value of the released code, the difference is smaller. But in these short trainings, this noise
+# does not make the held-out points more likely: their log-likelihood is about the same as without
+# noise, or a little lower. Noise of 0.2 blurs the density, because the points themselves scatter
+# around the arcs of the moons with a standard deviation of only 0.1. So both log-likelihoods fall.
 
 # %% [markdown]
-# The clamp is useful far away from all data. Each of the $B$ blocks adds at most clamp · $D$ to the
-# absolute value of the log-determinant. So the log-determinant stays finite, even for an input far
-# away from all data:
+# The clamp bounds the log-determinant: each block changes it by at most clamp · $D$. So the
+# log-determinant stays finite, even for an input far away from all data:
 
 # %%
 far = torch.tensor([[1e3, 0.0], [-50.0, 2e4]], dtype=torch.float64)
@@ -793,12 +792,12 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 
 # %% [markdown] tags=["solution"]
 # On the same 300 points the flow overfits badly. With fresh points at every step, the flow is
-# closer to the exact density than the other three estimators. It stores none of the points. A
-# kernel density must store all its points. With 300 points it is 3.2 nats below the exact density,
-# and with 3,000 points it is 2.1 nats below. This is not a fair comparison: the flow with fresh
-# points was trained on 150 x 300 = 45,000 different points. But the flow could use all these points
-# without storing them. In DDFP, the features have many dimensions, and they are new at every step.
-# This is one argument for a flow. Lesson 6 tests this argument on the features of a network.
+# closest to the exact density. A kernel density is 3.2 nats below the exact density with 300
+# points, and 2.1 nats below with 3,000 points. The comparison is not fair: the flow with fresh
+# points was trained on 150 x 300 = 45,000 different points. But the flow stores none of these
+# points, and a kernel density must store all its points. In DDFP, the features have many
+# dimensions, and they are new at every step. So not storing points is one argument for a flow.
+# Lesson 6 tests this argument on the features of a network.
 
 # %% [markdown]
 # ## What we saw
@@ -810,15 +809,15 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #   steps, the flow is worse than the kernel density.
 # - A smooth invertible map can turn one Gaussian into a blurred ring. Our small trained flows do
 #   not separate two rings: bridges of density join the rings.
-# - On few points a flow overfits. Noise on the points reduces the difference between training and
-#   held-out points. If the points are new at every step, the flow is not trained twice on the same
-#   points.
+# - On few points a flow overfits. Noise on the points makes the log-likelihoods of training and
+#   held-out points more similar. In exercise 2, a flow with new points at every step is much closer
+#   to the exact density than a flow with the same points at every step.
 #
 # ## In the real method
 #
 # The method uses the same Python class, with two blocks. Each embedding $v$ has 256 numbers in the
 # method and 32 numbers in our small networks. At every training step, the flow learns from the
-# teacher's embeddings. It uses the labels of the pixels that have a label:
+# teacher's embeddings. For the pixels that have a label, the flow also learns from the label:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
@@ -833,8 +832,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         y_b, log_det_b = _Affine.apply(x_b, self.from_left(y_a), self.clamp)
 # ```
 #
-# The flow of the method has two blocks. [Study 4](../reproduce/STUDY.md) compares one, two and four
-# blocks.
+# [Study 4](../reproduce/STUDY.md) compares flows with one, two and four blocks.
 #
 # ## References
 #

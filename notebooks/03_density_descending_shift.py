@@ -17,15 +17,16 @@
 # [All lessons](README.md) · previous: [2. Normalizing flows](02_normalizing_flow_density.ipynb) ·
 # next: [4. Training](04_ddfp_training.ipynb)
 #
-# DDFP moves a feature down the density and trains the classifier to predict the same class there.
-# This lesson measures two effects of such a step: how much the log-density falls, and how often the
-# true class changes. It also measures the effect of the step on the features of a trained network.
+# DDFP moves a feature down the density and trains the classifier to predict the same class after
+# this step. This lesson measures such steps: how much the log-density falls, and how often the
+# class changes. The first half uses points in the plane, and the second half uses features of a
+# trained network.
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
-# - count how often each step changes the true class, at equal length of the step and at equal fall
-#   of the density;
-# - compute why the density falls so little after a random step in many dimensions;
+# - count how often each step changes the true class, for steps of equal length and for steps with
+#   an equal fall of the density;
+# - show with a formula why a random step lowers the density so little in many dimensions;
 # - measure the effects of the step in a trained segmentation network.
 #
 # **You need** lessons 1 and 2. If you know what a normalizing flow is, you can start here. Terms
@@ -94,9 +95,8 @@ diagram("step", "flow")
 #
 # $$ g = -\nabla_F \log p(v(F)), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# In the network, $p$ is the density of $v$. The flow does not model the density of $F$. But the
-# step moves $F$. So we need the gradient with respect to $F$, and the chain rule gives this
-# gradient.
+# The flow models the density of $v$, but the step moves $F$. So we need the gradient with respect
+# to $F$. The chain rule gives this gradient.
 #
 # ## Where is down?
 #
@@ -129,8 +129,9 @@ def draw(count, *seed):
 
 # %% [markdown]
 # The method knows neither the true density nor the true classes. It has a classifier and a flow.
-# The flow is trained on points. One in ten of these points has a label. (Here the classifier is
-# trained with all labels. So it makes fewer errors, and these errors disturb the comparison less.)
+# The flow is trained on points, and one in ten of these points has a label. (In this lesson, the
+# classifier is trained with the labels of all points. So its errors disturb the comparison with the
+# adversarial step, below, less.)
 #
 # **Predict first.** Look at the points of one class. Will their steps point towards the other
 # classes, or to all sides?
@@ -198,9 +199,10 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # We compare four steps. The first step is density descent. The second step has a random direction.
 # The third step is the adversarial step of *VAT* (virtual adversarial training): it has the
 # direction in which the prediction changes fastest. These three steps have equal length. The fourth
-# step is descent in eight small steps, with a new gradient before each small step. The whole path
-# of the eight small steps has the same length as each of the other steps. But this path may bend.
-# So its end can be nearer to its start. We measure two quantities on fresh points, for three seeds:
+# step is descent in eight small steps, with a new gradient before each small step. The path of the
+# eight small steps has the same length as one of the other steps. But this path may bend, so its
+# end can be closer to the starting point than the ends of the other steps. We measure two
+# quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - for how many points the true class *changes*. In training, a moved point keeps the label from
@@ -275,12 +277,12 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 #
 # The right panel compares the steps at equal *fall* of the log-density. For the same fall, descent
 # changes the class of fewer points than a random step does. The reason: descent needs a much
-# shorter step for this fall. Which of the two comparisons is fair? If we can choose the length of
-# the step for each method, equal length is not the only fair comparison. Lesson 6 returns to this
-# question.
+# shorter step for this fall. Which comparison is fair, at equal length or at equal fall? If we can
+# choose the length of the step for each method, equal length is not the only fair comparison.
+# Lesson 6 returns to this question.
 
 # %% [markdown]
-# ## Why does a random step fall so little?
+# ## Why does a random step lower the density so little?
 #
 # In many dimensions a random direction is nearly orthogonal to any gradient. For a standard normal
 # density in $D$ dimensions, $\log p(v) = -\lVert v \rVert^2 / 2 + \text{const}$ and
@@ -329,9 +331,9 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 #
 # We train a network with DDFP for a few seconds. Each image is a small scene: a photograph with one
 # large handwritten digit. The digit is 0, 1 or 2. Lesson 4 explains this training. A feature is
-# *confident* if the network predicts a class for it with a probability above a threshold. Then we
-# move all confident features of the validation scenes by steps of length 1. The flow was not
-# trained on these scenes.
+# *confident* if the network predicts a class for it with a probability above a threshold. After the
+# training, we move all confident features of the validation scenes by steps of length 1. The flow
+# was not trained on these scenes.
 #
 # **Predict first.** For which percentage of the features does $\log p$ fall under descent, under a
 # random step and under the adversarial step?
@@ -379,12 +381,11 @@ assert descent["network keeps its class (%)"] > 95
 # %% [markdown]
 # **Finding.** Descent lowers the log-density of nearly all features. A random step lowers the
 # log-density of 53 % of the features. This is more than half, but less than the 69 % of the
-# standard normal density. The median fall is about 13 nats for descent and about 1 nat for the
-# adversarial step. For more than 95 % of the features, descent does not change the class that the
-# network predicts. But this class can be wrong. The last column shows how often the network
-# predicts the *true* class. Without a step, the network predicts the true class of about 94 % of
-# the features. After a random step, this percentage is also about 94 %. After descent it is 92 %.
-# After the adversarial step it is 90 %.
+# standard normal density. The median fall is about 13 nats for descent, about 1 nat for the
+# adversarial step, and about 0 for the random step. For more than 95 % of the features, descent
+# does not change the class that the network predicts. But this class can be wrong. The last column
+# shows for how many features the network predicts the *true* class: about 94 % without a step,
+# about 94 % after a random step, 92 % after descent, and 90 % after the adversarial step.
 #
 # ## Where do the moved features lie?
 #
@@ -397,8 +398,8 @@ assert descent["network keeps its class (%)"] > 95
 # equal length in $F$, but not in $v$. So this number depends on two things: how far a step moves
 # $v$, and in which direction the step moves $v$.
 #
-# **Predict first.** How does this distance change after a random step? How does it change after
-# descent?
+# **Predict first.** How does the median distance change after a random step? How does it change
+# after descent?
 
 # %%
 steps = steps_of(learner, validation)
@@ -430,11 +431,10 @@ assert abs(nearest["random step"] - 1) < 0.15
 
 # %% [markdown]
 # The projection onto two principal components is a linear map. *UMAP* (McInnes et al.) makes a
-# nonlinear map. It tries to keep neighbors close to one another. UMAP takes a minute, so we stored
-# the map. The script `weights/03_map.py` made this map. It fits UMAP to three groups of embeddings
-# together: unperturbed embeddings, embeddings after random steps and embeddings after descent. On
-# such a map, the distances between clusters have no clear meaning. So trust the numbers above, not
-# the picture.
+# nonlinear map that tries to keep neighbors close to one another. UMAP takes a minute, so we stored
+# its result. The script `weights/03_map.py` fits UMAP to three groups of embeddings together:
+# unperturbed embeddings, embeddings after random steps and embeddings after descent. On such a map,
+# the distances between clusters have no clear meaning. So trust the numbers above, not the picture.
 
 # %%
 stored = np.load("weights/03_map.npz")
@@ -449,15 +449,15 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 # %% [markdown]
 # **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about 1.5
 # times the median distance before the step. After a random step, this distance hardly changes. So
-# descent moves embeddings away from the other embeddings. One reason may be the distance that $v$
-# moves. In both pictures, descent moves $v$ far, and a random step hardly moves $v$.
+# descent moves embeddings away from the other embeddings. One reason may be that descent moves $v$
+# farther than a random step does. Both figures of embeddings show this.
 
 # %% [markdown]
 # ## Which pixels fell most?
 #
 # Now we look at the images. Each feature covers 4 x 4 pixels of the image. A white square is a
-# feature that we did not move. The feature is not confident, or its pixel is *ignored*: the mask
-# gives no class for this pixel.
+# feature that we did not move, because the feature is not confident or because its pixel is
+# *ignored* (the mask gives no class for this pixel).
 #
 # **Predict first.** For which features does $\log p$ fall most: for features with a high density,
 # or for features that already have a low density?
@@ -492,26 +492,27 @@ print(f"rank correlation of log p and fall: {rank_correlation:.2f}")
 assert rank_correlation < -0.2
 
 # %% [markdown]
-# **Finding.** For features with a low density, $\log p$ tends to fall more than for features with a
-# high density. (A *rank correlation* compares two orders. It is 1 for equal orders, -1 if one order
-# is the reverse of the other order, and near 0 for unrelated orders.) So steps of equal length do
-# not lower $\log p$ by equal amounts.
+# **Finding.** The rank correlation is negative. (A *rank correlation* compares two orders. It is 1
+# for equal orders, -1 if one order is the reverse of the other order, and near 0 for unrelated
+# orders.) So $\log p$ tends to fall more for features with a low density than for features with a
+# high density. Steps of equal length do not lower $\log p$ by equal amounts.
 #
 # **Play with it.** The [explorer's page on
-# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows such a fall for each feature of
-# an image, each kind of step and several lengths. In a clone of the repository, the command `make
-# explorer` builds the page.
+# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the fall of $\log p$ for each
+# feature of an image, for each kind of step and for several lengths. In a clone of the repository,
+# the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## Exercises
 #
 # **1. Where do straight steps go wrong?** Descent in eight steps lowers the log-density about as
-# much as descent in one straight step. It changes the class about half as often. Take the first
-# seed, `seeds[0]`, and the length 0.8. Draw 1,500 points with `draw(1500, "fresh", seeds[0])`, and
-# move them with `DensityDescent(0.8)` and the flow `learned[0]`. Split the points into two groups:
-# points whose true class changed, and points whose true class did not change. The function
-# `true_class` returns the true class. Compare the flow's log-density in the middle of each step and
-# at the end of this step. In which group is it more often *higher* at the end?
+# much as descent in one straight step. But descent in eight steps changes the class about half as
+# often. Take the first seed, `seeds[0]`, and the length 0.8. Draw 1,500 points with `draw(1500,
+# "fresh", seeds[0])`, and move them with `DensityDescent(0.8)` and the flow `learned[0]`. Split the
+# points into two groups: points whose true class changed, and points whose true class did not
+# change. The function `true_class` returns the true class. For each step, compare the flow's
+# log-density in the middle of the step and at its end. In which group is the log-density more often
+# *higher* at the end?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])
@@ -523,9 +524,9 @@ for group, words in ((changed, "class changed"), (~changed, "class kept")):
 assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 
 # %% [markdown] tags=["solution"]
-# For nearly half of the points whose class changed, log p rises again. For the points whose class
-# did not change, log p almost never rises again. The steps with such a rise crossed a valley of the
-# density. On the other side of this valley, log p rises again. Descent in eight small steps
+# For nearly half of the points whose class changed, log p rises again in the second half of the
+# step. For the points whose class did not change, this almost never happens. A step with such a
+# rise crosses a valley of the density and goes up on its other side. Descent in eight small steps
 # computes a new gradient before each small step. So its path could turn around at the bottom of the
 # valley. We did not measure how often this happens.
 
@@ -533,8 +534,8 @@ assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 # **2. Equal fall.** In 48 dimensions, descent of length 1 lowers the log-density by some amount.
 # How long must a random step be to lower the log-density by the same amount? Compute this length
 # for the standard normal density, with the two formulas from the finding in "Why does a random step
-# fall so little?". Then test this length on 4,000 random points with `UniformNoise(length)` and
-# `normal.log_density`.
+# lower the density so little?". Then test this length on 4,000 random points with
+# `UniformNoise(length)` and `normal.log_density`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 length = (2 * 48**0.5 + 1) ** 0.5  # eps^2 / 2 = sqrt(D) + 1/2
@@ -549,10 +550,12 @@ assert abs(fall - wanted) < 0.5
 # %% [markdown]
 # ## What we saw
 #
-# - The step has length $\varepsilon$ and points outwards, away from the dense middle of a class.
-# - At equal length, it lowers the log-density more than a random step or an adversarial step does.
-#   For long steps, it also changes the true class more often than both. At equal fall, it changes
-#   the true class less often than a random step does.
+# - The step of density descent has length $\varepsilon$ and points outwards, away from the dense
+#   middle of a class.
+# - At equal length, descent lowers the log-density more than a random step or an adversarial step
+#   does. For long steps, descent also changes the true class more often than a random step or an
+#   adversarial step does. At equal fall, descent changes the true class less often than a random
+#   step does.
 # - We looked at straight steps of length 0.8 that change the class, for one seed. For nearly half
 #   of these steps, the log-density rises again at the end. Descent in eight small steps changes the
 #   class about half as often as descent in one straight step.
@@ -564,15 +567,15 @@ assert abs(fall - wanted) < 0.5
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
 # | the step | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
-# | equal length | `method/perturb.py` `scale_to_length` | `model/model/attack.py` |
-# | what a step may use | `training/learner.py` `Learner.feature_models` | `model/model/attack.py` |
+# | scaling a step to its length | `method/perturb.py` `scale_to_length` | `model/model/attack.py` |
+# | for a step | `training/learner.py` `Learner.feature_models` | `model/model/attack.py` |
 # | the density | `method/density.py` `log_prob` | `model/flow/loss.py:25-33` |
-# | steps, measured | `evaluation/descent.py` `measure_descent` | |
+# | measuring steps | `evaluation/descent.py` `measure_descent` | |
 #
-# The released code takes one straight step of length 4 in 304 dimensions. It moves confident
-# pixels. Convolutions connect neighboring pixels, so the gradient is also not zero at some
-# neighbors of these pixels. The released code moves these neighbors too. By default, our code does
-# not move them.
+# The released code takes one straight step of length 4 in 304 dimensions. It moves the features of
+# confident pixels. Convolutions connect neighboring pixels, so some neighbors of these pixels have
+# a nonzero gradient, too. The released code moves these neighbors too. By default, our code does
+# not move these neighbors.
 #
 # ## References
 #

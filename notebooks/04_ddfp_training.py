@@ -19,20 +19,21 @@
 #
 # This lesson combines all parts of the method: a network, its teacher, a flow, and the step down
 # the density. The network and the flow are trained at the same time. You take one training step by
-# hand. The code of each formula comes directly after the formula. Then you check that the library
-# gives the same result, bit for bit. The code comes from
-# [`reference_step.py`](../ddfp_lib/training/reference_step.py).
+# hand. The code of each formula stands directly after the formula. It is taken from
+# [`reference_step.py`](../ddfp_lib/training/reference_step.py). Then you check that the library
+# gives the same result, bit for bit.
 #
 # **You will**
 # - train DDFP on small digit scenes, stop half way, and take the next step by hand;
 # - see pseudo-labels, strong augmentation and CutMix on real batches;
 # - follow coverage and precision of the pseudo-labels through a training;
-# - find out how the released code differs from the paper, and reproduce two of the code's errors.
+# - find out how the authors' code differs from the paper, and reproduce two errors of this code.
 #
 # **You need** lessons 1 to 3, or an idea of pseudo-labels and of normalizing flows. Terms are
 # explained in the [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 20 minutes to read.
+# **Takes** about 20 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import copy
@@ -82,18 +83,19 @@ steps = 240
 # This lesson uses all boxes of the diagram below. The loss is a sum of three terms, one for labeled
 # and two for unlabeled images. Let $x$ be a labeled image and $m$ its mask. Let $u$ be a *strongly
 # augmented* unlabeled image, and $y$ the *pseudo-labels* that the teacher makes. CE is the
-# cross-entropy, averaged over pixels. Then
+# cross-entropy, averaged over pixels. $F$ are the features of $u$, and $\delta$ is the step (lesson
+# 3). Then
 #
 # $$ L \;=\; \underbrace{\mathrm{CE}(x, m)}_{\text{supervised}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# This is *consistency regularization* (lesson 1): the student must predict the same class after a
-# perturbation. A *baseline* is a method to compare with. The baseline `consistency` has no
-# perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a weakly
-# augmented image. The student sees the same image with strong augmentation. The student must
-# predict the teacher's class. This baseline changes images but does not move features. DDFP moves
-# the features too.
+# The last two terms are *consistency regularization* (lesson 1): the student must predict the same
+# class after a perturbation. A *baseline* is a method to compare with. The baseline `consistency`
+# has no perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a
+# weakly augmented image. The student sees the same image with strong augmentation. The student must
+# predict the teacher's class. This baseline changes images but does not move features. DDFP changes
+# images in the same way, and it also moves features.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -101,10 +103,10 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # %% [markdown]
 # ## What do we train on?
 #
-# The scenes are 40 pixels wide and show real handwriting on real photographs. They are a small and
-# easy version of this project's benchmark, which also consists of digit scenes. We use the masks of
-# only 60 training scenes. In the mask, a white ring surrounds each digit. The pixels of this ring
-# have no class. No loss and no score uses these pixels. `small_config` has all settings.
+# The scenes are 40 pixels wide and show real handwriting on real photographs. This project's
+# benchmark of digit scenes has more scenes and is more difficult. We use the masks of only 60
+# training scenes. In the mask, a white ring surrounds each digit. The pixels of this ring have no
+# class. No loss and no score uses these pixels. `small_config` has all settings.
 
 # %%
 config = small_config(method, seed, steps)
@@ -129,7 +131,7 @@ panels(
 # ## Train, and stop half way
 #
 # `train` writes a run folder: configuration, metrics, checkpoints. We stop the training after half
-# of the steps. At this point, the teacher has already learned something, and we can look at it.
+# of the steps. At this point, the teacher has already learned something. We look at this teacher.
 
 # %% tags=["nbval-ignore-output"]
 temporary = tempfile.TemporaryDirectory()
@@ -217,15 +219,15 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher is confident about the background and
 # about parts of some digits. All other pixels have no pseudo-label. The padding has no pseudo-label
-# either. (Both are white in the picture.)
+# either. (Pixels without a pseudo-label are white in the picture.)
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
-# The student sees the same images with other colors and blur. Then CutMix replaces a box of each
-# image. The new content is the next image, at the same place. Let $s_i$ be image $i$ of the batch
-# after the change of colors and blur. Let $y_i$ be the pseudo-labels of this image. The map $b$ is
-# 1 in the box and 0 elsewhere. Then the student sees $u_i$ and learns $y_i'$:
+# The student sees the same images with changed colors and with blur. Then CutMix replaces a box of
+# each image by the same box of the next image. Let $s_i$ be image $i$ of the batch with changed
+# colors and with blur. Let $y_i$ be the pseudo-labels of this image. The map $b$ is 1 in the box
+# and 0 elsewhere. Then the student sees $u_i$ and learns $y_i'$:
 #
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
@@ -256,10 +258,11 @@ panels(
 # ### Part 3. The supervised and the clean loss
 #
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
-# at pixel $j$, the softmax of its scores. The supervised loss is the mean of $-\log p_j(m_j)$ over
-# the set $M$. This set contains all pixels to which the mask gives a class. The clean loss is a
-# mean over the set $V$ of *valid* pixels. All pixels except the padding are valid. The set $C
-# \subseteq V$ contains the pixels that have a pseudo-label. Only these pixels are in the sum:
+# at pixel $j$: the softmax of the scores at this pixel. The supervised loss is the mean of $-\log
+# p_j(m_j)$ over the set $M$. This set contains all pixels to which the mask gives a class. The
+# clean loss is a mean over the set $V$ of *valid* pixels. All pixels except the padding are valid.
+# The set $C \subseteq V$ contains the pixels that have a pseudo-label. Only these pixels are in the
+# sum:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
@@ -278,8 +281,9 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # %% [markdown]
 # ### Part 4. The step down the density, and the perturbed loss
 #
-# At each confident pixel, we move $F$. The flow gives the direction in which the log-density falls
-# fastest. The step has length $\varepsilon$ (see lesson 3):
+# We move $F$ at each *confident* pixel, that is, at each pixel with a pseudo-label. The flow gives
+# the direction in which the log-density falls fastest. The step has length $\varepsilon$ (see
+# lesson 3):
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
 #
@@ -330,19 +334,20 @@ assert (length[~moves] == 0).all()
 assert falls > 0.95
 
 # %% [markdown]
-# **Finding.** Only confident pixels move, and all of them move by the same length. The step lowers
-# the log-density of more than 95 % of them.
+# **Finding.** Only features at confident pixels move, and all steps have the same length. The step
+# lowers the log-density of more than 95 % of these features.
 #
 # Two details are important. First, the flow learns the density of the *teacher's* embeddings. But
-# in the step, it is evaluated on the *student's* embeddings. The flow gives nearly the same
-# log-density to teacher's and student's embeddings: the two printed medians differ by less than one
-# nat. Second, the option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second set of
+# to compute the step, the flow is evaluated on the *student's* embeddings. It gives nearly the same
+# log-density to both kinds of embeddings: the two printed medians differ by less than one nat.
+# Second, the option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second set of
 # BatchNorm statistics, for moved features only. Without this option, the same running averages
-# would be used for moved and for unmoved features. We think that such averages would be wrong for
-# both kinds of features. [Study 4](../reproduce/STUDY.md) trained DDFP with shared statistics on
-# the full benchmark of digit scenes. There the steps have length 3. (In this lesson they have
-# length 1.) The score is the *mIoU* in percent. The section "How does a whole training go?" defines
-# it. The output shows the score with shared statistics minus the score of DDFP:
+# would be used for moved and for unmoved features. We think that these shared averages would be
+# wrong for both kinds of features. In [study 4](../reproduce/STUDY.md), DDFP was trained with
+# shared statistics on the full benchmark of digit scenes. The steps down the density have length 3
+# in this study, and length 1 in this lesson. The output shows the *mIoU* with shared statistics
+# minus the mIoU of DDFP. (The mIoU is a score in percent. The section "How does a whole training
+# go?" defines it.)
 
 # %%
 ablations = find_study("ablations")
@@ -410,8 +415,8 @@ print(f"the distance of teacher and student becomes {near / far:.2f} times as la
 
 # %% [markdown]
 # Is our step by hand equal to the step of the library? We load the same checkpoint twice. One copy
-# takes the step with `reference_step`, the other copy with `training_step`. Then we compare every
-# weight with our result.
+# takes the step with `reference_step`, the other copy with `training_step`. Then we compare all
+# weights of each copy with the weights after our step.
 
 
 # %% tags=["check"]
@@ -427,21 +432,22 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** Yes. After the step by hand and after both functions of the library, the weights are
-# equal, bit for bit. This is true for student, teacher and flow. So these six parts are a whole
-# training step with perturbation.
+# **Finding.** The step by hand and both functions of the library give the same weights, bit for
+# bit. This is true for student, teacher and flow. So these six parts are a whole training step with
+# perturbation.
 
 # %% [markdown]
 # ## How does a whole training go?
 #
 # We call `train` again with the same folder. It finds the checkpoint and continues the training.
-# *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of these
+# *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of the
 # pseudo-labels that are right. *mIoU*, the mean intersection over union, scores a segmentation. For
 # each class, count the pixels that have this class both in the prediction and in the mask. Then
 # count the pixels that have this class in the prediction or in the mask. The IoU of the class is
 # the first number divided by the second number. mIoU is the mean of the IoU over all classes. The
-# third panel shows the flow's loss in *bits per dimension*. This number is the negative
-# log-likelihood with logarithms to the base 2, divided by the number of channels of $v$.
+# next figure has three panels. The third panel shows the flow's loss in *bits per dimension*. This
+# number is the negative log-likelihood with logarithms to the base 2, divided by the number of
+# channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -478,9 +484,9 @@ assert bits[-1] < bits[0] - 0.3
 # **Finding.** The teacher's mIoU more than doubles. At the end about nine pixels in ten have a
 # pseudo-label. In the first half of the training, coverage rises and precision falls. So the
 # teacher becomes confident at more pixels, but a smaller fraction of its pseudo-labels is right. In
-# the second half, the precision stays about the same. These are 240 steps of a small training. In
-# study 2, on the full benchmark, the precision of DDFP falls a little at first and rises later
-# ([its measurements](../reproduce/studies/perturbations-mechanism.csv)).
+# the second half, the precision stays about the same. This training is small and has only 240
+# steps. In study 2, on the full benchmark, the precision of DDFP falls a little at first and rises
+# later ([measurements of study 2](../reproduce/studies/perturbations-mechanism.csv)).
 
 # %% [markdown]
 # ## What does the teacher segment?
@@ -508,9 +514,9 @@ segmentations(
 
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher misses some of these digits nearly
-# completely. It finds only parts of some digits, and some pixels have a wrong class. At the end of
-# the training, it finds all seven digits, and their shapes are better. Two digits still have pixels
-# of two classes.
+# completely. It finds only parts of other digits, and some pixels have a wrong class. At the end of
+# the training, the teacher finds all seven digits, and the shapes are better than half way. Two
+# digits still have pixels of two classes.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
 # these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
@@ -520,9 +526,9 @@ segmentations(
 #
 # The authors published their [code](https://github.com/Gavinwxy/DDFP). We call it the *released
 # code* or the *release*. It differs from the description in the paper. A *preset* is a set of
-# settings with a name. The preset `ddfp_released` follows the released code. The table shows all
-# settings of the method that differ between `ddfp` and `ddfp_released`. (The network of the release
-# differs too, in four settings. They are in the configuration file `voc.yaml`. See
+# settings with a name. The preset `ddfp_released` follows the released code. The output shows all
+# settings of the method that differ between `ddfp` and `ddfp_released`. (Four more settings of the
+# release belong to its network. The configuration file `voc.yaml` has these four settings. See
 # [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
@@ -541,13 +547,13 @@ print(differences.drop("name").to_string())
 # | `consistency_mean` | divides the two unlabeled losses by the number of confident pixels |
 # | `moved` | also moves neighbors of confident pixels |
 # | `density_void` | the flow does not learn from void (ignored) pixels |
-# | `density_query` | computing the step changes the auxiliary BatchNorm statistics |
+# | `density_query` | computes steps with batch statistics; this updates the auxiliary BatchNorm |
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
 # | `teacher` | the teacher shares the student's weights (*tied*) |
 # | `teacher_mode` | the teacher's BatchNorm uses the statistics of the current batch |
-# | `shares` | computes means of losses, and CutMix, separately on each of four GPUs |
+# | `shares` | computes loss means and draws CutMix separately on each of four GPUs |
 # | `cutmix_box` | draws a separate CutMix box for each image |
-# | `strong_norm` | until features move, strong images use the auxiliary BatchNorm |
+# | `strong_norm` | before perturbation begins, strongly augmented images use the auxiliary norm |
 # | `density_schedule` | the flow's learning rate falls once per epoch, not at every step |
 #
 # [parity.md](../docs/parity.md) says more about each setting and gives the line numbers of the
@@ -555,8 +561,9 @@ print(differences.drop("name").to_string())
 #
 # ### A teacher that is the same network as the student
 #
-# In the second epoch of a training, the released code is meant to copy the weights of the student
-# into the teacher. It uses `t.data = s.data`. Later it averages the weights in place.
+# In the second epoch of a training, the released code should copy each weight `s` of the student
+# into the weight `t` of the teacher. For this, the code uses `t.data = s.data`. At later steps, it
+# updates `t` in place by the EMA formula.
 #
 # **Predict first.** Which values do `s` and `t` have at the end of the next cell?
 
@@ -570,8 +577,8 @@ print("student", s.tolist(), " teacher", t.tolist())
 
 
 # %% [markdown]
-# Now we compare whole networks: eight steps with an EMA teacher, and eight steps with the release's
-# teacher.
+# Now we train whole networks: eight training steps with an EMA teacher, and eight training steps
+# with the release's teacher. After each step, we compare the weights of teacher and student.
 
 
 # %%
@@ -671,9 +678,9 @@ assert 0.2 < in_blobs < 0.9
 # %% [markdown]
 # ## Exercises
 #
-# **1. The threshold.** These runs have a threshold of 0.6. What are coverage and precision of the
-# final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(final, scenes["val"],
-# device=device, confidence=...)`. Its result has `.coverage` and `.precision`.
+# **1. The threshold.** The training above has a threshold of 0.6. What are coverage and precision
+# of the final teacher's pseudo-labels at 0.5, 0.8, 0.95 and 0.99? Use `evaluate(final,
+# scenes["val"], device=device, confidence=...)`. Its result has `.coverage` and `.precision`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 thresholds = (0.5, 0.8, 0.95, 0.99)
@@ -719,10 +726,10 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before this step, the teacher's weights are the plain mean of the student's weights after all
-# steps so far. Every step has the same weight in this mean. This includes the first steps, when the
-# student is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.)
-# With 0.999, the teacher is the plain mean during all 240 steps.
+# Before the printed step, the teacher's weights are the plain mean of the student's weights after
+# all steps so far. Every step counts equally in this mean, also the first steps, when the student
+# is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.) With
+# 0.999, the teacher is the plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()
@@ -733,12 +740,12 @@ temporary.cleanup()
 # - A training step has six parts. The step by hand gives the same weights as the library, bit for
 #   bit.
 # - The loss is supervised + ½ clean + ½ perturbed. In the warm-up, the loss is only the supervised
-#   loss. From then until perturbation begins, the loss is supervised + clean.
-# - Only confident pixels move. The length of the step is exactly $\varepsilon$. The step lowers the
-#   log-density of more than 95 % of them.
+#   loss. After the warm-up and before perturbation begins, the loss is supervised + clean.
+# - Only features at confident pixels move. The length of the step is exactly $\varepsilon$. The
+#   step lowers the log-density of more than 95 % of these features.
 # - If teacher and student share the memory of their weights, their weights are always equal. A
-#   teacher in train mode makes pseudo-labels that depend on the rest of the batch. The code gives
-#   no error message in either case.
+#   teacher in train mode makes pseudo-labels that depend on the rest of the batch. In both cases,
+#   there is no error message.
 #
 # ## In the real method
 #

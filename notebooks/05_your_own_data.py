@@ -18,8 +18,8 @@
 # density matter?](06_does_the_density_matter.ipynb)
 #
 # The method needs only a folder of pictures, and masks for a few of them. This lesson starts with
-# such a folder and ends with segmented pictures. It uses the commands that you would type. Then it
-# makes three errors on purpose, so that you know their messages.
+# such a folder and ends with segmented pictures. It uses the commands that you can type in a
+# terminal. Then it makes three errors on purpose, so that you see the error messages.
 #
 # **You will**
 # - put pictures, masks and lists into the right folders, and check them before the training;
@@ -31,7 +31,8 @@
 # To read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension.
 # See the [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 10 minutes to read.
+# **Takes** about 10 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import io
@@ -113,8 +114,8 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # %% [markdown]
 # ## Does the library read the folder as intended?
 #
-# Before the training, open the list and read every mask once. If you give a list of labeled
-# pictures, the other training pictures need no mask. Validation pictures need a mask.
+# Before the training, read the list of labeled pictures (`labeled.txt`) and every mask once.
+# Training pictures that are not in this list need no mask. All validation pictures need a mask.
 
 # %%
 dataset = Voc(root, "train")
@@ -169,15 +170,15 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 
 # %% [markdown]
 # **Finding.** Every class occurs in more than 20 masks. After the training you will see which class
-# is hardest. Each mask contains only the values of the listed classes and 255 (ignored). With
-# another value, the library would have reported an error.
+# is hardest. Each mask contains only the values of the listed classes and 255 (ignored). If a mask
+# had another value, the library would have reported an error.
 #
 # ## Which settings are needed?
 #
 # You write the settings into one file. A setting that is not in this file has its default value.
 # The defaults are chosen for the paper's setting: a ResNet-101 and crops of large photographs. The
-# file below is for pictures of 40 pixels and a CPU. For photographs, start from the file in
-# [data.md](../docs/data.md), which uses a pretrained network.
+# file below is for pictures of 40 pixels and for training on a CPU. For photographs, start from the
+# file in [data.md](../docs/data.md), which uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -221,9 +222,9 @@ print(settings.count("\n"), "lines")
 # %% [markdown]
 # ## Train
 #
-# In a terminal, type `ddfp` and then the text in quotes. (Replace `{seed}` by a number.) In this
-# notebook, the function `ddfp` runs the same command. It returns the exit status and the printed
-# text.
+# In a terminal, type `ddfp` and then the text from `train` to `cpu` of the code below. (Replace
+# `{seed}` by a number.) In this notebook, the function `ddfp` runs the same command. It returns the
+# exit status and the printed text.
 
 
 # %%
@@ -244,7 +245,8 @@ print("in the run's folder:", *sorted(p.name for p in Path("run").iterdir() if p
 # %% [markdown]
 # ## Did it learn?
 #
-# Look at the run's `metrics.jsonl` first. You can do this during the training too.
+# First look at the curves of the file `metrics.jsonl` in the run's folder. You can do this during
+# the training too.
 #
 # **Predict first.** How would mIoU, coverage and precision look if something were wrong?
 
@@ -277,18 +279,18 @@ assert last["pseudo_precision"] > 0.85
 # yet. One reason is probably that 72 masks and 216 steps are few. Three results would show a
 # problem:
 #
-# - an mIoU below 100 / (number of classes) at the end. This is the limit for a network that
-#   predicts only background. (In our data, such a network would reach about 19, because about 77.5
-#   % of the pixels are background.)
+# - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
+#   cannot have a higher mIoU than this. (In our data, such a network would reach about 19, because
+#   about 77.5 % of the pixels are background.)
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
 # ## Predict
 #
 # For each picture, `ddfp predict` writes two files. One file has the class index of each pixel. The
-# other file is an *overlay*: the picture with a color for each class. It also writes one legend for
-# all pictures. (The overlay has VOC's colors. Below we draw an overlay in the colors of these
-# lessons.)
+# other file is an *overlay*: the picture with a color for each class. The command also writes one
+# legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay in the colors of
+# these lessons.)
 #
 # **Predict first.** Which error will be more frequent: the network misses a digit, or it finds the
 # digit and predicts the wrong class?
@@ -343,16 +345,17 @@ assert abs(iou["mIoU"] - validated[-1]["teacher_miou"]) < 0.1
 assert iou["background"] > 80
 
 # %% [markdown]
-# **Finding.** A wrong class is the more frequent error: the network finds all seven digits at about
-# the right place, but some have the wrong class. The digit 2 is the hardest class here. But it
-# occurs in as many masks as the digit 0 does. The picture shows two digits 2. In both, the network
-# gives most pixels the class 0.
+# **Finding.** A wrong class is more frequent than a missed digit: the network finds all seven
+# digits at about the right place, but some have the wrong class. The digit 2 is the hardest class
+# here, although it occurs in as many masks as the digit 0. Two of the seven pictures above show a
+# 2. In these pictures, the network gives most pixels of the digit the class 0.
 #
 # ## What do the error messages say?
 #
-# An error in the data gives a message of one line. The message names the file and says how to fix
-# the error. The exit status of the command is then 2. Here are three frequent errors. First error:
-# an annotation tool wrote the value 128 into a mask, instead of the value 1 of a class.
+# An error in the data or the settings gives a message of one line. The message names the file or
+# the setting, and says how to fix the error. The exit status of the command is then 2. Here are
+# three frequent errors. First error: an annotation tool wrote the value 128 into a mask. The right
+# value is 1, the value of a class.
 
 
 # %%
@@ -405,9 +408,9 @@ assert status == 2 and "did you mean 'training.steps'?" in misspelt
 assert not Path("other").exists()
 
 # %% [markdown]
-# **Finding.** Each message names the file or the setting, and says what to do. `ddfp train` checks
-# all masks that it needs before the training starts. If there is no error message but the result is
-# poor, use this table:
+# **Finding.** Each message names the file or the setting, and says what to do. Before the training
+# starts, `ddfp train` checks all masks that it needs. If there is no error message but the result
+# is poor, use this table:
 #
 # | symptom | what to try |
 # |---|---|
@@ -423,9 +426,9 @@ assert not Path("other").exists()
 #
 # ## Exercises
 #
-# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error name
-# the list of classes or a mask? Predict first. Then write the file `root / "classes.txt"` without
-# its last line, and print `complaint()`. Restore the file at the end.
+# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error message
+# name the list of classes or a mask? Predict first. Then write the file `root / "classes.txt"`
+# without its last line, and print `complaint()`. Restore the file at the end.
 
 # %% tags=["solution"]
 listed = (root / "classes.txt").read_text()
@@ -436,8 +439,8 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
-# The message names the first mask with a digit 2. This digit has the mask value 3, and the shorter
-# list has no class for the value 3. The message names the mask, but the mask is right. The list is
+# The message names the first mask with a digit 2. The digit 2 has the mask value 3. The shorter
+# list has no class for this value. The message names the mask, but the mask is right. The list is
 # wrong.
 
 # %% [markdown]
@@ -498,14 +501,14 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# The difference is small here. One reason is probably that 216 steps are few. The benchmark of
-# digit scenes has 2,000 steps and 1,915 unlabeled images. (Here there are 216 steps and 228
-# unlabeled images.) On the benchmark, the gain is much larger (see the
-# [README](../README.md#what-we-found)). With one seed, a gain of a few percentage points can be due
-# to chance. The scores of the same method differ by several points between seeds. To know more,
-# train both methods with several seeds. For each seed, compare the two methods: `ddfp reproduce
-# my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how
-# to read the result, and why you should also train `consistency`.
+# The difference is small here. One reason is probably that 216 steps are few. Here there are 216
+# steps and 228 unlabeled images. The benchmark of digit scenes has 2,000 steps and 1,915 unlabeled
+# images. There the gain is much larger (see the [README](../README.md#what-we-found)). With one
+# seed, a gain of a few percentage points can be due to chance. The scores of the same method differ
+# by several points between seeds. To know more, train both methods with several seeds, and compare
+# them for each seed. This command does both: `ddfp reproduce my-pictures.yaml --data pictures
+# --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how to read the result, and why you
+# should also train `consistency`.
 
 # %%
 os.chdir(home)
@@ -520,13 +523,14 @@ temporary.cleanup()
 # - An error in the data or the settings gives a message of one line. The message names the file or
 #   the setting, and says how to fix the error.
 # - A network recognizes objects best at about the size that they had in training. The option
-#   `--long-side` shrinks new pictures, so that objects have this size.
+#   `--long-side` shrinks new pictures, so that their objects have about the size of the training
+#   objects.
 #
 # ## In the real method
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py` `Voc` | only VOC; also reads the masks of unlabeled images |
+# | the layout | `data/voc.py` `Voc` | only VOC's layout; reads masks of unlabeled images too |
 # | lists of names | `data/splits.py` `read_split` | lists; the lists of Cityscapes cannot be read |
 # | masks are checked | `data/base.py` `read_mask` | - |
 # | settings are checked | `config/reading.py` `load_config` | has settings that no code reads |

@@ -16,27 +16,28 @@
 #
 # [All lessons](README.md) · previous: [5. Your own data](05_your_own_data.ipynb)
 #
-# The paper reports good scores for DDFP. It gives this reason: DDFP moves features *down the
-# density*. So the decision boundary moves to a region with few features. A good score does not show
-# that the reason is right. Perhaps a step of the same length in any direction has the same effect.
-# Perhaps no step is needed: DDFP sends the features through `embed` and `classify` twice, and
-# perhaps this *second pass* alone has the same effect. This lesson tests the reason. It uses stored
-# results of this project, and one small experiment that runs in this notebook. You can test the
-# claims of other papers in the same way.
+# The paper reports good scores for DDFP. The paper gives this reason: DDFP moves features *down the
+# density*, and so the decision boundary moves to a region with few features. A good score does not
+# show that this reason is right. Perhaps a step of the same length in another direction has the
+# same effect. Perhaps no step is needed. DDFP sends the features through `embed` and `classify`
+# twice. Perhaps this *second pass* alone has the same effect. This lesson tests the reason. It uses
+# stored results of this project, and one small experiment that runs in this notebook. You can test
+# the claims of other papers in the same way.
 #
 # **You will**
 # - split a claim into parts, and test each part separately;
 # - choose controls, and learn what makes a control fair;
 # - compute paired differences and their confidence intervals, and learn what "significant" means;
-# - measure whether the boundary really moves to a region with few features, with a density that no
-#   method was trained with;
+# - measure whether the boundary really moves to a region with few features (for this, use a density
+#   that no method was trained with);
 # - find the flaw in two comparisons, and plan a test of your own.
 #
 # **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
 # also need to know what a mean and a standard deviation are. Terms are explained in the
 # [glossary](../docs/glossary.md).
 #
-# **Takes** about a minute on a laptop CPU, no GPU; about 30 minutes to read.
+# **Takes** about 30 minutes to read. The code runs in about a minute on a laptop CPU and needs no
+# GPU.
 
 # %%
 import math
@@ -79,8 +80,9 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The claim is about the colored boxes. The other boxes do not need a density. Other methods use
-# them too: teacher, pseudo-labels, strong augmentation and, for some methods, a second pass.
+# The claim is about the colored boxes of the diagram below. The other boxes do not need a density:
+# teacher, pseudo-labels, strong augmentation and second pass. Other methods have some or all of
+# these boxes too.
 
 # %%
 diagram("flow", "step")
@@ -91,15 +93,15 @@ diagram("flow", "step")
 # | 1. DDFP scores higher than `consistency` | test mIoU | `consistency`: features do not move |
 # | 2. The reason: DDFP moves features | test mIoU | `second pass alone`: δ = 0 |
 # | 3. The reason: DDFP moves features *down the density* | test mIoU | `noise`, `dropout`, `vat` |
-# | 4. The density must be good and keep learning | test mIoU | frozen density; no flow |
-# | 5. The step moves the boundary | density at the boundary | all controls above |
+# | 4. The density must be good and keep learning | test mIoU | density fitted once; no flow |
+# | 5. The step moves the boundary | density at the boundary | `consistency`, `noise`, `vat` |
 #
 # The controls of part 3 take steps in another direction. `noise` takes a step in a random
 # direction. `dropout` sets some channels to zero. `vat` takes an adversarial step (lesson 3).
 #
 # A **baseline** is a method to compare with. A **control** is a baseline that differs from DDFP in
-# only *one* respect. If the scores differ, there is only one possible explanation. An **ablation**
-# removes one piece of the method.
+# only *one* respect. If the scores differ by more than chance, this one respect is the reason. An
+# **ablation** removes one piece of the method.
 #
 # **Predict first.** For each part: true or false? Write down your five answers.
 
@@ -112,7 +114,7 @@ diagram("flow", "step")
 # only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms, $\delta$ has
 # length $\varepsilon$. Two controls are not in the table above:
 #
-# - **up the density**: the opposite of descent, $-\delta$;
+# - **up the density**: the step of descent in the opposite direction;
 # - **random, drawn once**: we draw one random direction for each point. The point keeps this
 #   direction during the whole training. (The usual random step draws a new direction at every
 #   training step.)
@@ -205,18 +207,19 @@ assert gains["descent"].mean() > drawn_once > new + 0.5
 assert gains["up the density"].mean() < -1
 
 # %% [markdown]
-# **Finding.** On the moons the direction of the step matters. Descent gains most, and the step up
-# the density loses. (It also matters which density gives the direction. In exercise 2 of [lesson
-# 1](01_low_density_separation.ipynb), descent in the exact density gains less accuracy than descent
-# in the learned density.) Now compare the two random arms. Their steps have the same length, and
-# neither arm uses the density. But the arm whose directions are *drawn once* gains more. Descent,
-# too, repeats the same step at each point, because points and density do not change in this
-# experiment. The usual random step differs from descent in *two* respects: it has another
+# **Finding.** On the moons the direction of the step matters. Compared with the second pass alone,
+# descent gains most accuracy, and the step up the density clearly loses accuracy. (It also matters
+# which density gives the direction. In exercise 2 of [lesson 1](01_low_density_separation.ipynb),
+# descent in the exact density gains less accuracy than descent in the learned density.) Now compare
+# the two random arms. Their steps have the same length, and neither arm uses the density. But the
+# arm whose directions are *drawn once* gains more. In this arm, each point moves in the same way at
+# every training step. This is also true for descent, because points and density do not change in
+# this experiment. The usual random step differs from descent in *two* respects: it has another
 # direction, and it is new every time. Descent is 3.3 points better than the usual random step. The
 # random step that is drawn once differs from descent only in direction. Descent is 1.9 points
-# better than this step. The 95 % confidence interval (CI) is -0.01 to +3.8. This interval contains
-# 0, so the difference is not *significant* (explained below). The arm *up the density* is clearly
-# worse than the second pass alone.
+# better than the random step that is drawn once. The 95 % confidence interval (CI) of this
+# difference is -0.01 to +3.8. The interval contains 0, so the difference is not *significant*
+# (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
@@ -225,8 +228,8 @@ assert gains["up the density"].mean() < -1
 #
 # One possible rule is that all steps have the same length. But steps of the same length can have
 # effects of different size. We take the students of the arm "second pass alone". We move the points
-# by each kind of step and compute the predictions again. The *KL divergence* measures the
-# difference between two predictions: before the step and after the step. It is 0 if the two
+# by each kind of step and compute the predictions again. The *KL divergence* measures how much the
+# prediction after the step differs from the prediction before the step. It is 0 if the two
 # predictions are equal.
 #
 # **Predict first.** Which kind of step changes the prediction most? Which one lowers $\log p$ most?
@@ -270,15 +273,16 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 
 # %% [markdown]
 # **Finding.** At equal length, the adversarial step changes the prediction most. Descent lowers the
-# log-density most. So there are four different comparisons: at equal length, at equal change of the
-# prediction, at equal percentage of flipped classes, and at equal fall of log p. (A *flipped class*
-# is a predicted class that the step changes.) A method can be better than another method in one
-# comparison, and worse in another comparison. So one of these comparisons is not enough.
+# log-density most. So equal length is not the only fair comparison. There are four: at equal
+# length, at equal change of the prediction, at equal percentage of flipped classes, and at equal
+# fall of log p. (A *flipped class* is a predicted class that the step changes.) A method can be
+# better in one of these comparisons and worse in another. So make more than one comparison.
 #
 # Study 10 makes two comparisons on digit scenes. In the first comparison, each step changes the
 # prediction about as much as descent does (KL divergence, flipped classes). These are the arms
-# `noise, eps 11.5` and `vat, eps 1`. In the second comparison, each step has the same length as the
-# step of descent, 3:
+# `noise, eps 11.5` and `vat, eps 1`. In the second comparison, each step has length 3, as the step
+# of descent has (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus
+# the test mIoU of each other arm:
 
 # %%
 equal = find_study("equal_effect")
@@ -292,17 +296,17 @@ longer = paired_difference(equal.stored(), "ddfp, eps 3", "noise, eps 11.5")
 assert longer["difference"] < 0 < longer["high"]
 
 # %% [markdown]
-# **Finding.** Random steps (length 11.5) and adversarial steps (length 1) with an equal effect have
-# higher mean scores than descent. These two differences are not significant. So also with an equal
-# effect, we see no sign that descent is better than the other steps.
+# **Finding.** At equal effect, random steps (length 11.5) and adversarial steps (length 1) have
+# higher mean scores than descent. These two differences are not significant. So at equal effect
+# too, we see no sign that descent is better than the other steps.
 
 # %% [markdown]
 # ## Choose the length of each method in the same way
 #
-# One fair rule is that each method has its own best length. Choose the length of each method from
-# the *same number* of candidates, by its score on *validation* data. Compute the scores on test
-# data only afterwards. Study 1 did this on the digit scenes, with two seeds and four lengths for
-# each method:
+# One fair rule is that each method has its own best length. Choose this length from the *same
+# number* of candidates for each method. Choose the candidate with the best score on *validation*
+# data. Compute the scores on test data only afterwards. Study 1 chose the lengths on the digit
+# scenes in this way, with two seeds and four lengths for each method:
 
 # %%
 choice = find_study("eps")
@@ -323,7 +327,8 @@ for name, best in table.idxmax(axis=1).items():
 # %% [markdown]
 # This choice has limits. Two seeds are not enough to prove which length is best. For noise and
 # dropout, the best length was the longest length that we tried. So a longer step may be even better
-# for these two methods. The purpose is that all methods have the same number of tuning runs.
+# for these two methods. But the choice treats all methods equally: each method has the same number
+# of tuning runs.
 #
 # ## Pairs of seeds
 #
@@ -340,11 +345,11 @@ wide = runs.pivot(index="seed", columns="method", values=study.score)[methods]
 wide.round(1).T
 
 # %% [markdown]
-# Such a comparison within a seed is *paired*. How much narrower does pairing make the interval?
-# Take DDFP and the second pass alone, with $n$ seeds. Let $s_1$ and $s_2$ be the standard
-# deviations of their scores. Let $s_d$ be the standard deviation of the $n$ differences within
-# seeds. Without pairs, the standard error of the mean difference is $\sqrt{(s_1^2 + s_2^2)/n}$.
-# With pairs it is $s_d/\sqrt n$.
+# A comparison of two methods within the same seed is *paired*. How much narrower does pairing make
+# the interval? Take DDFP and the second pass alone, with $n$ seeds. Let $s_1$ and $s_2$ be the
+# standard deviations of their scores. Let $s_d$ be the standard deviation of the $n$ differences
+# within seeds. Without pairs, the standard error of the mean difference is $\sqrt{(s_1^2 +
+# s_2^2)/n}$. With pairs it is $s_d/\sqrt n$.
 #
 # **Predict first.** The paired interval is narrower than the unpaired interval. By which factor?
 
@@ -369,11 +374,11 @@ assert high - low < 0.8 * 2 * unpaired
 #
 # ## Parts 1 to 3: the scores
 #
-# All methods in the next picture train for 2,000 steps. But they do not need the same time, because
-# a training step of DDFP takes longer than a step of the other methods. So study 2 also has a run
-# of DDFP with only 1,500 steps. 1,500 steps of DDFP take a little longer than 2,000 steps of
+# All methods in the next picture train for 2,000 steps. But they do not need the same time: a
+# training step of DDFP takes longer than a training step of the baselines. So study 2 also has runs
+# of DDFP with only 1,500 training steps. They take a little longer than 2,000 training steps of
 # `consistency` ([bench/RESULTS.md](../bench/RESULTS.md)). The last line of the output below is
-# about DDFP with 1,500 steps. All rows are in [STUDY.md](../reproduce/STUDY.md).
+# about these runs. [STUDY.md](../reproduce/STUDY.md) has the results of all variants.
 #
 # **Predict first.** Which of the four steps (random, dropout, adversarial, descent) gains most over
 # the second pass alone?
@@ -413,34 +418,34 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** Part 1: DDFP is significantly better than `consistency`. (This is before the
-# correction for several comparisons, see below.) Part 2: the results for DDFP do not show whether
-# this part is true. The second pass alone has more than half of the gain of DDFP over
+# **Finding.** Part 1: DDFP is significantly better than `consistency`. (After the correction for
+# several comparisons, this is no longer true, see below.) Part 2: the results for DDFP do not show
+# whether this part is true. The second pass alone has more than half of the gain of DDFP over
 # `consistency`. DDFP is not significantly better than the second pass alone. The random step is
-# significantly better than the second pass alone. (The correction for several comparisons comes
-# below.) Part 3: the results do not support this part. Random, dropout and adversarial steps all
-# have a *higher* mean score than descent. (Each method has its own best length.) Perturbing
-# features helps on this benchmark. We find no sign that a direction from the density helps more
-# than another direction. In equal time, DDFP has a lower score than `consistency`. DDFP needs more
-# time for the density and for the second pass. We did not measure these two times separately.
-# (README.md shows some of these differences with the opposite sign: `ddfp` minus the other method.)
+# significantly better than the second pass alone, also after the correction. Part 3: the results do
+# not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
+# descent. (Each method has its own best length.) Perturbing features helps on this benchmark (part
+# 2). We find no sign that a direction from the density helps more than another direction. In equal
+# time, DDFP has a lower score than `consistency`. DDFP needs more time for the density and for the
+# second pass. We did not measure these two times separately. (README.md shows some of these
+# differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?
 #
-# What does "95 % CI −0.4 to +1.5" mean? Repeat this study 100 times with new seeds, and compute an
-# interval each time. About 95 of the 100 intervals contain the true difference. (The calculation
-# assumes that the paired differences, one for each seed, are roughly normally distributed.) If an
-# interval contains 0, there can still be a difference. The number of seeds is then not enough to
-# find it.
+# What does "95 % CI −0.4 to +1.5" mean? Suppose that we repeat this study 100 times with new seeds
+# and compute an interval each time. Then about 95 of the 100 intervals contain the true difference.
+# (The calculation assumes that the paired differences, one for each seed, are roughly normally
+# distributed.) If an interval contains 0, there can still be a difference. Perhaps the number of
+# seeds is too small to find this difference.
 #
 # Be careful in three cases.
 #
 # 1. **Several comparisons.** If you compute many 95 % intervals, some of them will probably miss
 #    the true difference by chance. The *Bonferroni* correction is simple: for $m$ comparisons,
 #    compute each interval at the level $1 - 0.05/m$ instead of $0.95$.
-# 2. **Few seeds.** With five seeds, the intervals (Student's t) are wide, and small effects cannot
-#    be seen.
+# 2. **Few seeds.** With five seeds, the intervals (Student's t) are wide, so small effects are
+#    often not significant.
 # 3. **One benchmark.** All seeds use the same data set, the same network and the same number of
 #    labels. So the intervals do not tell us what happens with other data.
 
@@ -469,15 +474,15 @@ assert corrected < single
 
 # %% [markdown]
 # **Finding.** Before the correction, nine of 12 intervals exclude 0. After the correction, two
-# intervals exclude 0. These two intervals compare random steps with `consistency` and with the
-# second pass alone. They are not about DDFP. In a long table, the best score is probably partly due
-# to chance. So before the experiment, decide which comparison answers the question, and write your
-# decision down. For study 2, we did not do this. For the photographs (below), we wrote a plan
-# before the experiment.
+# intervals exclude 0. These two intervals are for random steps minus `consistency` and for random
+# steps minus the second pass alone. Neither of them is about DDFP. In a long table, the best score
+# is probably partly due to chance. So before the experiment, decide which comparison answers the
+# question, and write down this decision. For study 2, we did not write down a decision. For the
+# photographs (below), we wrote a plan before the experiment.
 #
-# How many seeds do you need to find a difference of 0.5 points? The number depends on the paired
-# standard deviation. The *power* of a test is the probability that the test finds an existing
-# difference. A usual value is 80 %.
+# How many seeds do you need to find a difference of 0.5 points? The number depends on the *paired
+# standard deviation*, the standard deviation of the paired differences. The *power* of a test is
+# the probability that the test finds an existing difference. A usual value is 80 %.
 
 
 # %%
@@ -503,14 +508,15 @@ assert seeds_needed(0.5, deviation) > len(wide)
 assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %% [markdown]
-# **Finding.** To find a difference of half a point, we need 22 or 29 seeds. We have five seeds.
-# Many tables have only one run per method. Such a table cannot show a difference of half a point.
+# **Finding.** To find a difference of half a point, we need 22 seeds for DDFP minus the second pass
+# alone, and 29 seeds for DDFP minus random steps. We have five seeds. Many papers have tables with
+# only one run per method. Such a table cannot show a difference of half a point.
 
 # %% [markdown]
 # ## Part 4: does DDFP need a good density that keeps learning?
 #
-# Study 4 changes one part of DDFP at a time. The output shows the difference from DDFP in points of
-# test mIoU, over three seeds:
+# Study 4 changes one part of DDFP at a time. For the changes of the density, the output shows the
+# test mIoU minus that of DDFP in points, over three seeds:
 
 # %%
 ablations = find_study("ablations")
@@ -526,25 +532,26 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
 # **Finding.** Three controls have another density than DDFP. The first density is a mixture of
-# Gaussians without a flow. The other two densities (a mixture and a kernel density) are fitted once
-# and then *frozen*: they do not change after that. All three controls have a lower mean score than
-# DDFP. But all three intervals contain 0, so these three seeds do not prove a difference. Two more
-# variants use the classes in another way: a flow without labels, and class-conditional descent.
-# They do not differ significantly from DDFP. (*Class-conditional* descent goes down the density of
-# one class: the pseudo-label of the feature.)
+# Gaussians without a flow, which keeps learning. The other two densities (another mixture and a
+# kernel density) are fitted once and then *frozen*: they do not change after that. All three
+# controls have a lower mean score than DDFP. But all three intervals contain 0, so these three
+# seeds do not prove a difference. Two more variants use the classes in another way: a flow without
+# labels, and class-conditional descent. These two variants do not differ significantly from DDFP.
+# (*Class-conditional* descent goes down the density of one class: the pseudo-label of the feature.)
+# Flows with one or four blocks do not differ significantly either.
 #
-# Is the density itself good? In lesson 2, we trained a flow on a stream of points in 16 dimensions,
-# and it came close to the exact density. The flow for two rings did not come close to the exact
-# density. For the features of a network, we do not know the exact density. But we can compare two
-# densities. The better density gives the features of *validation* images a higher log-likelihood.
-# We also test whether the network is more often wrong at pixels with a low density. Then we compare
-# low density with low confidence. Which of the two is a better sign of an error? (We measure this
-# with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect. "Both"
-# is a logistic regression on confidence and density. "Confidence fitted" is a logistic regression
-# on confidence alone.)
+# Is the density itself good? In lesson 2, a flow for points in 16 dimensions came close to the
+# exact density. The flow for two rings did not. For the features of a network, we do not know the
+# exact density, so we can only compare densities with one another. The better density gives the
+# features of *validation* images a higher log-likelihood. We also test whether the network is more
+# often wrong at pixels with a low density. Then we compare low density with low confidence. Which
+# of the two is a better sign of an error? (We measure the quality of a sign with the AUROC, the
+# area under the ROC curve. 50 % is a random guess, and 100 % is perfect. In the output, "both" is a
+# logistic regression on confidence and density, and "confidence fitted" is a logistic regression on
+# confidence alone.)
 #
-# **Predict first.** After the warm-up, the flow learns at every step of the training. Does it fit
-# the features better than one Gaussian does?
+# **Predict first.** After the warm-up, the flow learns at every step of the training. Does the flow
+# fit the features better than one Gaussian does?
 
 # %%
 pairs = (
@@ -577,15 +584,17 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 # %% [markdown]
 # ## Part 5: does the step move the boundary?
 #
-# Does the boundary move to lower density *because of* descent? We should not use the flow of DDFP
-# for this measurement. The flow was trained together with the network. So a measurement with this
-# flow could be in favor of DDFP. So we fit another density to the features of each network: a
-# mixture of 16 Gaussians. No method was trained with this mixture. (We measure at several steps of
-# the training, and fit a new mixture each time.) This mixture gives each feature a *percentile*: 50
-# is the median feature, and 0 is the feature with the lowest density.
+# Does the boundary move to lower density *because of* descent? The flow of DDFP was trained
+# together with the network, so a measurement with this flow could favor DDFP. So we fit another
+# density to the features of each network: a mixture of 16 Gaussians. No method was trained with
+# this mixture. (We measure at several steps of the training, and fit a new mixture each time.) The
+# mixture gives each feature a *percentile*: 50 is the median feature, and 0 is the feature with the
+# lowest density. A feature is at the boundary if its two highest class probabilities differ by less
+# than 0.2. The percentile of the boundary is the mean percentile of these features.
 #
-# **Predict first.** At step 500, the boundary lies near percentile 55. Where does it lie at the end
-# of the training: with labels alone, with consistency training, and with DDFP?
+# **Predict first.** At training step 500, the boundary lies near percentile 55 with all methods.
+# Where does it lie at the end of the training: with labels alone, with consistency training, and
+# with DDFP?
 
 # %%
 inside = study.stored_mechanism()
@@ -624,15 +633,15 @@ assert (pseudo["error percentile"] < 48).all()
 # %% [markdown]
 # **Finding.** The step does what the paper says. Confident features lie near percentile 50 before
 # the step, and near percentile 8 after the step down the density. After a random step, they lie
-# near percentile 48, and after an adversarial step near percentile 33. The boundary moves to
-# sparser features with DDFP. But it also moves there with the other three methods that use
-# pseudo-labels. One of them is `consistency`, which takes no step. So the boundary also moves
-# without a step. With `supervised`, the boundary has about the same percentile at the end as at
-# step 500. Does the step of DDFP move the boundary further than `consistency` does? We cannot say,
+# near percentile 48, and after an adversarial step near percentile 33. With DDFP, the boundary
+# moves to sparser features. But it also moves to sparser features with `noise`, `vat` and
+# `consistency`, which also use pseudo-labels. `consistency` takes no step. So the boundary moves
+# without a step, too. With `supervised`, the boundary has about the same percentile at the end as
+# at step 500. Does the boundary move further with DDFP than with `consistency`? We cannot say,
 # because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs
-# (study 9), we measured four methods. On the photographs, the boundary lies at percentile 17 to 21,
-# lower than on the digits. From step 300 to the end, its percentile does not fall. We did not
-# measure before step 300.
+# (study 9), we measured four methods. There the boundary lies at percentile 17 to 21, lower than on
+# the digits. From training step 300 to the end, the percentile of the boundary does not fall. We
+# did not measure before step 300.
 #
 # On the digits, we also measured the mean percentile of the features with a wrong class. For the
 # four methods with pseudo-labels, this percentile is between 43 and 46, a little below the median
@@ -642,12 +651,13 @@ assert (pseudo["error percentile"] < 48).all()
 # ## How does the release differ from the paper?
 #
 # The preset `ddfp_released` follows the released code (lesson 4). On the digit scenes, this preset
-# has the highest mean of all methods. Two more studies are about the reason. Study 3 also has a
-# variant of the release with random steps instead of steps down the density. In study 6, all
-# methods have the teacher of the release. This teacher is *tied*: it shares the weights of the
-# student. It is also in *train mode*: its BatchNorm uses the statistics of the current batch. In
-# the output, "asked in train mode" is about the direction of the step. It means that the embeddings
-# for the flow are also normalized with the statistics of the current batch.
+# has the highest mean of all methods. Two more studies look for the reason. Study 3 (validation
+# scores) changes single settings of `ddfp` and of the release. One variant is the release with
+# random steps instead of steps down the density. In study 6, all methods have the teacher of the
+# release. This teacher is *tied*: it shares the weights of the student. It is also in *train mode*:
+# its BatchNorm uses the statistics of the current batch. In the output, "asked in train mode" is
+# about the direction of the step. To find this direction, the flow gets embeddings that are
+# normalized with the statistics of the current batch, too.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
@@ -681,13 +691,13 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # %% [markdown]
 # ## Real photographs
 #
-# Digit scenes are 40 pixels wide. Three studies use photographs. One study uses street scenes
-# (CamVid), with a network that starts from random weights. Two studies use photographs of animals
-# (a part of PASCAL VOC), with a pretrained network. For the animals, we wrote a
-# [plan](../reproduce/PLAN.md) before the main experiment. Before the plan, we had tuned two methods
+# Three studies use real photographs instead of digit scenes. One study uses street scenes (CamVid),
+# with a network that starts from random weights. Two studies use photographs of animals and persons
+# (a part of PASCAL VOC), with a pretrained network. We call them "the animals". For the animals, we
+# wrote a [plan](../reproduce/PLAN.md) before the main experiment. The plan says which comparisons
+# count, how many seeds they have, and what we may claim. Before the plan, we had tuned two methods
 # on validation images. The runs of this tuning also stored test scores. No setting was chosen by
-# these test scores. The plan says which comparisons count, how many seeds they have, and what we
-# may claim.
+# these test scores.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -729,14 +739,14 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 
 # %% [markdown]
 # **Finding.** On the animals (study 9), all three planned intervals contain 0. DDFP and the second
-# pass alone have three common seeds. On these seeds, their means are almost equal. (DDFP and
-# `consistency` have five seeds. The plan has a rule for more seeds: we add two seeds if a
-# difference is not significant, but is larger than a limit. The limit is the paired standard
-# deviation of noise minus `consistency`. If you add seeds after you have seen a result, the new
-# interval is less reliable. So we should be even more careful with this comparison.) So we see no
+# pass alone have three common seeds. On these seeds, their means are almost equal. So we see no
 # sign that DDFP gains on these photographs. We also see no sign of a gain for the three classes
-# that look similar (cow, horse, sheep). The interval of DDFP minus `consistency` is wide. The
-# interval of DDFP minus the second pass alone is narrow.
+# that look similar (cow, horse, sheep). The interval of DDFP minus the second pass alone is narrow.
+# The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (The
+# plan has a rule for more seeds: we add two seeds if a difference is not significant, but is larger
+# than a limit. The limit is the paired standard deviation of noise minus `consistency`. If you add
+# seeds after you have seen a result, the new interval is less reliable. So be even more careful
+# with DDFP minus `consistency`.)
 #
 # This result has three more limits. First, the chosen step length of DDFP is the shortest length
 # that we tried. A step of this length changes few predictions. So we cannot expect a large
@@ -745,26 +755,27 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # has other labeled images.) Third, the step lengths were chosen with one seed and with half of the
 # training steps (study 8).
 #
-# Now look at `supervised` in the street scenes (CamVid). On these test images, training on labels
-# alone is *better* than consistency training. (On the validation images, the mean of `supervised`
-# is lower than the mean of `consistency`: see [study 7](../reproduce/STUDY.md).) The runs on street
-# scenes have three seeds and 600 steps, and start from random weights. DDFP and noise have higher
-# means than `consistency`, but lower means than `supervised`. So always report the simplest
-# baseline too.
+# Now look at `supervised` in the output for the street scenes (CamVid). On the test images,
+# training on labels alone is *better* than consistency training. (On the validation images, the
+# mean of `supervised` is lower than the mean of `consistency`: see [study
+# 7](../reproduce/STUDY.md).) The runs on street scenes have three seeds and 600 steps, and start
+# from random weights. DDFP and noise have higher means than `consistency`, but lower means than
+# `supervised`. So always report the simplest baseline too.
 #
 # ## What may we conclude?
 #
-# These conclusions are for small scenes and a small network. The networks were trained with five
-# seeds, if no other number is given. The step lengths were chosen on validation images.
+# These conclusions are for small scenes and a small network. Each method was trained with five
+# seeds, unless we give another number. The step lengths were chosen on validation images.
 #
 # 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
 #    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
 #    +4.4).
-# 2. The second pass alone, without any step, has more than half of this gain.
+# 2. The second pass alone, without any step, has more than half of the 1.6 points.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
 #    steps minus the score with descent is +0.9 points (-0.3 to +2.0). So descent is probably not
-#    better than random steps by more than 0.3 points. Adversarial minus descent is +1.0 points
-#    (+0.3 to +1.7). After the correction, this difference is not significant (-0.5 to +2.5).
+#    better than random steps by more than 0.3 points. The score with adversarial steps minus the
+#    score with descent is +1.0 points (+0.3 to +1.7). After the correction, this difference is not
+#    significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well. Three seeds are not enough to know
 #    this.
 # 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
@@ -772,15 +783,15 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # 6. The flow fits the features better than one Gaussian, but a mixture of 16 Gaussians fits them
 #    better than the flow. Low density hardly predicts the errors of the network.
 #
-# The photographs of animals have a pretrained network and three to five seeds. There no difference
-# of mIoU between two methods is significant. DDFP minus the second pass alone is +0.0 points (-0.6
-# to +0.6), with three seeds. After the correction for three comparisons, this interval is -1.1 to
-# +1.1.
+# On the animals, the network is pretrained, and each method has three or five seeds. No difference
+# of mIoU between two methods is significant there. DDFP minus the second pass alone is +0.0 points
+# (-0.6 to +0.6), with three seeds. After the correction for three comparisons, this interval is
+# -1.1 to +1.1.
 #
 # These results do *not* tell us whether DDFP works in the paper's setting. The paper uses
 # photographs with crops of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95.
-# We have not run this setting on a GPU yet. A test on a small benchmark can be a reason to doubt a
-# claim. But it cannot show whether the claim is true in other settings.
+# We have not run this setting yet, because it needs a GPU. A test on a small benchmark can be a
+# reason to doubt a claim. But it cannot show whether the claim is true in other settings.
 
 # %% [markdown]
 # ## Exercises
@@ -810,8 +821,8 @@ assert fair["difference"] < faulty["difference"]
 # %% [markdown] tags=["solution"]
 # The step of DDFP is ten times as long as the step of noise, and only the length of DDFP was tuned.
 # If each method has the best of its four lengths, the difference is small. With only two seeds, we
-# cannot conclude anything. The differences of the two seeds can be almost equal by chance. Then the
-# interval is narrow and does not contain 0.
+# cannot conclude anything. In the unfair comparison, the differences of the two seeds (1.5 and 1.4)
+# are almost equal, perhaps by chance. So the interval is narrow and does not contain 0.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run
@@ -826,10 +837,10 @@ log.tail(3)
 # %% [markdown]
 # The column `first_line_miou` of `log` is the student's score after each epoch. The paper's score
 # was computed on the same validation images. Why is the paper's score higher than the last score of
-# its log? How large is this difference for a method that no longer improves? To answer this
-# question, we assume that the scores of the last 20 epochs have no trend. Draw 20 of these scores
-# with replacement, and take the best of the 20. Repeat this many times, and compute the mean of the
-# best scores.
+# its log? How large is such a difference for a method that no longer improves? To answer this
+# question, assume that the scores of the last 20 epochs have no trend. Draw 20 of these scores with
+# replacement, and take the best of the 20. Repeat this many times, and compute the mean of the best
+# scores. How far is it above the mean of the last 20 scores?
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
@@ -845,9 +856,9 @@ assert values.max() > values[-1] and best > late.mean()
 # The score 81.2 is the *best of 80 epochs*. The best epoch was chosen on the images on which the
 # score is reported. The score 80.9 is the score of the last epoch. The best of many noisy scores is
 # higher than a typical score. With more evaluations, the best score becomes even higher. If the
-# scores have no trend, the best of 20 scores is about 0.34 points above the mean of these scores.
-# So compare the last score of one run with the last score of the other run. Or choose the best
-# epoch on images that are not used for the reported score.
+# scores have no trend, the best of 20 scores is on average 0.34 points above their mean. So compare
+# the last scores of both runs. Or choose the best epoch on images that are not used for the
+# reported score.
 
 # %% [markdown]
 # **3. Plan a test.** UniMatch (CVPR 2023) is a method that *drops channels* of the features at
@@ -872,22 +883,22 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # compare channel dropout with noise. Each method has its chosen strength. We use the scores on test
 # images after the last training step, and pair them by seed. *Seeds:* the number printed above,
 # decided before the first run. *Mechanism:* the paper may say that a network with dropout depends
-# less on single channels. To test this, drop one channel of each trained network. Then compare the
-# loss of accuracy between the networks.
+# less on single channels. To test this, drop one channel of each trained network. Then compare how
+# much accuracy the networks lose.
 
 # %% [markdown]
 # ## What we saw
 #
 # - A claim has parts. Each part needs a control that differs from the method in one respect.
 # - In a fair comparison, all methods are tuned in the same way, trained for the same budget and
-#   measured in the same way. The tuning does not use the test data. A budget is a number of steps
-#   or a time. Say which of them you use.
+#   measured in the same way. The tuning does not use the test data. The budget is a number of
+#   training steps or a time. Say which of the two you use.
 # - Compare methods within each seed. Report intervals. Decide before the experiment which
 #   comparison answers the question.
 # - If a result is not significant, there can still be an effect. If a result is significant, the
 #   effect can still be small, or absent on other data.
-# - Also test the reason that the paper gives: measure the density at the boundary. Use a density
-#   that no method was trained with.
+# - Also test the reason that the paper gives. Here we measured the density at the boundary, with a
+#   density that no method was trained with.
 #
 # ## In the real method
 #
@@ -916,5 +927,5 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #
 # ## Next
 #
-# Run it yourself: `make reproduce` trains four methods with three seeds in about half an hour. ·
-# Previous: [5. Your own data](05_your_own_data.ipynb) · [All lessons](README.md)
+# Run a comparison yourself: `make reproduce` trains four methods with three seeds in about half an
+# hour. · Previous: [5. Your own data](05_your_own_data.ipynb) · [All lessons](README.md)

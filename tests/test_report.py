@@ -263,7 +263,7 @@ def test_the_texts_of_a_study_have_its_means():
 
     scores = {"noise, eps 1": [60.0, 62.0], "noise, eps 3": [63.0, 63.5], "consistency": [59.0, 58]}
     alt = study_figures.lengths(runs_of(scores), "consistency", "test_miou", "test mIoU (%)").alt
-    assert "consistency, 58.5." in alt and alt.endswith("63.2 at eps 3 for noise.")
+    assert "58.5, the score of consistency." in alt and alt.endswith("63.2 at eps 3 for noise.")
 
 
 def test_every_kind_of_picture_keeps_its_text():

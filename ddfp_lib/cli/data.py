@@ -36,7 +36,7 @@ def prepare_voc(
         Path | None, typer.Option(help="SBD's benchmark.tgz, if it is on disk already.")
     ] = None,
 ) -> None:
-    """Fetch PASCAL VOC 2012 and SBD, and make the 10,582 training masks of both."""
+    """Fetch PASCAL VOC 2012 and SBD, and make the 10,582 training masks from them."""
     from ddfp_lib.data.prepare import prepare_voc
 
     prepare_voc(root, voc_archive, sbd_archive)
@@ -109,7 +109,7 @@ def convert(
         str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
     ] = None,
 ) -> None:
-    """Write masks of class indices from colors, 0 and 255, or a tool's export."""
+    """Convert masks of colors, masks of 0 and 255, or a tool's export to masks of class indices."""
     from ddfp_lib.data.convert import convert
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
@@ -132,7 +132,7 @@ def fetch(
         typer.Option("--from", help="Folder of the lists on disk: <n>/labeled.txt and so on."),
     ] = None,
 ) -> None:
-    """Fetch the lists of the paper's release, checked against recorded hashes."""
+    """Fetch the lists of the paper's release, and check them against recorded hashes."""
     from ddfp_lib.data.published import fetch_splits
 
     for folder in fetch_splits(name, root, source):

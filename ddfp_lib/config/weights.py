@@ -1,4 +1,4 @@
-"""Starting weights of a run: where the file is, what it holds, how its images are normalized."""
+"""Starting weights of a run: where the file is, what it holds, how images are normalized for it."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""Tables that say which class a color or a value of a mask is."""
+"""Tables with the class of each color or each value of a mask."""
 
 import csv
 from collections.abc import Hashable, Sequence

@@ -1,4 +1,4 @@
-"""An executed notebook as one page: no code, no scripts or styles from elsewhere."""
+"""Make one HTML page of an executed notebook, without its code and without outside files."""
 
 import html
 import itertools

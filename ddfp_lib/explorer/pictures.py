@@ -1,4 +1,4 @@
-"""The page on pictures: percentile and class after a step from each feature of an image."""
+"""The page on pictures: the percentile and the class of each feature of an image after a step."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Check addresses of repositories in a lesson: ours is in pyproject.toml, others are listed."""
+"""Check repository addresses in a lesson: ours is in pyproject.toml, this file lists the others."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Compute the picture of the claim: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
+"""The picture of the paper's claim: ``python -m ddfp_lib.plots.overview docs/overview.png``."""
 
 import sys
 from pathlib import Path

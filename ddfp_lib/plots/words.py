@@ -231,7 +231,7 @@ def lengths(table: Mapping[str, pd.DataFrame], reference: float, baseline: str, 
     lines = "A thin line shows one seed. The thick line shows the mean." if many else "One seed."
     return (
         f"Each panel shows one method: {label} over the length of the step, eps. {lines} The "
-        f"dashed line shows the score of {baseline}, {reference:.1f}. The highest "
+        f"dashed line shows {reference:.1f}, the score of {baseline}. The highest "
         f"{'means' if many else 'scores'} are {named(found)}."
     )
 

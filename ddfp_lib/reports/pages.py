@@ -179,8 +179,8 @@ def expectation(ledger: pd.DataFrame) -> str:
         return "What it finds: not stored yet."
     return (
         f"In our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
-        f"with {gap['seeds']} seeds. With so few seeds, your difference can "
-        "even have the other sign. "
+        f"with {gap['seeds']} seeds. Another machine gives other "
+        "numbers. With so few seeds, even the sign can change. "
         f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )
 
@@ -204,8 +204,8 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
     )
     return (
         f"The paper reports this mIoU on VOC: {known}. We know these numbers from another project, "
-        "which quotes them. `ddfp reproduce voc --data DIR` runs all five splits, that is, lists "
-        "of labeled images. Add `--splits 732` to run one split. If you have one GPU, see "
+        "which quotes them. `ddfp reproduce voc --data DIR` trains on all five splits (lists of "
+        "labeled images). Add `--splits 732` to train on one split. If you have one GPU, see "
         "[One GPU](reproduce/README.md#one-gpu)."
     )
 

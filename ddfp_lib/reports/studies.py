@@ -220,7 +220,9 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
         effects = _means(some, "features")
         effects = effects[[name for name in EFFECTS if name in effects]].rename(columns=EFFECTS)
         effects = effects.rename(index={UNPERTURBED: "unperturbed"})
-        tables.append(_markdown(f"confident features of `{method}`, moved", effects))
+        tables.append(
+            _markdown(f"confident features of `{method}`, before and after a step", effects)
+        )
     if len(learned):
         quality = _means(learned, "method").rename(index="`{}`".format)
         tables.append(_markdown("the learned density, on validation images", quality))
@@ -271,7 +273,7 @@ def outdated(study: Study) -> str:
         return ""
     commit, wrong = FIXES[study.measured_before]
     rows = f"{PADDED[study.benchmark]} of the features of a {study.benchmark} batch"
-    return f"Commit {commit} fixed an error later. In these runs, {wrong} ({rows})."
+    return f"These runs have an error that commit {commit} fixed later: {wrong} ({rows})."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
@@ -310,12 +312,12 @@ def page() -> str:
         "(../notebooks/06_does_the_density_matter.ipynb) explains how to read the numbers.",
         _summary(),
         "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the "
-        "teacher after the last training step, in %. A mean is over the seeds that every method of "
-        "the table has. `±` is the standard deviation between seeds. Differences of scores "
-        "are in points of mIoU, paired by seed. Brackets contain the 95 % interval (Student's t), "
-        "if there are at least three seeds. A difference is significant if its interval does not "
-        "contain 0. Intervals are not corrected for the number of comparisons. Seconds were "
-        "measured on one core, while the machine did other work too.",
+        "teacher after the last training step, in %. Means are over the seeds that all methods of "
+        "the table have in common. `±` is the standard deviation between seeds. Differences of "
+        "scores are in points of mIoU, paired by seed. Brackets contain the 95 % interval "
+        "(Student's t), if there are at least three seeds. A difference is significant if its "
+        "interval does not contain 0. Intervals are not corrected for the number of comparisons. "
+        "Seconds were measured on one core, while the machine did other work too.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
