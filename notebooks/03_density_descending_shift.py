@@ -574,8 +574,8 @@ assert abs(fall - wanted) < 0.5
 #
 # The released code takes one straight step of length 4 in 304 dimensions. It moves the features of
 # confident pixels. Convolutions connect neighboring pixels, so some neighbors of these pixels have
-# a nonzero gradient, too. The released code moves these neighbors too. By default, our code does
-# not move these neighbors.
+# a nonzero gradient, too. The released code also moves these neighbors. By default, our code does
+# not.
 #
 # ## References
 #

@@ -361,7 +361,7 @@ assert shared["high"] < 0
 # %% [markdown]
 # ### Part 5. One backward pass
 #
-# The total loss has the weights from the beginning of the lesson:
+# The total loss is the weighted sum from the beginning of the lesson:
 #
 # $$ L = \mathrm{CE}(x, m) + \tfrac12\, \mathrm{CE}(u, y)
 #    + \tfrac12\, \mathrm{CE}(u \text{ with } F + \delta,\; y) $$

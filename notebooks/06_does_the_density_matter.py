@@ -278,8 +278,9 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # fall of log p. (A *flipped class* is a predicted class that the step changes.) A method can be
 # better in one of these comparisons and worse in another. So make more than one comparison.
 #
-# Study 10 makes two comparisons on digit scenes. In the first comparison, each step changes the
-# prediction about as much as descent does (KL divergence, flipped classes). These are the arms
+# Study 10 makes two comparisons on digit scenes. In the first comparison, the steps have an *equal
+# effect*: each step changes the prediction about as much as descent does. (With these lengths, both
+# the KL divergence and the percentage of flipped classes are about equal.) These are the arms
 # `noise, eps 11.5` and `vat, eps 1`. In the second comparison, each step has length 3, as the step
 # of descent has (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus
 # the test mIoU of each other arm:
@@ -853,11 +854,11 @@ print(f"what choosing the best adds: {best - late.mean():.2f} points")
 assert values.max() > values[-1] and best > late.mean()
 
 # %% [markdown] tags=["solution"]
-# The score 81.2 is the *best of 80 epochs*. The best epoch was chosen on the images on which the
-# score is reported. The score 80.9 is the score of the last epoch. The best of many noisy scores is
-# higher than a typical score. With more evaluations, the best score becomes even higher. If the
-# scores have no trend, the best of 20 scores is on average 0.34 points above their mean. So compare
-# the last scores of both runs. Or choose the best epoch on images that are not used for the
+# The score 81.2 is the *best of 80 epochs*. The best epoch was chosen with the same images that
+# give the reported score. The score 80.9 is the score of the last epoch. The best of many noisy
+# scores is higher than a typical score. With more evaluations, the best score becomes even higher.
+# If the scores have no trend, the best of 20 scores is on average 0.34 points above their mean. So
+# compare the last scores of both runs. Or choose the best epoch on images that are not used for the
 # reported score.
 
 # %% [markdown]
