@@ -160,7 +160,8 @@ def test_differences_in_words_are_those_of_the_tables(study):
     for text in (study.answer, study.reading):
         assert text
         assert misquoted(text, known) == []
-        assert "{{" not in filled(study, study.stored(), text, study.stored_mechanism())
+        stored = study.stored_mechanism(), study.stored_classes()
+        assert "{{" not in filled(study, study.stored(), text, *stored)
 
 
 def test_study_md_begins_with_its_answers():

@@ -162,7 +162,7 @@ def test_a_published_score_keeps_its_decimals():
 
 def test_the_page_names_benchmarks_that_only_studies_measured():
     """Photographs have rows in studies alone, and no longer once the ledger has them."""
-    assert "`voc_animals` (studies 8, 9) was measured there alone" in results_page(
+    assert "results of `camvid` (study 7), `voc_animals` (studies 8, 9)" in results_page(
         rows({"ddfp": [50.0]}), published_scores()
     )
     measured = rows({"ddfp": [50.0]}, "104", "voc_animals")

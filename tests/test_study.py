@@ -102,7 +102,7 @@ def test_the_page_says_which_studies_learned_padding():
         f"the flow also learned features at the padding of labeled images ({share} batch)."
         for share in ("2 % of the features of a digits", "0.2 % of the features of a camvid")
     )
-    assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], []]
+    assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], [], []]
 
 
 def test_studies_have_places_of_their_own():
@@ -241,6 +241,16 @@ def test_a_reading_compares_what_was_measured_of_a_density(minimal):
     assert text == "+15.1 (+14.9 to +15.3) nats"  # step 2, gaps of 15, 15.1 and 15.2
     with pytest.raises(UserError, match=r"{{density of vat \| flow \| Gaussian}} has no runs"):
         filled(minimal, runs, "{{density of vat | flow | Gaussian}}", mechanism)
+
+
+def test_a_reading_compares_groups_of_classes(minimal, tmp_path):
+    path = tmp_path / "grouped.yaml"
+    path.write_text(MINIMAL + GROUPS)
+    study, runs = read_study(path), runs_of(minimal.variants, [0, 1, 2])
+    text = "{{group alike | noise, eps 3 | consistency}}"
+    assert filled(study, runs, text, None, ious(6.0)) == "+6.0 (+6.0 to +6.0)"
+    with pytest.raises(UserError, match=r"{{group other \| noise, eps 3 \| consistency}} has no"):
+        filled(study, runs, "{{group other | noise, eps 3 | consistency}}", None, ious(6.0))
 
 
 def test_a_study_is_found_by_its_former_name():

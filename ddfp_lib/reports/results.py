@@ -180,8 +180,11 @@ def _alone(ledger: pd.DataFrame) -> str:
     for study in stored:
         if study.benchmark not in set(ledger["benchmark"]):
             where.setdefault(study.benchmark, []).append(str(study.number))
-    named = [f"`{name}` (studies {', '.join(numbers)})" for name, numbers in where.items()]
-    return f"; {', '.join(named)} was measured there alone" if named else ""
+    named = [
+        f"`{name}` ({'studies' if len(numbers) > 1 else 'study'} {', '.join(numbers)})"
+        for name, numbers in where.items()
+    ]
+    return f". Only studies have results of {', '.join(named)}" if named else ""
 
 
 def results_page(

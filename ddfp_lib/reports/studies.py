@@ -77,7 +77,7 @@ def section(
     if mechanism is not None:
         parts += inside(mechanism)
     if study.reading:
-        reading = filled(study, runs, study.reading, mechanism)
+        reading = filled(study, runs, study.reading, mechanism, classes)
         parts += reading.split("\n")  # folded YAML: one line per paragraph
     return "\n\n".join(parts)
 
@@ -85,8 +85,11 @@ def section(
 QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
 
 
+Table = pd.DataFrame | None
+
+
 def filled(
-    study: Study, runs: pd.DataFrame, text: str, mechanism: pd.DataFrame | None = None
+    study: Study, runs: pd.DataFrame, text: str, mechanism: Table = None, classes: Table = None
 ) -> str:
     """Return a text with numbers in place of its ``{{A | B}}``.
 
@@ -94,13 +97,14 @@ def filled(
     of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
     ``{{A | B | 98.3 %}}`` has another interval, ``{{A | B | validation}}`` has validation scores.
     ``{{density of M | A | B}}`` compares two quantities of the density that variant M learned, at
-    the end of its training.
+    the end of its training. ``{{group G | A | B}}`` compares the mean IoU of a group of classes.
 
     Args:
         study: the study that has the variants A and B.
         runs: its ledger.
         text: text of the study's file.
         mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`, for ``density of``.
+        classes: IoU of each class, see :func:`section`, for ``group``.
 
     Raises:
         UserError: A or B is not a variant or a quantity, or has no runs.
@@ -112,6 +116,8 @@ def filled(
         some, score = runs, study.score
         if parts[0].startswith("density of "):
             some, score = learned.get(parts.pop(0).removeprefix("density of "), NOTHING), "value"
+        elif parts[0].removeprefix("group ") in study.groups and classes is not None:
+            some, score = group_scores(study, classes), parts.pop(0).removeprefix("group ")
         method, baseline, *options = parts
         if "validation" in options:
             options.remove("validation")
@@ -297,7 +303,8 @@ def _summary() -> str:
         question = f"[{study.question}](#{anchor.replace(' ', '-')})"
         answer = "Not run yet."
         if runs is not None:
-            answer = filled(study, runs, study.answer, study.stored_mechanism())
+            found = study.stored_mechanism(), study.stored_classes()
+            answer = filled(study, runs, study.answer, *found)
         seeds = "" if runs is None else _seeds(runs)
         lines.append(_row([str(study.number), question, answer, seeds]))
     return "\n".join(lines)
