@@ -609,10 +609,10 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 # **Finding.** Steps of length 0.2 and 0.4 increase the mean accuracy. For descent, the standard
 # deviation of the gain is about twice as large at length 0.4 as at length 0.2. Steps of length 0.8
 # decrease the mean accuracy. A step of this length is longer than the gap is wide. Probably such a
-# step moves many points to the other moon. There the student learns the wrong class. The best
-# length depends on the width of the gap, and this width is not known beforehand. The length is a
-# *hyperparameter*, a setting that is chosen and not learned. Choose the length on validation data,
-# *in the same way for every method* (see lesson 6).
+# step moves many points to the other moon. The points keep their pseudo-labels, so the student
+# learns the wrong class there. The best length depends on the width of the gap, and this width is
+# not known beforehand. The length is a *hyperparameter*, a setting that is chosen and not learned.
+# Choose the length on validation data, *in the same way for every method* (see lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place

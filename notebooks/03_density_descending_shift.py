@@ -130,11 +130,11 @@ def draw(count, *seed):
 # %% [markdown]
 # The method knows neither the true density nor the true classes. It has a classifier and a flow.
 # The flow is trained on points, and one in ten of these points has a label. (In this lesson, the
-# classifier is trained with the labels of all points. So its errors disturb the comparison with the
-# adversarial step, below, less.)
+# classifier is trained with the labels of all points. So it makes fewer errors, and the comparison
+# with the adversarial step is fairer.)
 #
-# **Predict first.** Look at the points of one class. Will their steps point towards the other
-# classes, or to all sides?
+# **Predict first.** Look at the points of one class. Will they move towards the other classes, or
+# to all sides?
 
 
 # %%
@@ -380,12 +380,13 @@ assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
 # **Finding.** Descent lowers the log-density of nearly all features. A random step lowers the
-# log-density of 53 % of the features. This is more than half, but less than the 69 % of the
-# standard normal density. The median fall is about 13 nats for descent, about 1 nat for the
-# adversarial step, and about 0 for the random step. For more than 95 % of the features, descent
-# does not change the class that the network predicts. But this class can be wrong. The last column
-# shows for how many features the network predicts the *true* class: about 94 % without a step,
-# about 94 % after a random step, 92 % after descent, and 90 % after the adversarial step.
+# log-density of 53 % of the features. This is more than half of the features. For the standard
+# normal density above, a random step lowers the log-density of 69 % of the points. The median fall
+# is about 13 nats for descent, about 1 nat for the adversarial step, and about 0 for the random
+# step. For more than 95 % of the features, descent does not change the class that the network
+# predicts. But this class can be wrong. The last column shows for how many features the network
+# predicts the *true* class: about 94 % without a step, about 94 % after a random step, 92 % after
+# descent, and 90 % after the adversarial step.
 #
 # ## Where do the moved features lie?
 #

@@ -775,10 +775,10 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 #    +4.4).
 # 2. The second pass alone, without any step, has more than half of the 1.6 points.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
-#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). So descent is probably not
-#    better than random steps by more than 0.3 points. The score with adversarial steps minus the
-#    score with descent is +1.0 points (+0.3 to +1.7). After the correction, this difference is not
-#    significant (-0.5 to +2.5).
+#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). The lower end of this
+#    interval is -0.3. So descent is probably at most 0.3 points better than random steps. The score
+#    with adversarial steps minus the score with descent is +1.0 points (+0.3 to +1.7). After the
+#    correction, this difference is not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well. Three seeds are not enough to know
 #    this.
 # 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
@@ -799,8 +799,8 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # %% [markdown]
 # ## Exercises
 #
-# **1. Find the flaw.** "We compare DDFP with noise on validation images. DDFP is better with every
-# seed." The numbers are real:
+# **1. Find the flaw.** "We compare the methods `ddfp` and `noise` on validation images. DDFP is
+# better with every seed." The numbers are real:
 
 # %%
 faulty = paired_difference(tried, "ddfp, eps 3", "noise, eps 0.3", choice.score)
