@@ -561,9 +561,9 @@ print(differences.drop("name").to_string())
 #
 # ### A teacher that is the same network as the student
 #
-# In the second epoch of a training, the released code should copy each weight `s` of the student
-# into the weight `t` of the teacher. For this, the code uses `t.data = s.data`. At later steps, it
-# updates `t` in place by the EMA formula.
+# In the second epoch of a training, the released code is meant to copy each weight `s` of the
+# student into the weight `t` of the teacher. For this, the code uses `t.data = s.data`. At later
+# steps, it updates `t` in place by the EMA formula.
 #
 # **Predict first.** Which values do `s` and `t` have at the end of the next cell?
 

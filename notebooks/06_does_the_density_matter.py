@@ -761,9 +761,9 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # mean of `supervised` is lower than the mean of `consistency`: see [study
 # 7](../reproduce/STUDY.md).) These runs have three seeds and 600 steps, and start from random
 # weights. DDFP and noise have higher means than `consistency`, but lower means than `supervised`.
-# Study 11 has a pretrained network, and labels alone are better there too. The loss is in six
-# difficult classes. A higher threshold for pseudo-labels makes this loss smaller. So always report
-# the simplest baseline too.
+# Study 11 has a pretrained network, and labels alone are better there too. In six difficult
+# classes, `consistency` has a lower IoU than labels alone. With a higher threshold for
+# pseudo-labels, this difference is smaller. So always report the simplest baseline too.
 #
 # ## What may we conclude?
 #

@@ -66,7 +66,7 @@ def test_the_one_run_by_others_is_told_apart():
     """On another data set: in the text, and in no table."""
     text = " ".join((repository() / "reproduce" / "README.md").read_text(encoding="utf-8").split())
     for row in (
-        "four scores of DDFP are 48.70, 59.53, 58.11 and 58.07.",
+        "DDFP has 48.70, 59.53, 58.11 and 58.07.",
         "UniMatch has 52.72, 59.35, 59.42 and 54.74.",
         "Training on labels alone has 48.76, 53.64, 56.95 and 56.81.",
     ):

@@ -83,8 +83,6 @@ def section(
 
 
 QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
-
-
 Table = pd.DataFrame | None
 
 
@@ -93,8 +91,8 @@ def filled(
 ) -> str:
     """Return a text with numbers in place of its ``{{A | B}}``.
 
-    Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``;
-    of fewer than three seeds the difference alone. ``{{A | B | 1/8}}`` is that of a split,
+    Each becomes the paired difference A minus B with its 95 % interval, ``+1.7 (+0.7 to +2.8)``,
+    without an interval for fewer than three seeds. ``{{A | B | 1/8}}`` is for one split,
     ``{{A | B | 98.3 %}}`` has another interval, ``{{A | B | validation}}`` has validation scores.
     ``{{density of M | A | B}}`` compares two quantities of the density that variant M learned, at
     the end of its training. ``{{group G | A | B}}`` compares the mean IoU of a group of classes.
@@ -103,7 +101,7 @@ def filled(
         study: the study that has the variants A and B.
         runs: its ledger.
         text: text of the study's file.
-        mechanism: columns :data:`ddfp_lib.evaluation.mechanism.COLUMNS`, for ``density of``.
+        mechanism: of :data:`ddfp_lib.evaluation.mechanism.COLUMNS`, for ``density of``.
         classes: IoU of each class, see :func:`section`, for ``group``.
 
     Raises:
