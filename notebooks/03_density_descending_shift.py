@@ -535,8 +535,8 @@ assert rises[changed].float().mean() > rises[~changed].float().mean() + 0.2
 # **2. Equal fall.** In 48 dimensions, descent of length 1 lowers the log-density by some amount.
 # How long must a random step be to lower the log-density by the same amount? Compute this length
 # for the standard normal density, with the two formulas from the finding in "Why does a random step
-# lower the density so little?". Then test this length on 4,000 random points with
-# `UniformNoise(length)` and `normal.log_density`.
+# lower the density so little?". Then test this length on 4,000 points from the standard normal
+# density, with `UniformNoise(length)` and `normal.log_density`.
 
 # %% tags=["solution", "nbval-ignore-output"]
 length = (2 * 48**0.5 + 1) ** 0.5  # eps^2 / 2 = sqrt(D) + 1/2

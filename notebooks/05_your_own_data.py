@@ -481,9 +481,9 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# This network recognizes digits only at about the size that they had in training. If the large
-# pictures are shrunk to 40 pixels, the network segments them as well as the small pictures. Without
-# shrinking, almost no pixel of a digit gets the right class.
+# This network recognizes digits only at about the size that they had in training. If we shrink the
+# large pictures to 40 pixels, the result is as good as with the small pictures. Without shrinking,
+# almost no pixel of a digit gets the right class.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
