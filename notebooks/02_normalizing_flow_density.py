@@ -796,8 +796,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # points, and 2.1 nats below with 3,000 points. The comparison is not fair: the flow with fresh
 # points was trained on 150 x 300 = 45,000 different points. But the flow stores none of these
 # points, and a kernel density must store all its points. In DDFP, the features have many
-# dimensions, and they are new at every step. So not storing points is one argument for a flow.
-# Lesson 6 tests this argument on the features of a network.
+# dimensions, and they are new at every step. So not storing points is one argument for a flow. In
+# lesson 6, other densities replace the flow in a network, and we compare the scores.
 
 # %% [markdown]
 # ## What we saw

@@ -838,12 +838,12 @@ log = pd.read_csv(Path("../reproduce/released/voc-732-miou.csv"))
 log.tail(3)
 
 # %% [markdown]
-# The column `first_line_miou` of `log` is the student's score after each epoch. The paper's score
-# was computed on the same validation images. Why is the paper's score higher than the last score of
-# its log? How large is such a difference for a method that no longer improves? To answer this
-# question, assume that the scores of the last 20 epochs have no trend. Draw 20 of these scores with
-# replacement, and take the best of the 20. Repeat this many times, and compute the mean of the best
-# scores. How far is it above the mean of the last 20 scores?
+# The column `first_line_miou` of `log` is the student's score on the validation images after each
+# epoch. The paper's score was computed on the same images. Why is the paper's score higher than the
+# last score of its log? How large is such a difference for a method that no longer improves? To
+# answer this question, assume that the scores of the last 20 epochs have no trend. Draw 20 of these
+# scores with replacement, and take the best of the 20. Repeat this many times, and compute the mean
+# of the best scores. How far is it above the mean of the last 20 scores?
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
