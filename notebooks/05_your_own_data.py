@@ -347,8 +347,8 @@ assert iou["background"] > 80
 # %% [markdown]
 # **Finding.** A wrong class is more frequent than a missed digit: the network finds all seven
 # digits at about the right place, but some have the wrong class. The digit 2 is the hardest class
-# here, although it occurs in as many masks as the digit 0. Two of the seven pictures above show a
-# 2. In these pictures, the network gives most pixels of the digit the class 0.
+# here, although it occurs in as many masks as the digit 0. Two of the seven pictures above show the
+# digit 2. In these pictures, the network gives most pixels of the digit the class 0.
 #
 # ## What do the error messages say?
 #

@@ -174,6 +174,26 @@ def test_study_md_begins_with_its_answers():
         assert anchor == re.sub(r"[^\w\- ]", "", heading[3:].lower()).replace(" ", "-")
 
 
+def strays(text):
+    """Return numbered lines that continue no list: a wrapped sentence may begin with "2. "."""
+    found, last = [], 0
+    for line in text.splitlines():
+        numbered = re.match(r"(?:# )? *(\d+)\. \S", line)
+        if numbered:
+            found += [line] * (int(numbered[1]) not in (1, last + 1))
+            last = int(numbered[1])
+    return found
+
+
+def test_no_wrapped_sentence_begins_like_an_item_of_a_list():
+    root = repository()
+    pages_there = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("reproduce/*.md")]
+    for path in [*pages_there, *root.glob("notebooks/*.md"), *root.glob("notebooks/0*.py")]:
+        assert strays(path.read_text(encoding="utf-8")) == [], path
+    assert strays("1. one\n2. two\n\n3. three") == []
+    assert strays("# Two show a\n# 2. In these") == ["# 2. In these"]
+
+
 def test_a_wrong_difference_is_found():
     known = differences_of(find_study("eps"))
     assert misquoted("by +77.7, and -77.7 to +0.3", known - {"+0.3"}) == ["+77.7", "-77.7", "+0.3"]

@@ -84,6 +84,7 @@ def section(
 
 QUOTED = re.compile(r"\{\{([^{}]+)\}\}")
 Table = pd.DataFrame | None
+"""A table that a study may have stored."""
 
 
 def filled(

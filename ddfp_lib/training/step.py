@@ -5,7 +5,7 @@ schedule, micro-batches, several ranks.
 
 On a GPU the host only queues the step's work and never waits for a result of it, with one
 exception: in float16 PyTorch's ``GradScaler`` asks once whether a gradient is infinite.
-``tests/test_fake_cuda.py`` counts the waits of every preset.
+``tests/test_fake_cuda.py`` counts the waits: of three presets, and of all by ``make soak``.
 """
 
 import torch
