@@ -228,6 +228,46 @@ def test_lessons_that_pages_link_to_exist():
         assert (notebooks / f"{page.lesson}.ipynb").is_file()
 
 
+class Here:
+    """Runs everything in this process."""
+
+    def __init__(self, *_):
+        self.shutdown = lambda **_: None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except UserError as error:
+            future.set_exception(error)
+        return future
+
+
+def test_a_page_links_to_those_beside_it_and_to_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ProcessPoolExecutor", Here)
+    for name in ("flow", "pictures"):
+        monkeypatch.setattr(
+            pages, f"{name}_page", lambda *_, name=name: pages.page(name, {}, STILL)
+        )
+
+    def linked(name):
+        text = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+        return re.findall(r'<a href="([\w.]+)"', text)
+
+    pages.write_pages(tmp_path, ["flow"], say=lambda line: None)
+    assert linked("flow") == []
+    pages.write_pages(tmp_path, ["pictures"], say=lambda line: None)
+    assert linked("pictures") == ["flow.html"]
+    pages.write_pages(tmp_path, ["flow", "pictures"], say=lambda line: None)
+    assert linked("flow") == ["pictures.html"] and linked("pictures") == ["flow.html"]
+
+
 @pytest.mark.parametrize(
     ("only", "options", "message"),
     [
@@ -237,26 +277,6 @@ def test_lessons_that_pages_link_to_exist():
     ],
 )
 def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, only, options, message):
-    class Here:
-        """Runs everything in this process: no error needs another one."""
-
-        def __init__(self, *_):
-            self.shutdown = lambda **_: None
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return False
-
-        def submit(self, function, *arguments):
-            future = Future()
-            try:
-                future.set_result(function(*arguments))
-            except UserError as error:
-                future.set_exception(error)
-            return future
-
     monkeypatch.setattr(pages, "ProcessPoolExecutor", Here)
     with pytest.raises(UserError, match=re.escape(message)):
         pages.write_pages(tmp_path / "out", only, say=lambda line: None, **options)

@@ -24,6 +24,9 @@ from ddfp_lib.machine import usable_cores
 MAX_BYTES = 2_000_000
 """Largest page: what a browser on a phone loads in a few seconds."""
 
+TOOLS = "<!-- other tools -->"
+"""Where :func:`write_pages` puts the links of a page to the others."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -87,6 +90,7 @@ def page(name: str, data: dict[str, Any], still: tuple[bytes, str]) -> str:
         lead=html.escape(about.lead),
         lesson=about.lesson,
         number=int(about.lesson[:2]),
+        tools=TOOLS,
         style=(templates / "page.css").read_text("utf-8"),
         body=(templates / f"{name}.html").read_text("utf-8"),
         # "</" would end the script element that holds the data
@@ -103,6 +107,14 @@ def page(name: str, data: dict[str, Any], still: tuple[bytes, str]) -> str:
             "images with --images or a smaller data.size"
         )
     return text
+
+
+def links(names: Sequence[str]) -> str:
+    """Return links from one page to others, as HTML; an empty text without names."""
+    if not names:
+        return ""
+    to = (f'<a href="{name}.html">{html.escape(PAGES[name].title)}</a>' for name in names)
+    return f" Other tools: {', '.join(to)}."
 
 
 def separation_page(clouds: dict[str, dict[str, Any]], still: tuple[bytes, str]) -> str:
@@ -213,7 +225,8 @@ def write_pages(
     written = []
     for name in wanted:
         path = out / f"{name}.html"
-        write_text(path, made[name])
+        others = [o for o in PAGES if o != name and (o in wanted or (out / f"{o}.html").is_file())]
+        write_text(path, made[name].replace(TOOLS, links(others)))
         say(f"{path}: {path.stat().st_size / 1000:.0f} kB")
         written.append(path)
     return written

@@ -180,14 +180,32 @@ function grid(context, place, stage) {
   context.lineWidth = 1;
   for (let line = 0; line <= 12; line++) {
     for (const vertical of [true, false]) {
-      context.beginPath();
-      for (let i = 0; i <= 40; i++) {
-        const [a, b] = vertical ? [line / 12, i / 40] : [i / 40, line / 12];
+      const along = (t) => {
+        const [a, b] = vertical ? [line / 12, t] : [t, line / 12];
         const point = [left + a * (right - left), bottom + b * (top - bottom)];
-        context.lineTo(...place(stage ? carry(point, stage).at : point));
-      }
+        return place(stage ? carry(point, stage).at : point);
+      };
+      context.beginPath();
+      context.moveTo(...along(0));
+      const pieces = stage ? 40 : 1;
+      for (let i = 0; i < pieces; i++) curve(context, along, i / pieces, (i + 1) / pieces);
       context.stroke();
     }
+  }
+}
+
+// Draw a curve from `start` to `end`. Pieces are halved until their middle lies within half a pixel
+// of the line: where the flow stretches the plane, pieces of equal steps would show corners.
+function curve(context, along, start, end, depth = 0) {
+  const [from, to] = [along(start), along(end)];
+  const middle = (start + end) / 2;
+  const [x, y] = along(middle);
+  const off = Math.hypot(x - (from[0] + to[0]) / 2, y - (from[1] + to[1]) / 2);
+  if (off > 0.5 && depth < 7) {
+    curve(context, along, start, middle, depth + 1);
+    curve(context, along, middle, end, depth + 1);
+  } else {
+    context.lineTo(...to);
   }
 }
 

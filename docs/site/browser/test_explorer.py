@@ -28,6 +28,14 @@ def test_a_page_draws_and_fits(open_page, photograph, name, width, scheme):
         )
     for control in page.locator("select:visible, button:visible, input[type=range]:visible").all():
         assert control.bounding_box()["height"] >= 40
+    for select in page.locator("select:visible").all():
+        text, room = select.evaluate("""(select) => { const style = getComputedStyle(select);
+          const context = document.createElement("canvas").getContext("2d");
+          context.font = style.font;
+          const widths = [...select.options].map(({ text }) => context.measureText(text).width);
+          const room = select.clientWidth - 2 * parseFloat(style.paddingLeft) - 20;
+          return [Math.max(...widths), room]; }""")
+        assert text <= room, "the text of a choice is cut"  # 20: the arrow
 
 
 @pytest.mark.parametrize("name", NAMES)
