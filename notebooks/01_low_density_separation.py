@@ -125,12 +125,12 @@ for name, cloud in clouds.items():
 # The classifier has three linear layers. There is one classifier per seed. All classifiers train at
 # the same time, so tensors have the shape (seeds, features, points).
 #
-# On labeled points the loss is the cross-entropy. The first steps use only this loss. These steps
-# are the *warm-up*. After the warm-up, a *rule* adds a second loss, which uses all points. The
-# classifier that we train is the *student*. Some rules need pseudo-labels (explained below). The
-# pseudo-labels come from a second network, the *teacher*. The teacher's weights are an exponential
-# moving average (EMA) of the student's weights $\theta$. Such a teacher is called a *Mean Teacher*
-# (Tarvainen and Valpola 2017):
+# On labeled points the loss is the cross-entropy. The first steps, the *warm-up*, use only this
+# loss. After the warm-up, a *rule* adds a second loss, which uses all points. The classifier that
+# we train is the *student*. Some rules need pseudo-labels (explained below). The pseudo-labels come
+# from a second network, the *teacher*. The teacher's weights are an exponential moving average
+# (EMA) of the student's weights $\theta$. Such a teacher is called a *Mean Teacher* (Tarvainen and
+# Valpola 2017):
 #
 # $$ \theta_\text{teacher} \leftarrow a\, \theta_\text{teacher} + (1 - a)\, \theta_\text{student},
 #    \qquad a = \min\left(1 - \tfrac1{n+1},\ 0.98\right) \text{ at step } n $$
@@ -169,9 +169,9 @@ def train(name, rule=None, keep=()):
 #
 # $$ \int_{\text{boundary}} p(x) \, \mathrm d\ell $$
 #
-# The density at the boundary has a simple meaning. If the whole boundary moves sideways by 0.01, it
-# passes over a fraction of the data. This fraction is about 0.01 times the density at the boundary.
-# If the boundary lies in an empty region, the density at the boundary is near zero, even for a long
+# The density at the boundary has a simple meaning. If the whole boundary moves sideways by 0.01,
+# the fraction of the data that it passes over is about 0.01 times the density at the boundary. If
+# the boundary lies in an empty region, the density at the boundary is near zero, even for a long
 # boundary.
 
 
@@ -217,8 +217,8 @@ def panel(name, model, title, seed, **more):
 # %% [markdown]
 # ## What do labels alone achieve?
 #
-# **Predict first.** Each class has three labels. Which percentage of fresh points will get the
-# right class, on the moons, the rings and the blobs?
+# **Predict first.** Each class has three labels. What percentage of fresh points will get the right
+# class, on the moons, the rings and the blobs?
 
 # %%
 supervised = {name: train(name, keep=[warmup]) for name in clouds}
@@ -252,15 +252,15 @@ assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] 
 # %% [markdown]
 # **Finding.** The loss depends only on the labeled points. So the boundary separates the labeled
 # points, but it crosses the moons and the rings. On the moons, about a fifth of the points get the
-# wrong class. On the rings, more than a quarter of the points get the wrong class. On the blobs,
-# the accuracy is already about 98 %.
+# wrong class, and on the rings more than a quarter. On the blobs, the accuracy is already about 98
+# %.
 
 # %% [markdown]
 # ## Which way is down?
 #
-# A *normalizing flow* learns the density of the points, without any label. [Lesson
-# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use the flow. It returns $\log
-# p(x)$, and PyTorch computes the gradient of $\log p(x)$.
+# A *normalizing flow* learns the density of the points, without labels. [Lesson
+# 2](02_normalizing_flow_density.ipynb) explains how. Here we only use the flow. It returns
+# $\log p(x)$, and PyTorch computes the gradient of $\log p(x)$.
 
 
 # %%
@@ -341,11 +341,11 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
 # **Finding.** On each cloud, nearly all steps lower the learned density. More than 85 % of the
-# steps also lower the exact density. But on the moons and the rings, a step down the learned
-# density often has another direction than a step down the exact density. The mean cosine of the
+# steps lower the exact density. But on the moons and the rings, the direction of a step down the
+# learned density often differs from that of a step down the exact density. The mean cosine of the
 # angle between the two directions is about 0.5 on the moons and 0.2 on the rings. A probable
 # reason: each flow is small and was trained for only 400 steps, so it fits the moons and the rings
-# only roughly. (In lesson 2, a larger flow with a longer training fits the moons well, but not the
+# only roughly. (In lesson 2, a larger flow that is trained longer fits the moons well, but not the
 # rings.) In the rest of this lesson, descent uses the *learned* density. So its results also depend
 # on the errors of the flow.
 
@@ -439,11 +439,11 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 # %% [markdown]
 # The results differ between seeds at least as much as between rules. The seed decides which points
 # have a label. It also sets the starting weights. So we compare *within a seed*. For each seed, we
-# train once with a rule and once with labels alone. Both trainings have the same labeled points and
-# the same starting weights. We compute the difference of their results. This is a *paired*
-# comparison. The table has the mean ± standard deviation of eight such differences. Differences of
-# accuracy are in *percentage points*. Tables and pictures call percentage points "points". A seed
-# "lost" if its accuracy fell by more than 0.5 points.
+# train once with a rule and once with labels alone. Both training runs have the same labeled points
+# and the same starting weights. We compute the difference between their results. This is a *paired*
+# comparison. The table has the mean ± standard deviation of eight such differences. Differences in
+# accuracy are in *percentage points*, which tables and pictures call "points". A seed "lost" if its
+# accuracy fell by more than 0.5 points.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -496,17 +496,16 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # - *Blobs:* the accuracy is near 98 % with all rules.
 #
 # On the moons and the rings, all three rules move the boundary to a lower density on average. On
-# the moons, the three mean changes are nearly equal. On the rings, entropy minimization and the
-# random step move the boundary to a lower density than descent does.
+# the rings, entropy minimization also moves it to a lower density than descent does.
 
 # %% [markdown]
 # ## How does the boundary move during training?
 #
 # The next maps show one seed. A single seed can mislead, so we choose a typical seed. For each
-# seed, we compute two changes of the density at the boundary: from labels alone to the random step,
-# and from labels alone to descent. At the typical seed, the two changes are closest to their
-# averages over all seeds. In the maps, the dashed line is the boundary at step 60, before the rules
-# begin.
+# seed, we compute two changes in the density at the boundary: from labels alone to the random step,
+# and from labels alone to descent. The typical seed is the one whose two changes are closest to
+# their averages over all seeds. In the maps, the dashed line is the boundary at step 60, before the
+# rules begin.
 #
 # **Predict first.** On the moons, descent gains more accuracy than the other rules. At the end of
 # training with descent, will the boundary follow the whole gap between the moons? Will the boundary
@@ -730,13 +729,13 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# You may expect a larger gain with the exact density. On "gap", descent in the exact density
-# changes the mean accuracy only a little, and the change varies a lot between seeds. But on
-# "moons", the gain is *smaller* with the exact density. We did not measure why this gain is
-# smaller. The reason is probably the shape of the moons. A moon is a thin band along an arc. Steps
-# down the exact density go at a right angle to the arc, to an edge of the moon. There the class was
-# already clear. Steps down the learned density have other directions, because the flow has errors.
-# The result of descent on these two clouds depends on these *errors*. Does the method work for the
+# You may expect a larger gain with the exact density. On "gap", the learned density loses accuracy,
+# and the exact density changes the mean accuracy only a little. (The change varies a lot between
+# seeds.) But on "moons", the gain is *smaller* with the exact density. We did not measure why. The
+# reason is probably the shape of the moons. A moon is a thin band along an arc. Steps down the
+# exact density go at a right angle to the arc, to an edge of the moon. There the class was already
+# clear. Steps down the learned density have other directions, because the flow has errors. The
+# result of descent on these two clouds depends on these *errors*. Does the method work for the
 # reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
@@ -748,8 +747,8 @@ for name in ("moons", "gap"):
 #   predictions spread from point to point until they reach a region with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
-#   rings, the learned density is not close to the exact density. But entropy minimization also
-#   loses accuracy on the rings, and it uses no density.
+#   rings, the learned density is not close to the exact density. But this may not be the reason for
+#   the loss: entropy minimization, which uses no density, also loses accuracy there.
 # - On only one of the four clouds (gap), density descent clearly gives the lowest mean density at
 #   the boundary. On this cloud, descent loses accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and

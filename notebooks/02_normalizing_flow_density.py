@@ -76,8 +76,8 @@ sweep_steps = 120
 # ## Where are we?
 #
 # This lesson is about the flow, a network that returns $\log p(v)$ for a vector $v$. In the method,
-# $v$ is an *embedding*, which the network computes for each pixel. In this lesson, $v$ is a point
-# of the plane or a number.
+# $v$ is an *embedding*, which the segmentation network computes for each pixel. In this lesson, $v$
+# is a point of the plane or a number.
 
 # %%
 diagram("flow")
@@ -178,9 +178,9 @@ def coupling(x, block):
 
 # %% [markdown]
 # `block` provides two small networks (`from_right` and `from_left`), a fixed permutation, the clamp
-# and the sizes of the halves. The forward pass of the library computes the same as `coupling`. For
-# speed, it calls a function `_Affine`, which combines three lines of `coupling` and has a
-# hand-written gradient. The next cell prints the forward pass:
+# and the sizes of the halves. In the library, the forward pass of a block returns the same values
+# as `coupling`. For speed, it calls a function `_Affine`, which combines three lines of `coupling`
+# and has a hand-written gradient. The next cell prints the forward pass:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -228,17 +228,17 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 #
 # A flow needs a *base density* for $z$. DDFP uses the base density of FlowGMM, an earlier flow that
 # classifies (see the references). This base density is a mixture of $K$ Gaussians, one per class.
-# The means $\mu_k$ are learned, and each covariance is the identity matrix. For a point without a
-# label we use the mixture. For a labeled point we use only the Gaussian of its class $y$:
+# In DDFP, the means $\mu_k$ are learned, and each covariance is the identity matrix. For a point
+# without a label we use the mixture. For a labeled point we use only the Gaussian of its class $y$:
 #
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
-# The first density is called the *marginal* density. The flow sends a point to $z$. This $z$ is the
-# *latent* of the point. Training adds a little noise to the points and maximizes their mean
-# log-likelihood. Log-likelihoods are in *nats*, the unit of the natural logarithm. We test the
-# density on *held-out* points, which are not used for training. Now we train a flow for 200 steps
-# on two moons. Three points of each class have a label:
+# The first density is called the *marginal* density. The flow sends each point to its *latent* $z$.
+# Training adds a little noise to the points and maximizes their mean log-likelihood.
+# Log-likelihoods are in *nats*, the unit of the natural logarithm. We test the density on
+# *held-out* points, which are not used for training. Now we train a flow for 200 steps on two
+# moons. Three points of each class have a label:
 
 # %%
 weights = np.load("weights/02_flows.npz")  # flows trained for 2,000 steps, see 02_flows.py there
@@ -277,8 +277,9 @@ print(f"held-out log-likelihood after {short} steps: ", end="")
 print(f"{begun.log_prob(test_set[0][0]).mean():.2f} nats per point")
 
 # %% [markdown]
-# The next flow and some later flows are trained for 2,000 steps, with half this learning rate. That
-# takes minutes, so a [script](weights/02_flows.py) trained them before and stored their weights.
+# The next flow and some later flows are trained for 2,000 steps, with a learning rate of 0.005
+# instead of 0.01. That takes minutes, so a [script](weights/02_flows.py) trained them beforehand
+# and stored their weights.
 
 # %% tags=["thumbnail"]
 flow = stored("moons, 3 labels", 0)
@@ -320,15 +321,15 @@ assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normaliz
 
 # %% [markdown]
 # The left picture shows the learned density. The middle picture shows the latents of the points,
-# with a cross at the mean of each class. The right picture shows the predicted class of each place:
-# the class whose Gaussian gives the highest density. In code, this class is
+# with a cross at the mean $\mu_k$ of each Gaussian. The right picture shows the predicted class of
+# each place: the class whose Gaussian gives the highest density. In code, this class is
 # `class_log_prob(x).argmax(1)`.
 #
 # ## Does the flow classify?
 #
 # **Predict first.** Six of 300 points have a label. Is that enough for the flow to learn which
 # Gaussian belongs to which class? We compare the flow with a simple classifier that predicts the
-# class of the nearest labeled point. We compare them with three and with thirty labels per class.
+# class of the nearest labeled point. Both are trained with three and with thirty labels per class.
 
 
 # %%
@@ -360,7 +361,7 @@ assert few.min() < 50 and many.min() > 95
 
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the points
-# correctly with every seed. The simple classifier is at least as accurate as the flow with every
+# correctly with every seed. The simple classifier is right for all or nearly all points with every
 # seed. With three labels per class, the flow is more accurate than the simple classifier for two
 # seeds, and less accurate for the other two seeds. With seed 3, the flow swaps the two classes for
 # most points. A probable reason: the initialization was bad, and the labels were too few to correct
@@ -384,7 +385,7 @@ assert few.min() < 50 and many.min() > 95
 #
 # In DDFP, the flow is trained with labels and has two blocks. [Study 4](../reproduce/STUDY.md)
 # trained DDFP with one of these settings changed. The next output shows the effect of each change
-# on the test mIoU, in points (mIoU is a score of segmentations in percent, see lesson 4):
+# on the test mIoU, in points (mIoU is a score for segmentation, in percent; see lesson 4):
 
 # %%
 study = find_study("ablations")
@@ -393,17 +394,17 @@ for change in ("flow without labels", "1 block", "4 blocks"):
     print(f"{change:<20}{pair['difference']:+.1f}, {verdict(pair)}, {pair['seeds']} seeds")
 
 # %% [markdown]
-# None of the three changes makes a significant difference. With only three seeds, the study can
-# hardly detect a difference of one point. (The flow without labels still has one Gaussian per
-# class, but it does not learn which Gaussian belongs to which class. We did not test a flow with a
-# single Gaussian instead of the mixture.)
+# None of the three changes makes a significant difference. With only three seeds, the two intervals
+# for the number of blocks are wide: an effect of one point is possible. (The flow without labels
+# still has one Gaussian per class, but it does not learn which Gaussian belongs to which class. We
+# did not test a flow with a single Gaussian instead of the mixture.)
 
 # %% [markdown]
 # ## How long must a flow train?
 #
 # We compare the flow with two classical estimators. They need no gradient steps. A *kernel density
-# estimate* puts a small Gaussian on every training point. All these Gaussians have the same width.
-# Cross-validation chooses this width. A *Gaussian mixture* is a weighted mean of a few Gaussians.
+# estimate* puts a small Gaussian on every training point. All these Gaussians have the same width,
+# which is chosen by cross-validation. A *Gaussian mixture* is a weighted mean of a few Gaussians.
 # We use full covariances, so the contours of each Gaussian can be ellipses in any direction. The EM
 # algorithm fits the mixture. It repeats two steps: assign points to Gaussians, then fit the
 # Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12 Gaussians. We compare
@@ -612,10 +613,10 @@ for name in ("flow, 2,000 steps", "another seed"):
 # lower after 2,000 steps than after 200 steps. The highest density between the rings hardly changes
 # with one seed and rises with the other seed. We did not find the cause of the bridges. The cause
 # may be the size of the flow (six blocks with clamped scales) or the training. Not every smooth
-# invertible map has this problem: the radial map above makes a blurred ring exactly. (The flows
-# with 2,000 steps also had new points at every step. So the figure does not show the effect of the
-# number of steps alone. The flow of lesson 1 also made one disc of the rings. It was trained for
-# few steps, on the same points at every step.)
+# invertible map has this problem: with another function $g$, a radial map like the one above makes
+# two blurred rings exactly. (The flows with 2,000 steps also had new points at every step. So the
+# figure does not show the effect of the number of steps alone. The flow of lesson 1 also made one
+# disc of the rings. It was trained for few steps, on the same points at every step.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -690,10 +691,11 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
 # both seeds. If training points are more likely than held-out points, this is a sign of
 # overfitting. Without noise, the training points are clearly more likely. With noise of 0.05, the
-# value of the released code, the difference is smaller. But in these short trainings, this noise
-# does not make the held-out points more likely: their log-likelihood is about the same as without
-# noise, or a little lower. Noise of 0.2 blurs the density, because the points themselves scatter
-# around the arcs of the moons with a standard deviation of only 0.1. So both log-likelihoods fall.
+# value of the released code, the difference is smaller. But in these short training runs, this
+# noise does not make the held-out points more likely: their log-likelihood is about the same as
+# without noise, or a little lower. Noise of 0.2 blurs the density, because the points themselves
+# scatter around the arcs of the moons with a standard deviation of only 0.1. So both
+# log-likelihoods fall.
 
 # %% [markdown]
 # The clamp bounds the log-determinant: each block changes it by at most clamp · $D$. So the
@@ -797,7 +799,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # points was trained on 150 x 300 = 45,000 different points. But the flow stores none of these
 # points, and a kernel density must store all its points. In DDFP, the features have many
 # dimensions, and they are new at every step. So not storing points is one argument for a flow. In
-# lesson 6, other densities replace the flow in a network, and we compare the scores.
+# lesson 6, DDFP is trained with other densities instead of the flow, and we compare the scores.
 
 # %% [markdown]
 # ## What we saw
@@ -815,9 +817,10 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #
 # ## In the real method
 #
-# The method uses the same Python class, with two blocks. Each embedding $v$ has 256 numbers in the
-# method and 32 numbers in our small networks. At every training step, the flow learns from the
-# teacher's embeddings. For the pixels that have a label, the flow also learns from the label:
+# The method uses the same Python class (`DensityEstimator`), with two blocks. Each embedding $v$
+# has 256 numbers in the method and 32 or 64 numbers in our small networks. At every training step,
+# the flow learns from the teacher's embeddings. For the pixels that have a label, the flow also
+# learns from the label:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

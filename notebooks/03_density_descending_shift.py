@@ -85,7 +85,7 @@ shown = 700  # features on the map
 # We divide a segmentation network into three stages. `encode` turns the image into *features* $F$.
 # `embed` turns the features into *embeddings* $v$. `classify` turns the embeddings into a score for
 # each class. Features, embeddings and scores are maps with one vector at each pixel. We call the
-# vector at one pixel of $F$ one *feature*. The step moves $F$. The flow models the density of $v$.
+# vector at one pixel of $F$ a *feature*. The step moves $F$. The flow models the density of $v$.
 
 # %%
 diagram("step", "flow")
@@ -95,8 +95,8 @@ diagram("step", "flow")
 #
 # $$ g = -\nabla_F \log p(v(F)), \qquad \delta = \varepsilon \, \frac{g}{\lVert g \rVert} $$
 #
-# The flow models the density of $v$, but the step moves $F$. So we need the gradient with respect
-# to $F$. The chain rule gives this gradient.
+# The flow models the density of $v$, but the step moves $F$. So we compute the gradient with
+# respect to $F$, by the chain rule.
 #
 # ## Where is down?
 #
@@ -319,21 +319,21 @@ assert all(abs(row["random: mean fall (nats)"] - 0.5) < 0.1 for row in table.val
 assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values())
 
 # %% [markdown]
-# **Finding.** Under descent, the mean log-density falls by about $\varepsilon \sqrt D +
-# \varepsilon^2/2$. Under a random step, the mean log-density falls by $\varepsilon^2/2$. At
-# $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the points. This is more
-# than half of the points. The network below has 48 channels in $F$. If $F$ were standard normal,
-# descent would lower the log-density of $F$ about 15 times as much as a random step would. In a
-# network $F$ is not normal, so we measure the fall in a trained network.
+# **Finding.** Under descent, the mean log-density falls by about
+# $\varepsilon \sqrt D + \varepsilon^2/2$. Under a random step, the mean log-density falls by
+# $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the
+# points, which is more than half. The network below has 48 channels in $F$. If $F$ were standard
+# normal, descent of length 1 would lower the log-density of $F$ about 15 times as much as a random
+# step would. In a network $F$ is not normal, so we measure the fall in a trained network.
 
 # %% [markdown]
 # ## Does descent lower the density more in a trained network, too?
 #
 # We train a network with DDFP for a few seconds. Each image is a small scene: a photograph with one
-# large handwritten digit. The digit is 0, 1 or 2. Lesson 4 explains this training. A feature is
-# *confident* if the network predicts a class for it with a probability above a threshold. After the
-# training, we move all confident features of the validation scenes by steps of length 1. The flow
-# was not trained on these scenes.
+# large handwritten digit (0, 1 or 2). Lesson 4 explains this training. A feature is *confident* if
+# the network predicts a class for it with a probability above a threshold. After the training, we
+# move all confident features of the validation scenes by steps of length 1. The flow was not
+# trained on these scenes.
 #
 # **Predict first.** For which percentage of the features does $\log p$ fall under descent, under a
 # random step and under the adversarial step?
@@ -380,24 +380,22 @@ assert descent["network keeps its class (%)"] > 95
 
 # %% [markdown]
 # **Finding.** Descent lowers the log-density of nearly all features. A random step lowers the
-# log-density of 53 % of the features. This is more than half of the features. For the standard
-# normal density above, a random step lowers the log-density of 69 % of the points. The median fall
-# is about 13 nats for descent, about 1 nat for the adversarial step, and about 0 for the random
-# step. For more than 95 % of the features, descent does not change the class that the network
-# predicts. But this class can be wrong. The last column shows for how many features the network
-# predicts the *true* class: about 94 % without a step, about 94 % after a random step, 92 % after
-# descent, and 90 % after the adversarial step.
+# log-density of 53 % of the features, compared with 69 % of the points for the standard normal
+# density above. The median fall is about 13 nats for descent, about 1 nat for the adversarial step,
+# and about 0 for the random step. For more than 95 % of the features, descent does not change the
+# class that the network predicts. But this class can be wrong. The last column shows for how many
+# features the network predicts the *true* class: about 94 % without a step, about 94 % after a
+# random step, 92 % after descent, and 90 % after the adversarial step.
 #
 # ## Where do the moved features lie?
 #
 # We project the embeddings onto their first two *principal components*, the directions in which
 # they vary most. A line joins each embedding to its place after the step. A projection hides the
-# other dimensions. So we also compute one number that uses all dimensions. For each moved
-# embedding, we take the distance to the nearest unperturbed embedding of another feature. We
-# compute the median of these distances twice: with the embeddings before the step, and with the
-# embeddings after the step. The number is the second median divided by the first. The steps have
-# equal length in $F$, but not in $v$. So this number depends on two things: how far a step moves
-# $v$, and in which direction the step moves $v$.
+# other dimensions. So we also compute one number that uses all dimensions. For each feature, we
+# take the distance from its embedding to the nearest unperturbed embedding of another feature. The
+# number is the median of these distances after the step, divided by the median before the step. The
+# steps have equal length in $F$, but not in $v$. So this number depends on two things: how far a
+# step moves $v$, and in which direction the step moves $v$.
 #
 # **Predict first.** How does the median distance change after a random step? How does it change
 # after descent?
@@ -450,14 +448,14 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 # %% [markdown]
 # **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about 1.5
 # times the median distance before the step. After a random step, this distance hardly changes. So
-# descent moves embeddings away from the other embeddings. One reason may be that descent moves $v$
-# farther than a random step does. Both figures of embeddings show this.
+# descent moves embeddings away from the other embeddings. Both figures show that descent also moves
+# $v$ farther than a random step does, which may be one reason.
 
 # %% [markdown]
-# ## Which pixels fell most?
+# ## Where does log p fall most?
 #
 # Now we look at the images. Each feature covers 4 x 4 pixels of the image. A white square is a
-# feature that we did not move, because the feature is not confident or because its pixel is
+# feature that we did not move, because it is not confident or because the pixel at its center is
 # *ignored* (the mask gives no class for this pixel).
 #
 # **Predict first.** For which features does $\log p$ fall most: for features with a high density,
@@ -557,8 +555,8 @@ assert abs(fall - wanted) < 0.5
 #   does. For long steps, descent also changes the true class more often than a random step or an
 #   adversarial step does. At equal fall, descent changes the true class less often than a random
 #   step does.
-# - We looked at straight steps of length 0.8 that change the class, for one seed. For nearly half
-#   of these steps, the log-density rises again at the end. Descent in eight small steps changes the
+# - For nearly half of the straight steps of length 0.8 that change the class (one seed), the
+#   log-density rises again in the second half of the step. Descent in eight small steps changes the
 #   class about half as often as descent in one straight step.
 # - In one trained network, descent lowers the log-density of more than 90 % of the confident
 #   features. A random step lowers the log-density of more than half of the confident features.
@@ -569,14 +567,14 @@ assert abs(fall - wanted) < 0.5
 # |---|---|---|
 # | the step | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
 # | scaling a step to its length | `method/perturb.py` `scale_to_length` | `model/model/attack.py` |
-# | for a step | `training/learner.py` `Learner.feature_models` | `model/model/attack.py` |
+# | what a step may use | `training/learner.py` `Learner.feature_models` | `model/model/attack.py` |
 # | the density | `method/density.py` `log_prob` | `model/flow/loss.py:25-33` |
 # | measuring steps | `evaluation/descent.py` `measure_descent` | |
 #
 # The released code takes one straight step of length 4 in 304 dimensions. It moves the features of
-# confident pixels. Convolutions connect neighboring pixels, so some neighbors of these pixels have
-# a nonzero gradient, too. The released code also moves these neighbors. By default, our code does
-# not.
+# confident pixels. `embed` contains convolutions, so the density at a confident pixel also depends
+# on the features of its neighbors, and their gradient is not zero. The released code moves these
+# neighbors, too. By default, our code does not.
 #
 # ## References
 #

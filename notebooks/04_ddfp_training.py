@@ -19,7 +19,7 @@
 #
 # This lesson combines all parts of the method: a network, its teacher, a flow, and the step down
 # the density. The network and the flow are trained at the same time. You take one training step by
-# hand. The code of each formula stands directly after the formula. It is taken from
+# hand. Each formula is followed by its code, which is taken from
 # [`reference_step.py`](../ddfp_lib/training/reference_step.py). Then you check that the library
 # gives the same result, bit for bit.
 #
@@ -93,9 +93,9 @@ steps = 240
 # The last two terms are *consistency regularization* (lesson 1): the student must predict the same
 # class after a perturbation. A *baseline* is a method to compare with. The baseline `consistency`
 # has no perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a
-# weakly augmented image. The student sees the same image with strong augmentation. The student must
-# predict the teacher's class. This baseline changes images but does not move features. DDFP changes
-# images in the same way, and it also moves features.
+# weakly augmented image. The student sees the same image with strong augmentation and must predict
+# the teacher's class. This baseline does not move features. DDFP changes images in the same way,
+# and it also moves features.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -105,8 +105,8 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 #
 # The scenes are 40 pixels wide and show real handwriting on real photographs. This project's
 # benchmark of digit scenes has more scenes and is more difficult. We use the masks of only 60
-# training scenes. In the mask, a white ring surrounds each digit. The pixels of this ring have no
-# class. No loss and no score uses these pixels. `small_config` has all settings.
+# training scenes. In each mask, a white ring surrounds the digit. The pixels of this ring have no
+# class, so the supervised loss and the scores do not use them. `small_config` has all settings.
 
 # %%
 config = small_config(method, seed, steps)
@@ -131,7 +131,7 @@ panels(
 # ## Train, and stop half way
 #
 # `train` writes a run folder: configuration, metrics, checkpoints. We stop the training after half
-# of the steps. At this point, the teacher has already learned something. We look at this teacher.
+# of the steps, when the teacher has already learned something, and look at this teacher.
 
 # %% tags=["nbval-ignore-output"]
 temporary = tempfile.TemporaryDirectory()
@@ -177,9 +177,8 @@ for name, tensor in vars(batch).items():
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
 # This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small trainings and 0.95 in the
-# paper. A higher threshold gives fewer pseudo-labels. Exercise 1 shows how the number of
-# pseudo-labels depends on the threshold. We keep the teacher's embeddings $v$, because the flow
-# will learn their density.
+# paper. A higher threshold gives fewer pseudo-labels (see exercise 1). We keep the teacher's
+# embeddings $v$, because the flow will learn their density.
 #
 # **Predict first.** Where is the teacher confident half way through the training: on the
 # background, on the digits, or along the outlines of the digits?
@@ -218,16 +217,16 @@ assert 0.5 < float(y_weak.coverage()) < 1
 
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher is confident about the background and
-# about parts of some digits. All other pixels have no pseudo-label. The padding has no pseudo-label
-# either. (Pixels without a pseudo-label are white in the picture.)
+# about parts of some digits. All other pixels, and the padding, have no pseudo-label. (These pixels
+# are white in the picture.)
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
-# The student sees the same images with changed colors and with blur. Then CutMix replaces a box of
-# each image by the same box of the next image. Let $s_i$ be image $i$ of the batch with changed
-# colors and with blur. Let $y_i$ be the pseudo-labels of this image. The map $b$ is 1 in the box
-# and 0 elsewhere. Then the student sees $u_i$ and learns $y_i'$:
+# The student sees the same images after random changes of color and random blur. Then CutMix
+# replaces a box of each image by the same box of the next image. Let $s_i$ be image $i$ of the
+# batch before CutMix, and let $y_i$ be its pseudo-labels. The map $b$ is 1 in the box and 0
+# elsewhere. Then the student sees $u_i$ and learns $y_i'$:
 #
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
@@ -258,11 +257,10 @@ panels(
 # ### Part 3. The supervised and the clean loss
 #
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
-# at pixel $j$: the softmax of the scores at this pixel. The supervised loss is the mean of $-\log
-# p_j(m_j)$ over the set $M$. This set contains all pixels to which the mask gives a class. The
-# clean loss is a mean over the set $V$ of *valid* pixels. All pixels except the padding are valid.
-# The set $C \subseteq V$ contains the pixels that have a pseudo-label. Only these pixels are in the
-# sum:
+# at pixel $j$: the softmax of the scores at this pixel. The supervised loss is the mean of
+# $-\log p_j(m_j)$ over the set $M$ of all pixels to which the mask gives a class. The clean loss is
+# a mean over the set $V$ of *valid* pixels: all pixels except the padding. But the sum runs only
+# over the set $C \subseteq V$ of pixels that have a pseudo-label:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
@@ -338,9 +336,9 @@ assert falls > 0.95
 # lowers the log-density of more than 95 % of these features.
 #
 # Two details are important. First, the flow learns the density of the *teacher's* embeddings. But
-# to compute the step, the flow is evaluated on the *student's* embeddings. It gives nearly the same
-# log-density to both kinds of embeddings: the two printed medians differ by less than one nat.
-# Second, the option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second set of
+# to compute the step, the flow is evaluated on the *student's* embeddings. The median log-density
+# is nearly the same for both kinds of embeddings: the two printed medians differ by less than one
+# nat. Second, the option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second set of
 # BatchNorm statistics, for moved features only. Without this option, the same running averages
 # would be used for moved and for unmoved features. We think that these shared averages would be
 # wrong for both kinds of features. In [study 4](../reproduce/STUDY.md), DDFP was trained with
@@ -441,13 +439,11 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 #
 # We call `train` again with the same folder. It finds the checkpoint and continues the training.
 # *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of the
-# pseudo-labels that are right. *mIoU*, the mean intersection over union, scores a segmentation. For
-# each class, count the pixels that have this class both in the prediction and in the mask. Then
-# count the pixels that have this class in the prediction or in the mask. The IoU of the class is
-# the first number divided by the second number. mIoU is the mean of the IoU over all classes. The
-# next figure has three panels. The third panel shows the flow's loss in *bits per dimension*. This
-# number is the negative log-likelihood with logarithms to the base 2, divided by the number of
-# channels of $v$.
+# pseudo-labels that are right. *mIoU*, the mean intersection over union, scores a segmentation. The
+# IoU of a class is the number of pixels that have this class in both prediction and mask, divided
+# by the number of pixels that have it in at least one of the two. mIoU is the mean IoU over all
+# classes. The third panel of the next figure shows the flow's loss in *bits per dimension*: the
+# negative log-likelihood with logarithms to the base 2, divided by the number of channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -485,8 +481,9 @@ assert bits[-1] < bits[0] - 0.3
 # pseudo-label. In the first half of the training, coverage rises and precision falls. So the
 # teacher becomes confident at more pixels, but a smaller fraction of its pseudo-labels is right. In
 # the second half, the precision stays about the same. This training is small and has only 240
-# steps. In study 2, on the full benchmark, the precision of DDFP falls a little at first and rises
-# later ([measurements of study 2](../reproduce/studies/perturbations-mechanism.csv)).
+# steps. In study 2, on the full benchmark, the mean precision of DDFP falls a little from step 500
+# to step 1,000 and rises later ([measurements of study
+# 2](../reproduce/studies/perturbations-mechanism.csv)).
 
 # %% [markdown]
 # ## What does the teacher segment?
@@ -528,7 +525,7 @@ segmentations(
 # code* or the *release*. It differs from the description in the paper. A *preset* is a set of
 # settings with a name. The preset `ddfp_released` follows the released code. The output shows all
 # settings of the method that differ between `ddfp` and `ddfp_released`. (Four more settings of the
-# release belong to its network. The configuration file `voc.yaml` has these four settings. See
+# release belong to its network and are in the configuration file `voc.yaml`. See
 # [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
@@ -609,10 +606,10 @@ pairs = zip(with_tie.teacher.parameters(), with_tie.student.parameters(), strict
 assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
-# **Finding.** The released teacher has the same weights as the student, at every step. So the
-# release does self-training: the student learns its own confident predictions. Self-training is not
-# necessarily worse than training with an EMA teacher. Study 3 in [STUDY.md](../reproduce/STUDY.md)
-# compares both kinds of teacher.
+# **Finding.** After the copy, the released teacher has the same weights as the student, at every
+# step. So the release does self-training: the student learns its own confident predictions.
+# Self-training is not necessarily worse than training with an EMA teacher. Study 3 in
+# [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
@@ -727,9 +724,9 @@ for decay in (0.95, 0.99, 0.999):
 
 # %% [markdown] tags=["solution"]
 # Before the printed step, the teacher's weights are the plain mean of the student's weights after
-# all steps so far. Every step counts equally in this mean, also the first steps, when the student
-# is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.) With
-# 0.999, the teacher is the plain mean during all 240 steps.
+# all steps so far. Every step counts equally in this mean, including the first steps, when the
+# student is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.)
+# With 0.999, the teacher is the plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()
@@ -759,9 +756,9 @@ temporary.cleanup()
 # | the teacher | `training/teacher.py` `update_ema` | `train_ddfp_pascal.py:505-524` |
 # | the loop | `training/loop.py` `train` | |
 #
-# The paper's setting has a ResNet-101 and crops of 513 pixels. Each training step uses 16 labeled
-# and 16 unlabeled images. The confidence threshold is 0.95. The constant $a_\text{max}$ of the EMA
-# is 0.999. The steps down the density have length 4.
+# On PASCAL VOC, the release trains a ResNet-101 on crops of 513 pixels, with 16 labeled and 16
+# unlabeled images per training step. The confidence threshold is 0.95, $a_\text{max}$ is 0.999, and
+# the steps down the density have length 4.
 #
 # ## References
 #

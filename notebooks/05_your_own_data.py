@@ -24,12 +24,12 @@
 # **You will**
 # - put pictures, masks and lists into the right folders, and check them before the training;
 # - write a configuration, train, evaluate and predict;
-# - read the errors of wrong masks, lists and settings;
+# - read the error messages for wrong masks, lists and settings;
 # - measure how much the pictures without masks improve the result.
 #
 # **You need** no earlier lesson to run this lesson. Lesson 4 explains what happens in a training.
-# To read the curves you need the words mIoU, coverage, precision, teacher and bits per dimension.
-# See the [glossary](../docs/glossary.md).
+# To read the curves, you need to know the terms mIoU, coverage, precision, teacher and bits per
+# dimension. The [glossary](../docs/glossary.md) explains them.
 #
 # **Takes** about 10 minutes to read. The code runs in about a minute on a laptop CPU and needs no
 # GPU.
@@ -79,8 +79,9 @@ diagram("data")
 # ## How should the folder look?
 #
 # The folder should look like the folder of PASCAL VOC. Here we fill it with digit scenes, so that
-# the lesson runs anywhere. Your pictures come from a camera, and your masks come from an annotation
-# tool. We delete most masks, so that the folder looks like yours.
+# the lesson runs anywhere. Your own pictures come from a camera, and few of them have a mask from
+# an annotation tool. Every digit scene has a mask, so we delete most masks to make the folder look
+# like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
@@ -114,8 +115,9 @@ print("classes.txt:", (root / "classes.txt").read_text().split())
 # %% [markdown]
 # ## Does the library read the folder as intended?
 #
-# Before the training, read the list of labeled pictures (`labeled.txt`) and every mask once.
-# Training pictures that are not in this list need no mask. All validation pictures need a mask.
+# Before the training, read the list of labeled pictures (`labeled.txt`) and the mask of each of
+# these pictures once. Training pictures that are not in this list need no mask. All validation
+# pictures need a mask.
 
 # %%
 dataset = Voc(root, "train")
@@ -170,8 +172,8 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 
 # %% [markdown]
 # **Finding.** Every class occurs in more than 20 masks. After the training you will see which class
-# is hardest. Each mask contains only the values of the listed classes and 255 (ignored). If a mask
-# had another value, the library would have reported an error.
+# is hardest. The masks of the labeled pictures contain only the values of the listed classes and
+# 255 (ignored). Otherwise the library would have reported an error.
 #
 # ## Which settings are needed?
 #
@@ -191,7 +193,7 @@ data:
   augment:
     crop: 40                  # pixels; smaller than your pictures
     scale: [0.8, 1.25]
-    flip: false               # a mirrored 2 is no 2; true for most photographs
+    flip: false               # a mirrored 2 is not a 2; use true for most photographs
 network:
   encoder: test_resnet        # a toy; resnet50 for photographs
   low_width: 16
@@ -222,7 +224,7 @@ print(settings.count("\n"), "lines")
 # %% [markdown]
 # ## Train
 #
-# In a terminal, type `ddfp` and then the text from `train` to `cpu` of the code below. (Replace
+# In a terminal, type `ddfp` and then the text in the code below, from `train` to `cpu`. (Replace
 # `{seed}` by a number.) In this notebook, the function `ddfp` runs the same command. It returns the
 # exit status and the printed text.
 
@@ -245,8 +247,8 @@ print("in the run's folder:", *sorted(p.name for p in Path("run").iterdir() if p
 # %% [markdown]
 # ## Did it learn?
 #
-# First look at the curves of the file `metrics.jsonl` in the run's folder. You can do this during
-# the training too.
+# First plot the metrics, which are in the file `metrics.jsonl` in the run's folder. You can do this
+# during the training too.
 #
 # **Predict first.** How would mIoU, coverage and precision look if something were wrong?
 
@@ -274,10 +276,10 @@ assert last["pseudo_coverage"] > 0.7
 assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
-# **Finding.** The network learned. Its mIoU rose by more than ten points. More than seven pixels in
-# ten have a pseudo-label. More than 85 % of the pseudo-labels are right. The result is not good
-# yet. One reason is probably that 72 masks and 216 steps are few. Three results would show a
-# problem:
+# **Finding.** The network learned: its mIoU rose by more than ten points. At the end, more than 70
+# % of the pixels have a pseudo-label, and more than 85 % of the pseudo-labels are right. The result
+# is not good yet, probably in part because 72 masks and 216 steps are few. Three results would show
+# a problem:
 #
 # - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
 #   cannot have a higher mIoU than this. (In our data, such a network would reach about 19, because
@@ -287,10 +289,10 @@ assert last["pseudo_precision"] > 0.85
 #
 # ## Predict
 #
-# For each picture, `ddfp predict` writes two files. One file has the class index of each pixel. The
-# other file is an *overlay*: the picture with a color for each class. The command also writes one
-# legend for all pictures. (The overlay has VOC's colors. Below we draw an overlay in the colors of
-# these lessons.)
+# For each picture, `ddfp predict` writes two files: one with the class index of each pixel, and an
+# *overlay*, which is the picture with a color for each class. The command also writes one legend
+# for all pictures. (The overlay has VOC's colors. Below we draw an overlay in the colors of these
+# lessons.)
 #
 # **Predict first.** Which error will be more frequent: the network misses a digit, or it finds the
 # digit and predicts the wrong class?
@@ -330,9 +332,8 @@ with Image.open(f"predictions/{names[0]}.png") as written:
 
 # %% [markdown]
 # Which classes does the network recognize? `ddfp evaluate` prints the IoU of each class in percent.
-# To get the IoU of a class, count the pixels that have this class both in the prediction and in the
-# mask. Then count the pixels that have this class in the prediction or in the mask. Divide the
-# first number by the second number.
+# The IoU of a class is the number of pixels that have this class in both prediction and mask,
+# divided by the number of pixels that have it in at least one of the two.
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -354,8 +355,8 @@ assert iou["background"] > 80
 #
 # An error in the data or the settings gives a message of one line. The message names the file or
 # the setting, and says how to fix the error. The exit status of the command is then 2. Here are
-# three frequent errors. First error: an annotation tool wrote the value 128 into a mask. The right
-# value is 1, the value of a class.
+# three frequent errors. First error: an annotation tool wrote the value 128 into a mask. No class
+# has this value.
 
 
 # %%
@@ -439,9 +440,8 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
-# The message names the first mask with a digit 2. The digit 2 has the mask value 3. The shorter
-# list has no class for this value. The message names the mask, but the mask is right. The list is
-# wrong.
+# The message names the first mask with a digit 2. This digit has the mask value 3, for which the
+# shorter list has no class. So the message names the mask, but the error is in the list.
 
 # %% [markdown]
 # **2. A new camera.** Its pictures have five times as many pixels per side as the training
@@ -481,9 +481,9 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# This network recognizes digits only at about the size that they had in training. If we shrink the
-# large pictures to 40 pixels, the result is as good as with the small pictures. Without shrinking,
-# almost no pixel of a digit gets the right class.
+# This network does not recognize digits that are five times as large as in training. If we shrink
+# the large pictures to 40 pixels, the result is as good as with the small pictures. Without
+# shrinking, almost no pixel of a digit gets the right class.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
@@ -501,10 +501,10 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# The difference is small here. One reason is probably that 216 steps are few. Here there are 216
-# steps and 228 unlabeled images. The benchmark of digit scenes has 2,000 steps and 1,915 unlabeled
-# images. There the gain is much larger (see the [README](../README.md#what-we-found)). With one
-# seed, a gain of a few percentage points can be due to chance. The scores of the same method differ
+# The difference is small here. One reason is probably that this training is short, with 216 steps
+# and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps and 1,915 unlabeled
+# images, the gain is much larger (see the [README](../README.md#what-we-found)). With one seed, a
+# gain of a few percentage points can be due to chance, because the scores of the same method differ
 # by several points between seeds. To know more, train both methods with several seeds, and compare
 # them for each seed. This command does both: `ddfp reproduce my-pictures.yaml --data pictures
 # --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how to read the result, and why you
@@ -522,7 +522,7 @@ temporary.cleanup()
 # - Read every mask once before the training. In this way you find many errors in the data.
 # - An error in the data or the settings gives a message of one line. The message names the file or
 #   the setting, and says how to fix the error.
-# - A network recognizes objects best at about the size that they had in training. The option
+# - Our network did not recognize objects that were much larger than in training. The option
 #   `--long-side` shrinks new pictures, so that their objects have about the size of the training
 #   objects.
 #
@@ -531,7 +531,7 @@ temporary.cleanup()
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
 # | the layout | `data/voc.py` `Voc` | only VOC's layout; reads masks of unlabeled images too |
-# | lists of names | `data/splits.py` `read_split` | lists; the lists of Cityscapes cannot be read |
+# | lists of names | `data/splits.py` `read_split` | lists; it cannot read those of Cityscapes |
 # | masks are checked | `data/base.py` `read_mask` | - |
 # | settings are checked | `config/reading.py` `load_config` | has settings that no code reads |
 # | overlays | `evaluation/prediction.py` `predict_files` | - |

@@ -19,10 +19,10 @@
 # The paper reports good scores for DDFP. The paper gives this reason: DDFP moves features *down the
 # density*, and so the decision boundary moves to a region with few features. A good score does not
 # show that this reason is right. Perhaps a step of the same length in another direction has the
-# same effect. Perhaps no step is needed. DDFP sends the features through `embed` and `classify`
-# twice. Perhaps this *second pass* alone has the same effect. This lesson tests the reason. It uses
-# stored results of this project, and one small experiment that runs in this notebook. You can test
-# the claims of other papers in the same way.
+# same effect. Perhaps no step is needed: DDFP sends the features through `embed` and `classify`
+# twice, and perhaps this *second pass* alone has the same effect. This lesson tests the reason. It
+# uses stored results of this project, and one small experiment that runs in this notebook. You can
+# test the claims of other papers in the same way.
 #
 # **You will**
 # - split a claim into parts, and test each part separately;
@@ -97,7 +97,8 @@ diagram("flow", "step")
 # | 5. The step moves the boundary | density at the boundary | `consistency`, `noise`, `vat` |
 #
 # The controls of part 3 take steps in another direction. `noise` takes a step in a random
-# direction. `dropout` sets some channels to zero. `vat` takes an adversarial step (lesson 3).
+# direction. `dropout` takes a step in the direction of channel dropout (which sets some channels to
+# zero). `vat` takes an adversarial step (lesson 3).
 #
 # A **baseline** is a method to compare with. A **control** is a baseline that differs from DDFP in
 # only *one* respect. If the scores differ by more than chance, this one respect is the reason. An
@@ -109,8 +110,8 @@ diagram("flow", "step")
 # ## The smallest experiment
 #
 # We use two moons, three labels per class and the training of lesson 1. Here we have twelve seeds
-# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of a training. In
-# all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$. The arms differ
+# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of this training.
+# In all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$. The arms differ
 # only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms, $\delta$ has
 # length $\varepsilon$. Two controls are not in the table above:
 #
@@ -208,17 +209,17 @@ assert gains["up the density"].mean() < -1
 
 # %% [markdown]
 # **Finding.** On the moons the direction of the step matters. Compared with the second pass alone,
-# descent gains most accuracy, and the step up the density clearly loses accuracy. (It also matters
-# which density gives the direction. In exercise 2 of [lesson 1](01_low_density_separation.ipynb),
-# descent in the exact density gains less accuracy than descent in the learned density.) Now compare
-# the two random arms. Their steps have the same length, and neither arm uses the density. But the
-# arm whose directions are *drawn once* gains more. In this arm, each point moves in the same way at
-# every training step. This is also true for descent, because points and density do not change in
-# this experiment. The usual random step differs from descent in *two* respects: it has another
-# direction, and it is new every time. Descent is 3.3 points better than the usual random step. The
-# random step that is drawn once differs from descent only in direction. Descent is 1.9 points
-# better than the random step that is drawn once. The 95 % confidence interval (CI) of this
-# difference is -0.01 to +3.8. The interval contains 0, so the difference is not *significant*
+# descent gains the most accuracy, and the step up the density clearly loses accuracy. (It also
+# matters which density gives the direction. In exercise 2 of [lesson
+# 1](01_low_density_separation.ipynb), descent in the exact density gains less accuracy than descent
+# in the learned density.) Now compare the two random arms. Their steps have the same length, and
+# neither arm uses the density. But the arm whose directions are *drawn once* gains more. In this
+# arm, each point moves in the same way at every training step. This is also true for descent,
+# because points and density do not change in this experiment. The usual random step differs from
+# descent in *two* respects: it has another direction, and it is new every time. Descent is 3.3
+# points better than the usual random step. The random step that is drawn once differs from descent
+# only in direction, and descent is 1.9 points better than it. The 95 % confidence interval (CI) of
+# this difference is -0.01 to +3.8. The interval contains 0, so the difference is not *significant*
 # (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
@@ -273,17 +274,18 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 
 # %% [markdown]
 # **Finding.** At equal length, the adversarial step changes the prediction most. Descent lowers the
-# log-density most. So equal length is not the only fair comparison. There are four: at equal
-# length, at equal change of the prediction, at equal percentage of flipped classes, and at equal
-# fall of log p. (A *flipped class* is a predicted class that the step changes.) A method can be
-# better in one of these comparisons and worse in another. So make more than one comparison.
+# log-density most. So equal length is not the only fair comparison. We can also compare steps at
+# equal change of the prediction, at equal percentage of flipped classes, or at equal fall of log p.
+# (A *flipped class* is a predicted class that the step changes.) A method can be better in one of
+# these comparisons and worse in another. So make more than one comparison.
 #
-# Study 10 makes two comparisons on digit scenes. In the first comparison, the steps have an *equal
-# effect*: each step changes the prediction about as much as descent does. (With these lengths, both
-# the KL divergence and the percentage of flipped classes are about equal.) These are the arms
-# `noise, eps 11.5` and `vat, eps 1`. In the second comparison, each step has length 3, as the step
-# of descent has (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus
-# the test mIoU of each other arm:
+# Study 10 of this project ([STUDY.md](../reproduce/STUDY.md)) makes two comparisons on digit
+# scenes. In the first comparison, the steps have an *equal effect*: each step changes the
+# prediction about as much as descent does. (With these lengths, both the KL divergence and the
+# percentage of flipped classes are about equal.) The arms of this comparison are `noise, eps 11.5`
+# and `vat, eps 1`. In the second comparison, each step has length 3, like the step of descent
+# (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus the test mIoU
+# of each other arm:
 
 # %%
 equal = find_study("equal_effect")
@@ -298,8 +300,9 @@ assert longer["difference"] < 0 < longer["high"]
 
 # %% [markdown]
 # **Finding.** At equal effect, random steps (length 11.5) and adversarial steps (length 1) have
-# higher mean scores than descent. These two differences are not significant. So at equal effect
-# too, we see no sign that descent is better than the other steps.
+# higher mean scores than descent. These two differences are not significant. At equal length too,
+# both kinds of steps have higher mean scores than descent, and adversarial steps are significantly
+# better. So neither comparison gives a sign that descent is better than the other steps.
 
 # %% [markdown]
 # ## Choose the length of each method in the same way
@@ -420,16 +423,17 @@ for other in ("noise, eps 10", "vat, eps 3"):
 
 # %% [markdown]
 # **Finding.** Part 1: DDFP is significantly better than `consistency`. (After the correction for
-# several comparisons, this is no longer true, see below.) Part 2: the results for DDFP do not show
+# several comparisons, this is no longer true; see below.) Part 2: the results for DDFP do not show
 # whether this part is true. The second pass alone has more than half of the gain of DDFP over
 # `consistency`. DDFP is not significantly better than the second pass alone. The random step is
-# significantly better than the second pass alone, also after the correction. Part 3: the results do
+# significantly better than the second pass alone, even after the correction. Part 3: the results do
 # not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
-# descent. (Each method has its own best length.) Perturbing features helps on this benchmark (part
-# 2). We find no sign that a direction from the density helps more than another direction. In equal
-# time, DDFP has a lower score than `consistency`. DDFP needs more time for the density and for the
-# second pass. We did not measure these two times separately. (README.md shows some of these
-# differences with the opposite sign: `ddfp` minus the other method.)
+# descent. (Each method has its own best length.) Some of these steps are significantly better than
+# the second pass alone, so moving features helps on this benchmark (part 2). We find no sign that a
+# direction from the density helps more than another direction. In equal time, DDFP has a lower
+# score than `consistency`. DDFP needs more time for the density and for the second pass. We did not
+# measure these two times separately. (README.md shows some of these differences with the opposite
+# sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?
@@ -511,7 +515,8 @@ assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 # %% [markdown]
 # **Finding.** To find a difference of half a point, we need 22 seeds for DDFP minus the second pass
 # alone, and 29 seeds for DDFP minus random steps. We have five seeds. Many papers have tables with
-# only one run per method. Such a table cannot show a difference of half a point.
+# only one run per method. Such a table cannot show whether a difference of half a point is more
+# than chance.
 
 # %% [markdown]
 # ## Part 4: does DDFP need a good density that keeps learning?
@@ -532,14 +537,14 @@ kinds = [name for name in table.index if "frozen" in name or "without flow" in n
 assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
-# **Finding.** Three controls have another density than DDFP. The first density is a mixture of
-# Gaussians without a flow, which keeps learning. The other two densities (another mixture and a
-# kernel density) are fitted once and then *frozen*: they do not change after that. All three
-# controls have a lower mean score than DDFP. But all three intervals contain 0, so these three
-# seeds do not prove a difference. Two more variants use the classes in another way: a flow without
-# labels, and class-conditional descent. These two variants do not differ significantly from DDFP.
-# (*Class-conditional* descent goes down the density of one class: the pseudo-label of the feature.)
-# Flows with one or four blocks do not differ significantly either.
+# **Finding.** Three controls use a different density from that of DDFP. The first density is a
+# mixture of Gaussians without a flow, which keeps learning. The other two densities (another
+# mixture and a kernel density) are fitted once and then *frozen*: they do not change after that.
+# All three controls have a lower mean score than DDFP. But all three intervals contain 0, so these
+# three seeds do not prove a difference. Two more variants use the classes in another way: a flow
+# without labels, and class-conditional descent. These two variants do not differ significantly from
+# DDFP. (*Class-conditional* descent goes down the density of one class: the pseudo-label of the
+# feature.) Flows with one or four blocks do not differ significantly either.
 #
 # Is the density itself good? In lesson 2, a flow for points in 16 dimensions came close to the
 # exact density. The flow for two rings did not. For the features of a network, we do not know the
@@ -656,9 +661,9 @@ assert (pseudo["error percentile"] < 48).all()
 # scores) changes single settings of `ddfp` and of the release. One variant is the release with
 # random steps instead of steps down the density. In study 6, all methods have the teacher of the
 # release. This teacher is *tied*: it shares the weights of the student. It is also in *train mode*:
-# its BatchNorm uses the statistics of the current batch. In the output, "asked in train mode" is
-# about the direction of the step. To find this direction, the flow gets embeddings that are
-# normalized with the statistics of the current batch, too.
+# its BatchNorm uses the statistics of the current batch. In the output, "asked in train mode"
+# means: to find the direction of the step, the flow also gets embeddings that are normalized with
+# the statistics of the current batch.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
@@ -695,10 +700,10 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # Four studies use real photographs instead of digit scenes. Two studies use street scenes (CamVid).
 # In study 7, the network starts from random weights. In study 11, the network is pretrained. Two
 # studies use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network.
-# We call them "the animals". For the animals, we wrote a [plan](../reproduce/PLAN.md) before the
-# main experiment. The plan says which comparisons count, how many seeds they have, and what we may
-# claim. Before the plan, we had tuned two methods on validation images. The runs of this tuning
-# also stored test scores. No setting was chosen by these test scores.
+# We call these photographs "the animals". For the animals, we wrote a [plan](../reproduce/PLAN.md)
+# before the main experiment. The plan says which comparisons count, how many seeds they have, and
+# what we may claim. Before the plan, we had tuned two methods on validation images. The runs of
+# this tuning also stored test scores. No setting was chosen by these test scores.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -753,17 +758,18 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # that we tried. A step of this length changes few predictions. So we cannot expect a large
 # difference between DDFP and the second pass alone. Second, consistency training gains only 3
 # points over training on labels alone. This gain is not significant with three seeds. (Each seed
-# has other labeled images.) Third, the step lengths were chosen with one seed and with half of the
-# training steps (study 8).
+# has different labeled images.) Third, the step lengths were chosen with one seed and with half of
+# the training steps (study 8).
 #
 # Now look at `supervised` in the output for the street scenes (CamVid). On the test images,
 # training on labels alone is *better* than consistency training. (On the validation images, the
 # mean of `supervised` is lower than the mean of `consistency`: see [study
 # 7](../reproduce/STUDY.md).) These runs have three seeds and 600 steps, and start from random
 # weights. DDFP and noise have higher means than `consistency`, but lower means than `supervised`.
-# Study 11 has a pretrained network, and labels alone are better there too. In six difficult
-# classes, `consistency` has a lower IoU than labels alone. With a higher threshold for
-# pseudo-labels, this difference is smaller. So always report the simplest baseline too.
+# In study 11, the network is pretrained, and training on labels alone is better than consistency
+# training there too. In six difficult classes, `consistency` has a lower IoU than labels alone.
+# With a higher threshold for pseudo-labels, this difference is smaller. Both studies show why you
+# should always report the simplest baseline too (here training on labels alone).
 #
 # ## What may we conclude?
 #
@@ -773,12 +779,12 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
 #    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
 #    +4.4).
-# 2. The second pass alone, without any step, has more than half of the 1.6 points.
+# 2. The second pass alone, without any step, gives more than half of the 1.6 points.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
-#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). The lower end of this
-#    interval is -0.3. So descent is probably at most 0.3 points better than random steps. The score
-#    with adversarial steps minus the score with descent is +1.0 points (+0.3 to +1.7). After the
-#    correction, this difference is not significant (-0.5 to +2.5).
+#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). By this interval, descent is
+#    probably at most 0.3 points better than random steps. The score with adversarial steps minus
+#    the score with descent is +1.0 points (+0.3 to +1.7). After the correction, this difference is
+#    not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well. Three seeds are not enough to know
 #    this.
 # 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
@@ -885,9 +891,9 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # strength of the perturbation. The strength is chosen on validation images. *The comparison:* we
 # compare channel dropout with noise. Each method has its chosen strength. We use the scores on test
 # images after the last training step, and pair them by seed. *Seeds:* the number printed above,
-# decided before the first run. *Mechanism:* the paper may say that a network with dropout depends
-# less on single channels. To test this, drop one channel of each trained network. Then compare how
-# much accuracy the networks lose.
+# decided before the first run. *Mechanism:* one possible reason for a gain is that a network with
+# dropout depends less on single channels. To test this, drop one channel of each trained network.
+# Then compare how much accuracy the networks lose.
 
 # %% [markdown]
 # ## What we saw

@@ -347,7 +347,7 @@ def test_the_notebook_answers_a_study(tmp_path):
     assert set(inside["method"]) == {"consistency"}
     assert set(inside["step"]) == {2, 4, 6}  # every checkpoint was kept
     text = (tmp_path / "out" / "two.html").read_text()
-    assert "one seed: significance cannot be tested" in text
+    assert "can be tested for significance" in text
 
 
 # Mechanism ---------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def record(
 
 
 def report() -> None:
-    """Renew the pages made of kept results, and list results whose configuration no longer exists.
+    """Renew the pages made from kept results; list results whose configuration no longer exists.
 
     The pages are README.md's tables, RESULTS.md, STUDY.md and their figures.
     """

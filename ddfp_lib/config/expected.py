@@ -1,4 +1,4 @@
-"""Classes, images and image sizes of a configuration, known or estimated before reading files."""
+"""Numbers of classes and images, and image sizes: known or estimated before files are read."""
 
 from ddfp_lib.config.schema import Config
 from ddfp_lib.data import camvid, cityscapes, voc

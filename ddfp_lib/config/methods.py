@@ -1,4 +1,4 @@
-"""Methods: presets over one base file, and files of your own."""
+"""Methods: presets, and files of your own, that change values of one base file."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""CamVid in the SegNet layout: ``train``, ``val``, ``test``, and for each of them ``...annot``."""
+"""CamVid in the SegNet layout: ``train``, ``val``, ``test``, with masks in ``trainannot`` etc."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Check a data set before the first step: ``verify`` and ``train`` find the same problems.
+"""Check a data set before the first step; ``verify`` and ``train`` share these checks.
 
 One inspection serves ``train``, ``reproduce``, ``evaluate``, ``predict`` and ``data verify``. It
 reads the headers of images and the masks that will be used, through the cache of

@@ -1,4 +1,4 @@
-"""Map the label names of an export of regions to classes; pixels without a region are class 0."""
+"""Map label names of exported regions to classes; pixels outside all regions are class 0."""
 
 from collections.abc import Collection, Sequence
 

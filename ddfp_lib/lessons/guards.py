@@ -1,4 +1,4 @@
-"""Rules for a stored lesson: each guard lists the errors of a pair of files."""
+"""Rules for stored lessons: each function checks a lesson's two files and lists their errors."""
 
 import ast
 import re

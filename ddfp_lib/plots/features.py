@@ -1,4 +1,4 @@
-"""Figures of steps in feature space: how far they go down, what they cost, where they end."""
+"""Figures of steps in feature space: how density and class change, and where the steps end."""
 
 from collections.abc import Mapping, Sequence
 

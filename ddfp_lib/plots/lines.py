@@ -1,4 +1,4 @@
-"""Figures along one axis: seeds as dots, curves, and a density after a map."""
+"""Figures along one axis: seeds as dots, curves, and a change of variables."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -52,9 +52,10 @@ def scores(ledger: pd.DataFrame, baseline: str, score: str, label: str) -> str:
     gaps = {name: differences(ledger, name, baseline, score) for name in methods}
     compared = [name for name in methods if name != baseline and gaps[name][0]["seeds"]]
     over = "" if len(common) == seeds else f" over the {len(common)} seeds that all methods have"
+    most = "" if len(common) == seeds else "at most "
     text = (
-        f"Left: {label} of each method with {counted(seeds, 'seed')}. A dot shows one run. A bar "
-        f"shows the mean{over}. The means are {_values(table['mean'].to_dict())}."
+        f"Left: {label} of each method with {most}{counted(seeds, 'seed')}. A dot shows "
+        f"one run. A bar shows the mean{over}. The means are {_values(table['mean'].to_dict())}."
     )
     if compared:
         found = {name: _over_seeds(gaps[name]) for name in compared}

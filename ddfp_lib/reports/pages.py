@@ -1,4 +1,4 @@
-"""The pages that are made of kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
+"""The pages that are made from kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
 
 import re
 from pathlib import Path
@@ -179,7 +179,7 @@ def expectation(ledger: pd.DataFrame) -> str:
         return "What it finds: not stored yet."
     return (
         f"In our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
-        f"with {gap['seeds']} seeds. Another machine gives other "
+        f"with {gap['seeds']} seeds. Another machine gives different "
         "numbers. With so few seeds, even the sign can change. "
         f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )

@@ -172,7 +172,7 @@ def _minus(runs: pd.DataFrame, method: str, study: Study, score: str) -> str:
 def _groups(study: Study, scores: pd.DataFrame) -> str:
     """Tabulate the mean IoU of groups of classes, and of the first group minus the second."""
     names = list(study.groups)
-    header = [f"test IoU (%), minus `{study.baseline}`"]
+    header = [f"mean test IoU (%), then the difference to `{study.baseline}`"]
     header += [f"{name} ({', '.join(study.groups[name])})" for name in names]
     if len(names) > 1:
         between = f"{names[0]} minus {names[1]}"

@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student that makes the pseudo-labels."""
+"""The teacher makes pseudo-labels: by default, an exponential moving average of the student."""
 
 import copy
 from collections.abc import Iterator
