@@ -19,23 +19,24 @@ HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 ABOUT = """\
-`make bench` makes this page; it takes in what the benches of photographs and of GPUs stored. Each
-part names the command that makes it alone. How it measures is in the first lines of its file, in
-the repository.
+`make bench` makes this page. It copies the stored results for photographs and GPUs. Each part names
+the command that makes only this part. The first lines of the command's file in `bench/` explain
+what is measured.
 
 | name on this page | meaning |
 |---|---|
 | `ddfp`, as an estimator | this project's density estimator: a normalizing flow and a mixture |
 | `reference` | the released code's design of it, written anew for this comparison |
-| `zuko` | the flow of the library [zuko](https://zuko.readthedocs.io), of as many couplings |
+| `zuko` | the flow of the library [zuko](https://zuko.readthedocs.io), with the same number of \
+couplings |
 | fit, VOC | one training step of the density, at VOC's size: 20,480 features of 256 numbers, \
 21 classes |
 | gradient, VOC | the direction of a step, that is the gradient of the log-density, for 66,564 \
 features of the same size |
 | fit, digits; gradient, digits | the same at the size of the digit scenes: 512 and 1,600 features \
 of 32 numbers, 6 classes |
-| the machine's rate | the rate of one product of two large matrices on this machine; a percentage \
-of it says how near the whole computation comes |
+| the machine's rate | the rate of one product of two large matrices on this machine, in \
+operations per second; a percentage of it is the rate that `ddfp` reaches over its whole time |
 | `e01cd57` | an earlier commit of this project, before `ddfp_lib/models/fast.py` |
 """
 
@@ -78,7 +79,7 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
         text = f"{ratio:.1f}"
         if ratio < least:  # on some machines that is more than plain products reach
             needed = found.machine * least / ratio
-            text += f" ({least} takes {100 * needed:.0f} % of the machine's rate)"
+            text += f" (a ratio of {least} needs {100 * needed:.0f} % of the machine's rate)"
         rows += [
             Goal(f"{case}: reference / ddfp at least {least}", text, ratio >= least),
             Goal(
@@ -105,7 +106,8 @@ def loading_table(seconds: float) -> str:
     _, used = alone(loading.measure, data_of(config, "train"), config.data.augment.crop, 640, 0)
     return "\n".join(
         [
-            "| data | images a CPU second makes | images a CPU second of ddfp trains on |",
+            "| data | images loaded per CPU second | "
+            "images on which `ddfp` trains per CPU second |",
             "|---|---:|---:|",
             f"| digit scenes | {1000 / used:.0f} | {images / seconds:.0f} |",
         ]
@@ -139,7 +141,10 @@ def main() -> None:
         "Density estimator": density.table(densities),
         "Training step": step.table(seconds),
         "Training step on photographs": photos.PAGE.read_text().strip(),
-        "Growth, each quantity alone": "![Curves of time and memory while rows, "
+        "Growth, each quantity alone": "One quantity grows to 2, 4 and 8 times its size at "
+        "the start. The columns show time and memory, divided by their values at the start. Memory "
+        "is the number of elements that all operations write.\n\n"
+        "![Curves of time and memory while rows, "
         "features, classes, pixels or images grow]"
         f"(growth.png)\n\n{growth.table(grown)}",
         "Loading": loading_table(seconds["ddfp"]),

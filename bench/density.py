@@ -290,7 +290,8 @@ def peak_megabytes() -> float:
 def table(measured: dict[str, Measured]) -> str:
     """Return the table, in Markdown."""
     lines = [
-        "| case | estimator | CPU ms | in the kernel | extra MB | time / ddfp | memory / ddfp | "
+        "| case | estimator | CPU ms | of it in the system's kernel | extra MB | time / ddfp | "
+        "memory / ddfp | "
         "of the machine, GFLOP/s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]

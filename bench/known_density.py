@@ -1,17 +1,19 @@
 """How well does the estimator learn a density that is known?
 
-The features of a network have no known density, so nobody can say how far the flow is from it. Here
-the flow learns a density of 64 dimensions that has a formula, in 50 to 1,500 steps; the benchmark
-of photographs has 900. So its numbers can be compared with the exact ones.
+Nobody knows the true density of a network's features, so nobody can say how close the flow comes to
+it. Here the flow learns a density of 64 dimensions that has a formula, so its log-densities and
+gradients can be compared with the exact ones. It is trained for 50 to 1,500 steps; the benchmark of
+photographs has 900.
 
 The density: seven Gaussians of different sizes and frequencies; a monotone function bends each
 axis; the axes are scaled from 1 down to 0.1 (we chose these numbers) and then rotated. One row in
 thirty has a known class. Each step draws new rows, as in training.
 
-The table reports three quantities on new rows: ``gap``, the mean of log p - log q in nats (the KL
-divergence; 0 is perfect); ``order``, the rank correlation of log q with log p; ``direction``, the
-mean cosine between the gradients of log q and log p, which is what DDFP follows. A Gaussian and a
-mixture of 16 Gaussians, each fitted once to 10,000 rows, are compared with the flow.
+Let p be the known density and q the estimate. The table reports three quantities on new rows:
+``gap``, the mean of log p - log q in nats (the KL divergence; 0 is perfect); ``order``, the rank
+correlation of log q with log p; ``direction``, the mean cosine between the gradients of log q and
+log p (a step of DDFP goes against the gradient of log q). A Gaussian and a mixture of 16 Gaussians,
+each fitted once to 10,000 rows, are compared with the flow.
 """
 
 import argparse

@@ -161,7 +161,7 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
     densities["fit, VOC"] = measured(3.9, memory=7.0, machine=0.6)
     seconds = {"noise": 1.0, "consistency": 0.8, "ddfp": 1.22}
     verdicts = [line.split("|")[1:4] for line in goals(densities, seconds).splitlines()[2:]]
-    assert verdicts[0][1].strip() == "3.9 (4 takes 62 % of the machine's rate)"
+    assert verdicts[0][1].strip() == "3.9 (a ratio of 4 needs 62 % of the machine's rate)"
     missed = [goal.strip() for goal, _, verdict in verdicts if verdict.strip() == "missed"]
     assert missed == [
         "fit, VOC: reference / ddfp at least 4",

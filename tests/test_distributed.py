@@ -117,8 +117,8 @@ def leave(how):
 
 
 @pytest.mark.fault(
-    "`kill -9`",
-    "one of two processes without a launcher, or a process that hangs: an error",
+    "a lost process",
+    "one of two processes is killed or hangs, and no launcher starts it again: an error",
 )
 @pytest.mark.parametrize("how", ["killed", "stuck"])
 def test_a_lost_rank_is_an_error_and_no_hang(how):

@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path):
     assert checkpoints.load(CPU) == ({"step": 1}, [])
 
 
-@pytest.mark.fault("`kill -9`", "between a checkpoint's file and its index")
+@pytest.mark.fault("an interruption", "between a checkpoint's file and its index")
 @pytest.mark.parametrize("victim", ["write_atomically", "write_text"])
 def test_killed_while_it_writes_a_checkpoint(tiny_config, finished, tmp_path, monkeypatch, victim):
     """Half of a checkpoint on disk, or a whole one that no index names yet."""

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from ddfp_lib.data.verify import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Prepare and verify data sets, fetch or make splits.")
-prepare = typer.Typer(no_args_is_help=True, help="Get a data set ready; start again to continue.")
+prepare = typer.Typer(
+    no_args_is_help=True,
+    help="Prepare a data set. Run the command again to continue.",
+)
 splits = typer.Typer(no_args_is_help=True, help="Lists of labeled and unlabeled images.")
 app.add_typer(prepare, name="prepare")
 app.add_typer(splits, name="splits")
@@ -21,7 +24,10 @@ Root = Annotated[
 ]
 Partial = Annotated[
     bool,
-    typer.Option("--partial", help="Accept any number of images, such as those of some cities."),
+    typer.Option(
+        "--partial",
+        help="Accept fewer or more images than were published, such as only some cities.",
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="voc, cityscapes or camvid.")]
 
@@ -98,7 +104,7 @@ def convert(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Colors or values of the classes: labelmap.txt, name,r,g,b or value,name."
+            help="Table of the classes: labelmap.txt, or lines name,r,g,b (color) or value,name."
         ),
     ] = None,
     classes: Annotated[
@@ -106,7 +112,11 @@ def convert(
         typer.Option(help="Names in the order of the mask values, for example background,cell."),
     ] = "",
     kind: Annotated[
-        str | None, typer.Option(help="colours, values, binary, label-studio, coco or labelme.")
+        str | None,
+        typer.Option(
+            help="Kind of the export [by its files]: colours, values, binary, label-studio, coco "
+            "or labelme."
+        ),
     ] = None,
 ) -> None:
     """Convert masks of colors, masks of 0 and 255, or a tool's export to masks of class indices."""
@@ -147,7 +157,7 @@ def make(
     labeled: Annotated[
         str, typer.Option(help="Labeled images: a count, or a fraction such as 1/16.")
     ],
-    seed: Annotated[int, typer.Option(help="Draws the images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 0,
 ) -> None:
     """Choose labeled images at random, with each class at least once where possible."""
     from ddfp_lib.data import open_dataset

@@ -14,13 +14,13 @@ def reproduce(
     splits: Annotated[
         str | None,
         typer.Option(
-            help="Comma list of the benchmark's published splits, such as 732,1464 [all]."
+            help="Some of the benchmark's splits, separated by commas, such as 732,1464 [all]."
         ),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="Comma list of methods or of .yaml files, see `ddfp methods`.")
+        str, typer.Option(help="Methods or .yaml files, separated by commas; see `ddfp methods`.")
     ] = "supervised,consistency,noise,ddfp",
-    seeds: Annotated[str, typer.Option(help="Comma list of numbers.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs and the report [runs/BENCHMARK].")
     ] = None,
@@ -67,8 +67,9 @@ def reproduce(
 ) -> None:
     """Train methods on splits and seeds, and write a report. Run the command again to continue.
 
-    Without --splits all published splits of the benchmark run; with --labeled or --quick only the
-    images that these, or the benchmark, name. papermill executes reproduce/experiment.ipynb; the
+    Without --splits, all splits of the benchmark are used. With --labeled or --quick, no split is
+    used; the labeled images are those of --labeled, or else those that the benchmark itself names.
+    papermill executes reproduce/experiment.ipynb; the
     executed notebook is the report. With --launcher slurm each run is a job of a cluster, and the
     report is one more job.
     """
@@ -143,13 +144,13 @@ def _cluster_device(name: str, gpus: int) -> str:
 
 
 def study(
-    name: Annotated[str | None, typer.Argument(help="A study; none: list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A study; without it, list all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/study"),
     data: Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")] = None,
     jobs: options.Jobs = 0,
     device: options.Device = "auto",
     keep: Annotated[
-        bool, typer.Option("--record", help="Take its tables into reproduce/studies.")
+        bool, typer.Option("--record", help="Keep the study's tables in reproduce/studies.")
     ] = False,
 ) -> None:
     """Train the runs of one study. Run the command again to continue."""
@@ -182,8 +183,8 @@ def record(
 ) -> None:
     """Copy finished runs into reproduce/results.csv, then renew the tables made from it.
 
-    With --contributor its finished runs go to reproduce/contributed/NAME instead, each with
-    configuration, environment, log and result, and are listed apart.
+    With --contributor NAME, the finished runs go to reproduce/contributed/NAME instead, each with
+    configuration, environment, log and result. They are listed in a separate table.
     """
     from ddfp_lib.experiments.contributed import check_run, contribute, home, run_folders
     from ddfp_lib.experiments.ledger import record as merge
@@ -215,7 +216,8 @@ def record(
 def report() -> None:
     """Renew the pages made from kept results; list results whose configuration no longer exists.
 
-    The pages are README.md's tables, RESULTS.md, STUDY.md and their figures.
+    The pages are RESULTS.md and STUDY.md with their figures, and the tables of README.md and
+    docs/architecture.md.
     """
     from ddfp_lib.experiments.ledger import read_ledger
     from ddfp_lib.experiments.matches import unmatched_lines

@@ -29,7 +29,7 @@ def train(
         Path | None, typer.Option(help="A whole configuration, instead of benchmark and method.")
     ] = None,
     device: options.Device = "auto",
-    keep: Annotated[int, typer.Option(min=2, help="Checkpoints that stay, the last ones.")] = 2,
+    keep: Annotated[int, typer.Option(min=2, help="Number of newest checkpoints to keep.")] = 2,
     tensorboard: options.TensorBoard = False,
     gpus: Annotated[
         int | None, typer.Option(help="GPUs of this machine that train this run together.")
@@ -75,7 +75,8 @@ def train(
 Protocol = Annotated[
     str | None,
     typer.Option(
-        "--protocol", help="whole, slideN or cropN, for example slide801 [the run's own]."
+        "--protocol",
+        help="whole, slideN (windows of N pixels) or cropN (the middle) [the run's own].",
     ),
 ]
 
@@ -121,7 +122,8 @@ def evaluate(
 def predict(
     run: options.RunFolder,
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures of your own, folders of them, patterns.")
+        list[Path] | None,
+        typer.Argument(help="Pictures, folders of pictures, or patterns such as 'photos/*.jpg'."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("predictions"),
     network: options.Network = "teacher",

@@ -93,7 +93,7 @@ def test_a_device_that_is_not_waited_for_saves_nothing_spoilt(tiny_config, tmp_p
 
 @pytest.mark.fault(
     "numbers not finite",
-    "features of the flow, on a device whose results are read later, as on a GPU",
+    "features of the flow that are checked only later, as on a GPU",
 )
 def test_a_flow_that_is_not_waited_for_stays_as_it_was(tiny_config):
     learner = Learner(tiny_config("ddfp"), 4, CPU)
