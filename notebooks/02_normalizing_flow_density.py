@@ -409,7 +409,7 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 # algorithm fits the mixture. It repeats two steps: assign points to Gaussians, then fit the
 # Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12 Gaussians. We compare
 # log-likelihoods on held-out points. The figure shows how far each log-likelihood is below the
-# log-likelihood of the exact density. So the exact density has the value 0. The flows in this
+# log-likelihood of the exact density. So a perfect estimate has the value 0. The flows in this
 # figure are trained without labels.
 #
 # **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow

@@ -1,4 +1,4 @@
-"""Prepare published data sets for training; start a command again to continue it.
+"""Prepare published data sets for training; an interrupted command continues if started again.
 
 Each file is written under a temporary name, checked, and then renamed: a file with its final name
 is complete.
