@@ -19,14 +19,14 @@ HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 ABOUT = """\
-`make bench` makes this page. It copies the stored results for photographs and GPUs. Each part names
+`make bench` makes this page. It copies the stored results for photographs and GPUs. Most parts name
 the command that makes only this part. The first lines of the command's file in `bench/` explain
 what is measured.
 
 | name on this page | meaning |
 |---|---|
 | `ddfp`, as an estimator | this project's density estimator: a normalizing flow and a mixture |
-| `reference` | the released code's design of it, written anew for this comparison |
+| `reference` | the density estimator of the released code, written anew for this comparison |
 | `zuko` | the flow of the library [zuko](https://zuko.readthedocs.io), with the same number of \
 couplings |
 | fit, VOC | one training step of the density, at VOC's size: 20,480 features of 256 numbers, \
@@ -36,8 +36,10 @@ features of the same size |
 | fit, digits; gradient, digits | the same at the size of the digit scenes: 512 and 1,600 features \
 of 32 numbers, 6 classes |
 | the machine's rate | the rate of one product of two large matrices on this machine, in \
-operations per second; a percentage of it is the rate that `ddfp` reaches over its whole time |
-| `e01cd57` | an earlier commit of this project, before `ddfp_lib/models/fast.py` |
+operations per second; a percentage says how much of this rate `ddfp` reaches, \
+averaged over its whole time |
+| `e01cd57` | an earlier commit of this project, without the faster layers of \
+`ddfp_lib/models/fast.py` |
 """
 
 COMMANDS = {
@@ -81,7 +83,7 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
             needed = found.machine * least / ratio
             text += f" (a ratio of {least} needs {100 * needed:.0f} % of the machine's rate)"
         rows += [
-            Goal(f"{case}: reference / ddfp at least {least}", text, ratio >= least),
+            Goal(f"{case}: time of reference / ddfp at least {least}", text, ratio >= least),
             Goal(
                 f"{case}: extra memory at most 1/8 of the reference's",
                 f"1/{leaner:.0f}",
@@ -95,7 +97,13 @@ def goals(densities: dict[str, density.Measured], seconds: dict[str, float]) -> 
         ]
     for baseline, most in (("noise", 1.25), ("consistency", 1.5)):
         ratio = seconds["ddfp"] / seconds[baseline]
-        rows.append(Goal(f"step: ddfp / {baseline} at most {most}", f"{ratio:.2f}", ratio <= most))
+        rows.append(
+            Goal(
+                f"training step: time of ddfp / {baseline} at most {most}",
+                f"{ratio:.2f}",
+                ratio <= most,
+            )
+        )
     return goal_table(rows)
 
 
@@ -118,7 +126,7 @@ def gpu_page(page: Path, command: str) -> str:
     """Return a page that was filled on a GPU, or the command that fills it."""
     if page.is_file():
         return page.read_text(encoding="utf-8").strip()
-    return f"Not run on a GPU yet. This fills it:\n\n```\n{command}\n```"
+    return f"Not run on a GPU yet. This command fills this section:\n\n```\n{command}\n```"
 
 
 def by(title: str) -> str:
@@ -149,7 +157,7 @@ def main() -> None:
         f"(growth.png)\n\n{growth.table(grown)}",
         "Loading": loading_table(seconds["ddfp"]),
         "First check of a GPU": gpu_page(gpu_check.PAGE, "make gpu-check"),
-        "On a GPU, beside the released step": gpu_page(gpu.PAGE, GPU_COMMAND),
+        "On a GPU, compared with the released step": gpu_page(gpu.PAGE, GPU_COMMAND),
     }
     text = f"# Speed and memory\n\n{ABOUT}\nMeasured with "
     text += f"torch {torch.__version__}, {platform.machine()} with "

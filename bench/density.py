@@ -290,9 +290,9 @@ def peak_megabytes() -> float:
 def table(measured: dict[str, Measured]) -> str:
     """Return the table, in Markdown."""
     lines = [
-        "| case | estimator | CPU ms | of it in the system's kernel | extra MB | time / ddfp | "
+        "| case | estimator | CPU ms | CPU time in the system's kernel | extra MB | time / ddfp | "
         "memory / ddfp | "
-        "of the machine, GFLOP/s |",
+        "fraction of the machine's rate, GFLOP/s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for case, found in measured.items():

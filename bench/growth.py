@@ -135,7 +135,9 @@ def measure(name: str, repeats: int) -> Grown:
 
 def table(measured: dict[str, Grown]) -> str:
     """Return the table, in Markdown."""
-    heads = [f"{quantity} x {factor}" for quantity in ("time", "memory") for factor in FACTORS[1:]]
+    heads = [
+        f"{quantity} at x {factor}" for quantity in ("time", "memory") for factor in FACTORS[1:]
+    ]
     lines = [
         f"| grows | {' | '.join(heads)} | largest tensor at x {FACTORS[-1]}, elements |",
         "|---|" + "---:|" * (len(heads) + 1),

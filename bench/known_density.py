@@ -2,12 +2,12 @@
 
 Nobody knows the true density of a network's features, so nobody can say how close the flow comes to
 it. Here the flow learns a density of 64 dimensions that has a formula, so its log-densities and
-gradients can be compared with the exact ones. It is trained for 50 to 1,500 steps; the benchmark of
-photographs has 900.
+gradients can be compared with the exact ones. A new flow is trained for each number of steps, 50 to
+1,500; the benchmark of photographs has 900 training steps.
 
-The density: seven Gaussians of different sizes and frequencies; a monotone function bends each
-axis; the axes are scaled from 1 down to 0.1 (we chose these numbers) and then rotated. One row in
-thirty has a known class. Each step draws new rows, as in training.
+The known density is a mixture of seven Gaussians with different widths and weights. A monotone
+function bends each axis. The axes are then scaled by factors that we chose, from 1 down to 0.1, and
+rotated. On average, one row in thirty has a known class. Each step draws new rows, as in training.
 
 Let p be the known density and q the estimate. The table reports three quantities on new rows:
 ``gap``, the mean of log p - log q in nats (the KL divergence; 0 is perfect); ``order``, the rank
@@ -155,7 +155,8 @@ def main() -> None:
     asked = parser.parse_args()
     table = measure(tuple(asked.steps), asked.samples, asked.hidden)
     introduction = (__doc__ or "").split("\n", 2)[2].strip().replace("``", "`")
-    command = f"`python -m bench.known_density`, {asked.samples:,} rows a step, one seed."
+    command = "Measured by `python -m bench.known_density`, with "
+    command += f"{asked.samples:,} rows per step and one seed."
     write_text(
         PAGE, f"# A known density of 64 dimensions\n\n{introduction}\n\n{command}\n\n{table}\n"
     )

@@ -68,7 +68,10 @@ def measure(methods: Sequence[str], settings: Sequence[str], repeats: int) -> di
 
 def table(seconds: dict[str, float]) -> str:
     """Return the table, in Markdown."""
-    lines = ["| method | CPU ms a step | / noise | / consistency |", "|---|---:|---:|---:|"]
+    lines = [
+        "| method | CPU ms a step | time / noise | time / consistency |",
+        "|---|---:|---:|---:|",
+    ]
     for name, value in seconds.items():
         ratios = (value / seconds[baseline] for baseline in ("noise", "consistency"))
         lines.append(f"| {name} | {1000 * value:.1f} | " + " | ".join(f"{r:.2f}" for r in ratios))

@@ -1,4 +1,4 @@
-"""Importing by name: names that a package offers, and classes of your own in a configuration."""
+"""Import by name: names that a package offers, and your classes that a configuration names."""
 
 import importlib
 import inspect

@@ -18,25 +18,26 @@
 #
 # Six points have a label, and 234 points have no label. Where should the decision boundary between
 # two classes run? *Semi-supervised learning* trains on both kinds of points. One of its oldest
-# ideas is the **cluster assumption**: points of one cluster share a class. Then the boundary should
-# lie in regions with few points. This second idea is called *low-density separation*.
+# ideas is the **cluster assumption**: points of one cluster share a class. If this is true, the
+# boundary should lie in regions with few points. This second idea is called *low-density
+# separation*.
 #
-# **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on this assumption. The
-# method learns the density of the features. It moves a feature one step *down the density*. Then it
-# trains the classifier to predict the same class before and after the step. The paper claims that
-# this training moves the decision boundary into regions with few features. This course builds the
-# method and then tests the claim. This lesson uses points in the plane, so you can see the points,
-# the density and the boundary.
+# **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on the cluster assumption.
+# The method learns the density of the features. It moves a feature one step *down the density*.
+# Then it trains the classifier to predict the same class before and after the step. The paper
+# claims that this training moves the decision boundary into regions with few features. This course
+# builds the method and then tests the claim. This lesson uses points in the plane, so you can see
+# the points, the density and the boundary.
 #
 # **You will**
 # - see why the boundary often runs through the middle of the data if only a few points have labels;
-# - write three *rules* (losses for unlabeled points): entropy minimization, random steps, density
+# - write three *rules* (losses that need no labels): entropy minimization, random steps, density
 #   descent;
 # - compare the three rules over eight seeds, by accuracy and by the density at the boundary;
 # - find a data set on which the cluster assumption is false.
 #
-# **You need** Python and a little PyTorch. You should know what a classifier, a gradient and a
-# cross-entropy are. Terms are explained where they first appear, and again in the
+# **You need** Python and a little PyTorch. You should know what a classifier, a gradient and the
+# cross-entropy loss are. Terms are explained where they first appear, and again in the
 # [glossary](../docs/glossary.md).
 #
 # **Takes** about 20 minutes to read. The code runs in about a minute on a laptop CPU and needs no
@@ -81,9 +82,9 @@ density_steps = 400  # training steps of the flow
 # ## Where are we?
 #
 # The diagram shows the whole method. Lesson 4 trains a network with this method. This lesson is
-# about the colored boxes: the flow learns a density, and the step goes down this density. Later
-# lessons explain the other boxes. In this lesson, each "image" is a point in the plane, and its
-# feature F is the same point.
+# about the colored boxes: the flow (a network) learns a density, and the step goes down this
+# density. Later lessons explain the other boxes. In this lesson, each "image" is a point in the
+# plane, and both F and v in the diagram are this point.
 
 # %%
 diagram("flow", "step")
@@ -91,8 +92,10 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# A *cloud* is a mixture of $M$ Gaussians in the plane, with equal weights and equal covariances. We
-# choose their centers $s_1, \dots, s_M$, so we know the density of the cloud exactly:
+# We start with three *clouds* of points: two moons, two rings and three blobs. Each moon, ring or
+# blob is one class. A cloud is a mixture of $M$ Gaussians in the plane, with equal weights and
+# equal covariances. We choose their centers $s_1, \dots, s_M$, so we know the density of the cloud
+# exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
@@ -340,14 +343,14 @@ assert table["moons"]["cosine with the exact step"] > 0.3
 assert table["rings"]["cosine with the exact step"] < 0.3
 
 # %% [markdown]
-# **Finding.** On each cloud, nearly all steps lower the learned density. More than 85 % of the
+# **Finding.** On each cloud, nearly all steps lower the learned density. More than 80 % of the
 # steps lower the exact density. But on the moons and the rings, the direction of a step down the
-# learned density often differs from that of a step down the exact density. The mean cosine of the
-# angle between the two directions is about 0.5 on the moons and 0.2 on the rings. A probable
+# learned density often differs a lot from that of a step down the exact density. The mean cosine of
+# the angle between the two directions is about 0.5 on the moons and 0.2 on the rings. A probable
 # reason: each flow is small and was trained for only 400 steps, so it fits the moons and the rings
 # only roughly. (In lesson 2, a larger flow that is trained longer fits the moons well, but not the
-# rings.) In the rest of this lesson, descent uses the *learned* density. So its results also depend
-# on the errors of the flow.
+# rings.) From here on, descent uses the *learned* density, except in exercise 2. So its results
+# also depend on the errors of the flow.
 
 # %% [markdown]
 # ## Three rules for points without labels
@@ -360,12 +363,12 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 # consistency regularization.
 #
 # - **Entropy minimization**: the classifier must be certain at every training point. The loss is
-#   the entropy of the prediction, $-\sum_k p_k \log p_k$. The entropy is 0 if one class has
-#   probability 1.
-# - **Random step**: the student must predict the pseudo-label at the point. It must also predict
-#   this pseudo-label after a step of length $\varepsilon$ in a random direction.
-# - **Density descent**: the student must predict the pseudo-label at the point. It must also
-#   predict this pseudo-label after a step of length $\varepsilon$ *down the density*.
+#   the entropy of the prediction, $-\sum_k p_k \log p_k$, where $p_k$ is the probability of class
+#   $k$. The entropy is 0 if one class has probability 1.
+# - **Random step**: the student must predict the pseudo-label both at the point and after a step of
+#   length $\varepsilon$ in a random direction.
+# - **Density descent**: the student must predict the pseudo-label both at the point and after a
+#   step of length $\varepsilon$ *down the density*.
 
 
 # %%
@@ -437,13 +440,13 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 )
 
 # %% [markdown]
-# The results differ between seeds at least as much as between rules. The seed decides which points
-# have a label. It also sets the starting weights. So we compare *within a seed*. For each seed, we
-# train once with a rule and once with labels alone. Both training runs have the same labeled points
-# and the same starting weights. We compute the difference between their results. This is a *paired*
-# comparison. The table has the mean ± standard deviation of eight such differences. Differences in
-# accuracy are in *percentage points*, which tables and pictures call "points". A seed "lost" if its
-# accuracy fell by more than 0.5 points.
+# The results differ between seeds at least as much as between rules. The seed determines the
+# labeled points and the starting weights. So we compare each rule with labels alone *within a
+# seed*. Both training runs have the same labeled points and the same starting weights. We compute
+# the difference between their results. This is a *paired* comparison. The table has the mean ±
+# standard deviation of eight such differences. Differences in accuracy are in *percentage points*,
+# which tables and pictures call "points". A seed "lost" if its accuracy is more than 0.5 points
+# lower with the rule than with labels alone.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -492,11 +495,11 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #   explain why descent gains more accuracy than the other rules.
 # - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
 #   between seeds. A random step hardly changes the mean accuracy, but half of the seeds lose
-#   accuracy. A random step moves the boundary to a *lower* density than descent does.
+#   accuracy. On average, the random step and entropy minimization move the boundary to a *lower*
+#   density than descent does.
 # - *Blobs:* the accuracy is near 98 % with all rules.
 #
-# On the moons and the rings, all three rules move the boundary to a lower density on average. On
-# the rings, entropy minimization also moves it to a lower density than descent does.
+# On the moons and the rings, all three rules move the boundary to a lower density on average.
 
 # %% [markdown]
 # ## How does the boundary move during training?
@@ -577,13 +580,13 @@ maps(
 
 # %% [markdown]
 # **Finding.** No boundary in these maps follows the whole gap. The boundaries differ more between
-# seeds than between rules. So the maps of one seed prove nothing. The result is the table above,
-# which has all eight seeds.
+# seeds than between rules. So the maps of one seed prove nothing. Rely on the table above, which
+# has all eight seeds.
 #
 # **Play with it.** The [explorer's page on low-density
 # separation](../docs/explorer.md#low-density-separation) has these clouds. There you can choose the
-# seed, the rule and the length of the step. A slider shows the boundary at different moments of the
-# training. In a clone of the repository, the command `make explorer` builds the page.
+# seed, and the direction and the length of the step. A slider shows the boundary at different
+# moments of training. In a clone of the repository, the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## How long should a step be?
@@ -606,20 +609,20 @@ assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
 # **Finding.** Steps of length 0.2 and 0.4 increase the mean accuracy. For descent, the standard
-# deviation of the gain is about twice as large at length 0.4 as at length 0.2. Steps of length 0.8
-# decrease the mean accuracy. A step of this length is longer than the gap is wide. Probably such a
-# step moves many points to the other moon. The points keep their pseudo-labels, so the student
-# learns the wrong class there. The best length depends on the width of the gap, and this width is
-# not known beforehand. The length is a *hyperparameter*, a setting that is chosen and not learned.
-# Choose the length on validation data, *in the same way for every method* (see lesson 6).
+# deviation of the gain is more than 1.5 times as large at length 0.4 as at length 0.2. Steps of
+# length 0.8 decrease the mean accuracy. A step of this length is longer than the gap is wide.
+# Probably such a step moves many points to the other moon. The points keep their pseudo-labels, so
+# the student learns the wrong class there. The best length depends on the width of the gap, and
+# this width is not known beforehand. The length is a *hyperparameter*, a setting that is chosen and
+# not learned. Choose the length on validation data, *in the same way for every method* (see lesson
+# 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
 #
 # The cluster assumption is false for the next cloud. Class 0 has two clusters with a wide gap
-# between them. The right cluster of class 0 touches the cluster of class 1. So the region with the
-# lowest density lies between the two clusters of class 0. This region does not separate the
-# classes.
+# between them. The right cluster of class 0 touches the cluster of class 1. So the only gap in the
+# data lies between the two clusters of class 0 and does not separate the classes.
 #
 # **Predict first.** Where will descent move the boundary? Will descent gain or lose accuracy?
 
@@ -653,7 +656,7 @@ maps(
 ).described(
     "Three maps of the cloud with a misplaced gap, for one seed: labels alone, random step, "
     "descent. Class 0 is the left cluster and the middle one, which touches class 1 on the right. "
-    "With labels alone the boundary runs along the middle cluster, a random step moves it a "
+    "With labels alone the boundary cuts through the middle cluster, a random step moves it a "
     "little, and descent moves it into the wide gap, so the whole middle cluster gets the wrong "
     "class."
 )
@@ -719,7 +722,7 @@ for name in ("moons", "gap"):
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
-# eps, log_density)` returns the rule with another log-density. The exact log-density is
+# eps, log_density)` returns the rule for any given log-density. The exact log-density is
 # `clouds[name].log_density`. Train with the exact log-density on the clouds "moons" and "gap". What
 # do you expect? What do you find?
 
@@ -729,22 +732,22 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# You may expect a larger gain with the exact density. On "gap", the learned density loses accuracy,
-# and the exact density changes the mean accuracy only a little. (The change varies a lot between
-# seeds.) But on "moons", the gain is *smaller* with the exact density. We did not measure why. The
-# reason is probably the shape of the moons. A moon is a thin band along an arc. Steps down the
-# exact density go at a right angle to the arc, to an edge of the moon. There the class was already
-# clear. Steps down the learned density have other directions, because the flow has errors. The
-# result of descent on these two clouds depends on these *errors*. Does the method work for the
-# reason that the paper gives? Lesson 6 tests this.
+# You may expect a better result with the exact density. On "gap", this is true on average: descent
+# loses accuracy with the learned density, and hardly changes the mean accuracy with the exact
+# density. (The change varies a lot between seeds.) But on "moons", the gain is *smaller* with the
+# exact density. We did not measure why. The reason is probably the shape of the moons. A moon is a
+# thin band along an arc. Steps down the exact density go at a right angle to the arc, to an edge of
+# the moon. There the class was already clear. Steps down the learned density have other directions,
+# because the flow has errors. The result of descent on these two clouds depends on these *errors*.
+# Does the method work for the reason that the paper gives? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
 #
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - In most cases, the rules for unlabeled points move the boundary to a lower density. We did not
-#   measure why. Probably the classifier learns its own confident predictions, right or wrong. These
-#   predictions spread from point to point until they reach a region with few points.
+#   measure why. Probably the classifier learns from its own confident predictions, right or wrong.
+#   These predictions spread from point to point until they reach a region with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But this may not be the reason for
@@ -756,10 +759,10 @@ for name in ("moons", "gap"):
 #
 # ## In the real method
 #
-# In the real method, the points are features of pixels. Each feature has hundreds of dimensions.
-# These features change while the network learns. So the flow also learns during the whole training.
-# At every training step, the method computes a new step down the density for each confident
-# feature. The code calls this step `shift`:
+# In the real method, the points are features of pixels, with hundreds of dimensions. These features
+# change while the network learns, so the flow also learns during the whole training. At every
+# training step, the method computes a new step down the density for each confident feature. The
+# code calls this step `shift`:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

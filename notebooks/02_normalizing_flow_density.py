@@ -22,15 +22,15 @@
 # point. The points are vectors that a network computes, and they change during training. DDFP
 # learns the density of these vectors with a *normalizing flow*. This lesson starts with one
 # equation in one dimension. Then it builds a flow that also predicts classes. At the end, it
-# compares the flow with two classical density estimators and tests its limits.
+# compares the flow with two classical density estimators and tests the limits of the flow.
 #
 # **You will**
 # - compute by hand how a map changes a density, and check the result numerically;
 # - write a *coupling block*, a piece of a flow, in ten lines, and compare it with the block of the
 #   library;
 # - give a flow one Gaussian per class, and predict classes with this flow;
-# - find out after how many steps a flow is as good as a kernel density (a classical estimator), and
-#   look for overfitting;
+# - find out after how many training steps a flow is as good as a kernel density (a classical
+#   estimator), and look for overfitting;
 # - see whether a flow can represent a ring.
 #
 # **You need** Python and a little PyTorch. You need to know what a Gaussian, a derivative and a
@@ -87,7 +87,8 @@ diagram("flow")
 #
 # Let $z = f(x)$ with an increasing map $f$, and let $z$ be standard normal. What is the density of
 # $x$? The map $f$ takes a short interval $\mathrm dx$ to an interval $\mathrm dz$. Both intervals
-# have the same probability, so $p(x)\, \mathrm dx = p(z)\, \mathrm dz$:
+# have the same probability, so $p(x)\, \mathrm dx = p(z)\, \mathrm dz$. Divide by $\mathrm dx$ and
+# take the logarithm:
 #
 # $$ \log p(x) = \log \mathcal N(f(x); 0, 1)
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
@@ -150,10 +151,11 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 # %% [markdown]
 # ## Many dimensions, in ten lines
 #
-# In $D$ dimensions, the absolute determinant of the Jacobian, $\left| \det \partial f / \partial x
-# \right|$, takes the place of the slope. In general, this determinant costs about $D^3$ operations.
-# A *coupling block* makes the determinant cheap. The block splits its input into two halves, $a$
-# and $b$. A network reads $b$ and returns a log-scale $s$ and a shift $t$ for each number of $a$:
+# In $D$ dimensions, the slope is replaced by $\left| \det \partial f / \partial x \right|$, the
+# absolute determinant of the Jacobian (the matrix of derivatives). In general, this determinant
+# costs about $D^3$ operations. A *coupling block* makes the determinant cheap. The block splits its
+# input into two halves, $a$ and $b$. A network reads $b$ and returns a log-scale $s$ and a shift
+# $t$ for each number of $a$:
 #
 # $$ a' = a \cdot \exp s(b) + t(b), \qquad \log \left| \det \right| = \sum_i s_i(b) $$
 #
@@ -215,8 +217,8 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # %% [markdown]
 # **Finding.** The Jacobian is triangular, so its determinant is the product of the entries on the
 # diagonal. The log of this product is the sum of the $s_i$. For the determinant, we do not need the
-# derivatives or the inverses of the two small networks. Several such blocks in a row form a *flow*.
-# Real NVP and Glow are flows of this type.
+# derivatives or the inverses of the two small networks. Several coupling blocks in a row form a
+# *flow*. Real NVP and Glow are flows of this type.
 #
 # **Play with it.** On the [explorer's page on the
 # flow](../docs/explorer.md#the-flow-coupling-by-coupling) you can move a point. The page shows
@@ -379,9 +381,9 @@ assert few.min() < 50 and many.min() > 95
 # released has two blocks. We chose six blocks for points in the plane, which have only two
 # coordinates, $a$ and $b$. In the first half of a block, $a$ gets a scale and a shift that depend
 # on $b$. So all points with the same $b$ get the same scale and the same shift. In the second half
-# of the block, $a$ and $b$ exchange their roles. More complex changes need several blocks, one
-# after another. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?"
-# below. We did not compare six blocks with other numbers.)
+# of the block, $a$ and $b$ exchange their roles. More complex maps need several blocks, one after
+# another. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?" below.
+# We did not compare six blocks with other numbers.)
 #
 # In DDFP, the flow is trained with labels and has two blocks. [Study 4](../reproduce/STUDY.md)
 # trained DDFP with one of these settings changed. The next output shows the effect of each change
@@ -395,22 +397,22 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 
 # %% [markdown]
 # None of the three changes makes a significant difference. With only three seeds, the two intervals
-# for the number of blocks are wide: an effect of one point is possible. (The flow without labels
+# for the number of blocks are wide: an effect of two points is possible. (The flow without labels
 # still has one Gaussian per class, but it does not learn which Gaussian belongs to which class. We
 # did not test a flow with a single Gaussian instead of the mixture.)
 
 # %% [markdown]
 # ## How long must a flow train?
 #
-# We compare the flow with two classical estimators. They need no gradient steps. A *kernel density
+# We compare the flow with two classical estimators, which need no gradient steps. A *kernel density
 # estimate* puts a small Gaussian on every training point. All these Gaussians have the same width,
 # which is chosen by cross-validation. A *Gaussian mixture* is a weighted mean of a few Gaussians.
 # We use full covariances, so the contours of each Gaussian can be ellipses in any direction. The EM
-# algorithm fits the mixture. It repeats two steps: assign points to Gaussians, then fit the
-# Gaussians. We fit one mixture with 2 Gaussians and one mixture with 12 Gaussians. We compare
-# log-likelihoods on held-out points. The figure shows how far each log-likelihood is below the
-# log-likelihood of the exact density. So a perfect estimate has the value 0. The flows in this
-# figure are trained without labels.
+# algorithm fits the mixture by repeating two steps: assign points to Gaussians, then fit the
+# Gaussians. We fit one mixture with 2 Gaussians and one with 12. We compare log-likelihoods on
+# held-out points. The figure shows how far each log-likelihood is below the log-likelihood of the
+# exact density. So a perfect estimate has the value 0. The flows in this figure are trained without
+# labels.
 #
 # **Predict first.** After how many steps is the flow as good as the kernel density? Does the flow
 # ever overfit?
@@ -468,11 +470,11 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # density. So 200 steps were too few for this flow. A fair comparison must state how long each
 # method was trained.
 #
-# (In both panels, the horizontal lines show the classical estimators on held-out points.) The right
-# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Below
-# 0, the flow gives its training points a higher mean log-likelihood than the exact density gives to
-# held-out points. In the left panel, the curve of the held-out points becomes flat. From 1,000 to
-# 2,000 steps, its mean over the seeds changes little. We did not try longer training.
+# In both panels, the horizontal lines show the classical estimators on held-out points. The right
+# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0.
+# There, the flow gives its training points a higher mean log-likelihood than the exact density
+# gives to held-out points. In the left panel, the curve of the held-out points becomes flat. From
+# 1,000 to 2,000 steps, its mean over the seeds changes little. We did not try longer training.
 
 # %% [markdown]
 # The next figure shows the densities for one seed. (Its flow with 200 steps is the flow from above,
@@ -509,7 +511,7 @@ maps(
 # ## Can a flow make a ring?
 #
 # A flow bends and stretches the plane. But a flow cannot cut the plane or join separate pieces of
-# the plane. So people say: a flow cannot turn a Gaussian into a ring. Is that true?
+# the plane. So it is often said that a flow cannot turn a Gaussian into a ring. Is that true?
 #
 # **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will the
 # density of a small trained flow show two separate rings?
@@ -519,7 +521,8 @@ maps(
 # its distance from 0. A map sends each point $x$ to $z = g(\lVert x \rVert)\, x / \lVert x \rVert$,
 # so it changes only the radius. Choose the function $g$ so that the radius of $z$ has the same
 # distribution as the radius of a standard normal point. This map is smooth and has a smooth
-# inverse. By the change of variables,
+# inverse. The next cell compares the log-density of the blurred ring with the log-density that the
+# change of variables gives for this map:
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -610,13 +613,14 @@ for name in ("flow, 2,000 steps", "another seed"):
 # visible in parts, and the inner ring is still a disc. The log-likelihood is clearly higher than
 # after 200 steps, but still below that of the exact density. In some places between the two rings,
 # the density stays high. We call these places *bridges*. The median density between the rings is
-# lower after 2,000 steps than after 200 steps. The highest density between the rings hardly changes
-# with one seed and rises with the other seed. We did not find the cause of the bridges. The cause
-# may be the size of the flow (six blocks with clamped scales) or the training. Not every smooth
-# invertible map has this problem: with another function $g$, a radial map like the one above makes
-# two blurred rings exactly. (The flows with 2,000 steps also had new points at every step. So the
-# figure does not show the effect of the number of steps alone. The flow of lesson 1 also made one
-# disc of the rings. It was trained for few steps, on the same points at every step.)
+# lower after 2,000 steps than after 200 steps. The highest density between the rings is about the
+# same as after 200 steps with one seed, and higher with the other seed. We did not find the cause
+# of the bridges. The cause may be the size of the flow (six blocks with clamped scales) or the
+# training. Not every smooth invertible map has this problem: with another function $g$, a radial
+# map like the one above makes two blurred rings exactly. (The flows with 2,000 steps also had new
+# points at every step. So the figure does not show the effect of the number of steps alone. In
+# lesson 1, a flow that was trained for 400 steps on the same points also turned the rings into one
+# disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -748,10 +752,10 @@ maps(
 # log-density is the sum of the log-density of the moons and the log-density of the 14 numbers. In
 # the next cell, `wide` makes such points, and `exact_of_wide` returns their exact log-density.
 # Train two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points
-# at every step. A flow is `DensityEstimator(16, 2, config, total_steps=150)` with `config =
-# DensityConfig(blocks=4, hidden=32, lr=0.01)`, and `fit_step` trains it (see above). Then compare
-# both flows with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, on 300 and on
-# 3,000 points. Use 1,000 other points for the comparison.
+# at every step. Create each flow with `DensityEstimator(16, 2, config, total_steps=150)`, where
+# `config = DensityConfig(blocks=4, hidden=32, lr=0.01)`, and train it with `fit_step` (see above).
+# Then compare both flows with two kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`,
+# fitted to 300 and to 3,000 points. Use 1,000 other points for the comparison.
 
 
 # %%
@@ -798,8 +802,9 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # points, and 2.1 nats below with 3,000 points. The comparison is not fair: the flow with fresh
 # points was trained on 150 x 300 = 45,000 different points. But the flow stores none of these
 # points, and a kernel density must store all its points. In DDFP, the features have many
-# dimensions, and they are new at every step. So not storing points is one argument for a flow. In
-# lesson 6, DDFP is trained with other densities instead of the flow, and we compare the scores.
+# dimensions, and they are new at every step. A flow does not have to store them, and this is one
+# argument for a flow. In lesson 6, DDFP is trained with other densities instead of the flow, and we
+# compare the scores.
 
 # %% [markdown]
 # ## What we saw
@@ -852,6 +857,6 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #
 # ## Next
 #
-# [3. The step down the density](03_density_descending_shift.ipynb): how far a step goes down this
+# [3. The step down the density](03_density_descending_shift.ipynb): how far a step goes down the
 # density, and how often it changes the class. · Previous: [1. Low-density
 # separation](01_low_density_separation.ipynb) · [All lessons](README.md)

@@ -28,8 +28,8 @@
 # - split a claim into parts, and test each part separately;
 # - choose controls, and learn what makes a control fair;
 # - compute paired differences and their confidence intervals, and learn what "significant" means;
-# - measure whether the boundary really moves to a region with few features (for this, use a density
-#   that no method was trained with);
+# - measure whether the boundary really moves to a region with few features, with a density that no
+#   method was trained with;
 # - find the flaw in two comparisons, and plan a test of your own.
 #
 # **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
@@ -109,13 +109,13 @@ diagram("flow", "step")
 # %% [markdown]
 # ## The smallest experiment
 #
-# We use two moons, three labels per class and the training of lesson 1. Here we have twelve seeds
-# and 300 steps. (Lesson 1 has eight seeds and 400 steps.) An *arm* is one variant of this training.
-# In all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$. The arms differ
-# only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms, $\delta$ has
-# length $\varepsilon$. Two controls are not in the table above:
+# We use two moons, three labels per class and the training of lesson 1, but with twelve seeds and
+# 300 training steps. (Lesson 1 has eight seeds and 400 training steps.) An *arm* is one variant of
+# this training. In all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$.
+# The arms differ only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms,
+# $\delta$ has length $\varepsilon$. Two controls are not in the table above:
 #
-# - **up the density**: the step of descent in the opposite direction;
+# - **up the density**: a step in the direction opposite to descent;
 # - **random, drawn once**: we draw one random direction for each point. The point keeps this
 #   direction during the whole training. (The usual random step draws a new direction at every
 #   training step.)
@@ -216,11 +216,11 @@ assert gains["up the density"].mean() < -1
 # neither arm uses the density. But the arm whose directions are *drawn once* gains more. In this
 # arm, each point moves in the same way at every training step. This is also true for descent,
 # because points and density do not change in this experiment. The usual random step differs from
-# descent in *two* respects: it has another direction, and it is new every time. Descent is 3.3
+# descent in *two* respects: it has another direction, and it is new every time. Descent is about 3
 # points better than the usual random step. The random step that is drawn once differs from descent
-# only in direction, and descent is 1.9 points better than it. The 95 % confidence interval (CI) of
-# this difference is -0.01 to +3.8. The interval contains 0, so the difference is not *significant*
-# (explained below).
+# only in direction, and descent is about 2 points better than it. The 95 % confidence interval (CI)
+# of this difference begins just below 0 (at -0.01 and at -0.3 on two machines). The interval
+# contains 0, so the difference is not *significant* (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
@@ -280,10 +280,10 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # these comparisons and worse in another. So make more than one comparison.
 #
 # Study 10 of this project ([STUDY.md](../reproduce/STUDY.md)) makes two comparisons on digit
-# scenes. In the first comparison, the steps have an *equal effect*: each step changes the
-# prediction about as much as descent does. (With these lengths, both the KL divergence and the
-# percentage of flipped classes are about equal.) The arms of this comparison are `noise, eps 11.5`
-# and `vat, eps 1`. In the second comparison, each step has length 3, like the step of descent
+# scenes. In the first comparison, the steps have an *equal effect*: a random step of length 11.5
+# (`noise, eps 11.5`) and an adversarial step of length 1 (`vat, eps 1`) change the prediction about
+# as much as a step of descent of length 3. (With these lengths, both the KL divergence and the
+# percentage of flipped classes are about equal.) In the second comparison, all steps have length 3
 # (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus the test mIoU
 # of each other arm:
 
@@ -334,11 +334,11 @@ for name, best in table.idxmax(axis=1).items():
 # for these two methods. But the choice treats all methods equally: each method has the same number
 # of tuning runs.
 #
-# ## Pairs of seeds
+# ## Pairs of runs with the same seed
 #
-# Study 2 trained all methods on digit scenes with five seeds. A seed fixes the labeled images, the
-# starting weights and the order of the data. So we can compare two methods that were trained with
-# the same seed.
+# Study 2 trained all methods on digit scenes with five seeds, and always with the same labeled
+# images. A seed fixes the starting weights and the order of the data. So we can compare two methods
+# that were trained with the same seed.
 
 # %%
 study = find_study("perturbations")
@@ -428,12 +428,13 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # `consistency`. DDFP is not significantly better than the second pass alone. The random step is
 # significantly better than the second pass alone, even after the correction. Part 3: the results do
 # not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
-# descent. (Each method has its own best length.) Some of these steps are significantly better than
-# the second pass alone, so moving features helps on this benchmark (part 2). We find no sign that a
-# direction from the density helps more than another direction. In equal time, DDFP has a lower
-# score than `consistency`. DDFP needs more time for the density and for the second pass. We did not
-# measure these two times separately. (README.md shows some of these differences with the opposite
-# sign: `ddfp` minus the other method.)
+# descent. (Each method has its own best length.) All three are significantly better than the second
+# pass alone (after the correction, only random steps are), so moving features helps on this
+# benchmark (part 2). We find no sign that a direction from the density helps more than another
+# direction. With about equal training time, DDFP has a lower score than `consistency`. Both the
+# second pass and the density take time: a training step of `noise`, which has a second pass but no
+# density, takes longer than a step of `consistency`, and a step of DDFP takes even longer.
+# (README.md shows some of these differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" say?
@@ -486,8 +487,9 @@ assert corrected < single
 # photographs (below), we wrote a plan before the experiment.
 #
 # How many seeds do you need to find a difference of 0.5 points? The number depends on the *paired
-# standard deviation*, the standard deviation of the paired differences. The *power* of a test is
-# the probability that the test finds an existing difference. A usual value is 80 %.
+# standard deviation*, the standard deviation of the paired differences. It also depends on the
+# *power* of the test, the probability that the test finds an existing difference. A usual power is
+# 80 %.
 
 
 # %%
@@ -521,8 +523,8 @@ assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 # %% [markdown]
 # ## Part 4: does DDFP need a good density that keeps learning?
 #
-# Study 4 changes one part of DDFP at a time. For the changes of the density, the output shows the
-# test mIoU minus that of DDFP in points, over three seeds:
+# Study 4 changes one part of DDFP at a time, with three seeds. For seven variants that concern the
+# density, the output shows the test mIoU of the variant minus that of DDFP, in points:
 
 # %%
 ablations = find_study("ablations")
@@ -538,13 +540,14 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
 # **Finding.** Three controls use a different density from that of DDFP. The first density is a
-# mixture of Gaussians without a flow, which keeps learning. The other two densities (another
-# mixture and a kernel density) are fitted once and then *frozen*: they do not change after that.
-# All three controls have a lower mean score than DDFP. But all three intervals contain 0, so these
-# three seeds do not prove a difference. Two more variants use the classes in another way: a flow
-# without labels, and class-conditional descent. These two variants do not differ significantly from
-# DDFP. (*Class-conditional* descent goes down the density of one class: the pseudo-label of the
-# feature.) Flows with one or four blocks do not differ significantly either.
+# mixture of Gaussians that keeps learning, without a flow. The other two densities (another mixture
+# and a kernel density) are fitted once and then *frozen*: they do not change after that. All three
+# controls have a lower mean score than DDFP. But all three intervals contain 0, so these three
+# seeds do not prove a difference. Two more variants change how the classes are used: a flow that is
+# trained without labels, and class-conditional descent. These two variants do not differ
+# significantly from DDFP. (*Class-conditional* descent goes down the density of one class: the
+# pseudo-label of the feature.) Variants with one or four blocks in the flow (DDFP has two) do not
+# differ significantly from DDFP either.
 #
 # Is the density itself good? In lesson 2, a flow for points in 16 dimensions came close to the
 # exact density. The flow for two rings did not. For the features of a network, we do not know the
@@ -662,8 +665,8 @@ assert (pseudo["error percentile"] < 48).all()
 # random steps instead of steps down the density. In study 6, all methods have the teacher of the
 # release. This teacher is *tied*: it shares the weights of the student. It is also in *train mode*:
 # its BatchNorm uses the statistics of the current batch. In the output, "asked in train mode"
-# means: to find the direction of the step, the flow also gets embeddings that are normalized with
-# the statistics of the current batch.
+# means: to find the direction of the step, the flow gets embeddings that are normalized with the
+# statistics of the current batch, not with running statistics.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
@@ -687,23 +690,24 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** The mean score of the release is 0.8 points above the mean of `ddfp`. The release
-# with random steps has a mean 1.6 points above `ddfp`, but this difference is not significant. With
-# the teacher of the release, three methods are significantly better than consistency training: the
-# second pass alone, random steps and adversarial steps. Descent is not significantly better. So we
-# see no sign that the density is the reason for the higher score of the release. But three seeds
-# are few, and the intervals are wide.
+# **Finding.** The mean score of the release is 0.8 points above that of `ddfp`, a significant
+# difference. With random steps, the release is 1.6 points above `ddfp`, but this difference is not
+# significant. With the teacher of the release, three methods are significantly better than
+# consistency training: the second pass alone, random steps and adversarial steps. Neither of the
+# two variants of descent is significantly better. So we see no sign that the density is the reason
+# for the higher score of the release. But three seeds are few, and the intervals are wide.
 
 # %% [markdown]
 # ## Real photographs
 #
-# Four studies use real photographs instead of digit scenes. Two studies use street scenes (CamVid).
-# In study 7, the network starts from random weights. In study 11, the network is pretrained. Two
-# studies use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network.
-# We call these photographs "the animals". For the animals, we wrote a [plan](../reproduce/PLAN.md)
+# Four studies use real photographs instead of digit scenes. Two of them use street scenes (CamVid):
+# in study 7, the network starts from random weights, and in study 11, it is pretrained. The other
+# two use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network. We
+# call these photographs "the animals". For the animals, we wrote a [plan](../reproduce/PLAN.md)
 # before the main experiment. The plan says which comparisons count, how many seeds they have, and
-# what we may claim. Before the plan, we had tuned two methods on validation images. The runs of
-# this tuning also stored test scores. No setting was chosen by these test scores.
+# what we may claim. Before the plan, we had tuned two methods, `supervised` and `consistency`, on
+# validation images. The runs of this tuning also stored test scores. No setting was chosen by these
+# test scores.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -757,9 +761,9 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # This result has three more limits. First, the chosen step length of DDFP is the shortest length
 # that we tried. A step of this length changes few predictions. So we cannot expect a large
 # difference between DDFP and the second pass alone. Second, consistency training gains only 3
-# points over training on labels alone. This gain is not significant with three seeds. (Each seed
-# has different labeled images.) Third, the step lengths were chosen with one seed and with half of
-# the training steps (study 8).
+# points over training on labels alone. This gain is not significant with three seeds, because it
+# varies a lot between seeds. (Each seed has different labeled images.) Third, the step lengths were
+# chosen with one seed and with half of the training steps (study 8).
 #
 # Now look at `supervised` in the output for the street scenes (CamVid). On the test images,
 # training on labels alone is *better* than consistency training. (On the validation images, the
@@ -767,9 +771,10 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # 7](../reproduce/STUDY.md).) These runs have three seeds and 600 steps, and start from random
 # weights. DDFP and noise have higher means than `consistency`, but lower means than `supervised`.
 # In study 11, the network is pretrained, and training on labels alone is better than consistency
-# training there too. In six difficult classes, `consistency` has a lower IoU than labels alone.
-# With a higher threshold for pseudo-labels, this difference is smaller. Both studies show why you
-# should always report the simplest baseline too (here training on labels alone).
+# training there too. For six classes that get few right pseudo-labels, the mean IoU is lower with
+# `consistency` than with labels alone. With a higher threshold for pseudo-labels, this difference
+# is smaller. Both studies show why you should always report the simplest baseline too (here
+# training on labels alone).
 #
 # ## What may we conclude?
 #
@@ -781,19 +786,19 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 #    +4.4).
 # 2. The second pass alone, without any step, gives more than half of the 1.6 points.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
-#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). By this interval, descent is
-#    probably at most 0.3 points better than random steps. The score with adversarial steps minus
-#    the score with descent is +1.0 points (+0.3 to +1.7). After the correction, this difference is
-#    not significant (-0.5 to +2.5).
-# 4. Perhaps DDFP needs a density that fits the features well. Three seeds are not enough to know
-#    this.
+#    steps minus the score with descent is +0.9 points (-0.3 to +2.0). According to this interval,
+#    descent is probably at most 0.3 points better than random steps. The score with adversarial
+#    steps minus the score with descent is +1.0 points (+0.3 to +1.7). After the correction, this
+#    difference is not significant (-0.5 to +2.5).
+# 4. Perhaps DDFP needs a density that fits the features well and keeps learning. Three seeds are
+#    not enough to know this.
 # 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
 #    sparser features. One of these methods, `consistency`, takes no step.
 # 6. The flow fits the features better than one Gaussian, but a mixture of 16 Gaussians fits them
 #    better than the flow. Low density hardly predicts the errors of the network.
 #
 # On the animals, the network is pretrained, and each method has three or five seeds. No difference
-# of mIoU between two methods is significant there. DDFP minus the second pass alone is +0.0 points
+# in mIoU between two methods is significant there. DDFP minus the second pass alone is +0.0 points
 # (-0.6 to +0.6), with three seeds. After the correction for three comparisons, this interval is
 # -1.1 to +1.1.
 #

@@ -68,8 +68,8 @@ def test_some_module_families(module):
 @pytest.mark.soak
 @pytest.mark.fault(
     "a backbone",
-    "every module of timm: maps of the right size for images of unusual sizes, or an error message "
-    "of one line",
+    "modules of timm: feature maps of the right size for images of unusual sizes, or an error "
+    "message of one line",
 )
 @pytest.mark.parametrize("module", [module for module in SMALL if module not in QUICK])
 def test_all_other_module_families(module):
@@ -104,7 +104,7 @@ def test_attention_of_a_fixed_number_of_cells_is_refused_at_finer_strides(name, 
     """timm gives the maps, and the last stage sees half and a quarter as far in them."""
     model = timm.create_model(name, features_only=True, output_stride=stride)
     assert model.feature_info.reduction()[-1] == stride
-    words = rf"attention of a fixed number of cells and no dilation at output_stride {stride}"
+    words = rf"attention over a fixed number of cells and no dilation at output_stride {stride}"
     with pytest.raises(StrideError, match=words):
         Encoder(name, stride)
 

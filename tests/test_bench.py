@@ -164,10 +164,10 @@ def test_goals_are_met_or_missed_by_what_was_measured(tmp_path):
     assert verdicts[0][1].strip() == "3.9 (a ratio of 4 needs 62 % of the machine's rate)"
     missed = [goal.strip() for goal, _, verdict in verdicts if verdict.strip() == "missed"]
     assert missed == [
-        "fit, VOC: reference / ddfp at least 4",
+        "fit, VOC: time of reference / ddfp at least 4",
         "fit, VOC: extra memory at most 1/8 of the reference's",
         "fit, VOC: at least 70 % of the machine's rate of matrix products",
-        "step: ddfp / consistency at most 1.5",
+        "training step: time of ddfp / consistency at most 1.5",
     ]
     assert len(verdicts) == 11
     plot(densities, seconds, tmp_path / "results.png")

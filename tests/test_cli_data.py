@@ -107,7 +107,7 @@ def test_changed_masks_and_images_get_a_note(copied, subset, title, tmp_path, ca
         assert note in capsys.readouterr().out
 
 
-@pytest.mark.fault("wrong labels", "data whose classes have another order than in training")
+@pytest.mark.fault("wrong labels", "data whose classes are not in the same order as in training")
 def test_other_classes_are_refused(copied, tmp_path, capsys):
     run, root = copied
     (root / "classes.txt").write_text("ground\nrim\ncell\n")

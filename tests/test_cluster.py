@@ -78,7 +78,9 @@ def request_for(tiny, out, settings, methods) -> Request:
 
 
 @pytest.mark.soak  # three processes import PyTorch
-@pytest.mark.fault("a signal", "a cluster's job at its time limit: back in the queue, and resumed")
+@pytest.mark.fault(
+    "a signal", "a cluster's job at its time limit: it goes back into the queue and is resumed"
+)
 def test_a_requeued_job_resumes_and_nothing_is_submitted_twice(tiny, tmp_path, processes):
     settings = ["training.steps=30", "training.evaluate_every=30"]
     request = request_for(tiny, tmp_path / "out", settings, ["supervised", "ddfp"])

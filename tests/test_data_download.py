@@ -120,7 +120,7 @@ def test_a_missing_file_is_told_in_one_line(server):
         read(server.url.replace("data.tar", "missing"))
 
 
-@pytest.mark.fault("download", "not by https")
+@pytest.mark.fault("download", "from an address that is not https")
 @pytest.mark.parametrize("url", ["http://host/a", "file:///etc/passwd", "ftp://host/a", "a"])
 def test_only_https_is_fetched(url, tmp_path):
     with pytest.raises(UserError, match="is not encrypted; only https"):

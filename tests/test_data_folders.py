@@ -177,7 +177,7 @@ def test_published_lists_of_street_scenes_name_the_files_that_are_read(tmp_path)
         read_names(tmp_path / "s.txt", city)
 
 
-@pytest.mark.fault("wrong labels", "a list that names other files than `ddfp` would read")
+@pytest.mark.fault("wrong labels", "a list that names files that `ddfp` would not read")
 @pytest.mark.parametrize(
     ("line", "named", "read"),
     [

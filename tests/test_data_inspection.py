@@ -92,7 +92,7 @@ def test_a_broken_link_is_called_so(root):
 
 
 @pytest.mark.fault(
-    "wrong labels", "your own data with a second folder or list that PASCAL VOC prefers"
+    "wrong labels", "your own data with a second folder or list whose PASCAL VOC name has priority"
 )
 def test_folders_and_lists_of_voc_in_own_data_are_noticed(root):
     """By every command; those that read no training images say nothing of their list."""

@@ -383,7 +383,7 @@ def test_a_finished_run_of_another_configuration_is_refused(tiny_config, finishe
         train(other, finished("ddfp"), device=CPU)
 
 
-@pytest.mark.fault("disk full or read-only", "no folder can be made")
+@pytest.mark.fault("disk full or read-only", "the run folder would be inside a file")
 def test_a_folder_that_cannot_be_made_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="file/run: cannot be written"):
@@ -409,7 +409,7 @@ def remove(path):
 
 @pytest.mark.fault(
     "checkpoint damaged",
-    "truncated, a bit flipped, removed: the one before is used",
+    "truncated, a bit flipped, or removed: the previous checkpoint is used",
 )
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove])
 def test_the_checkpoint_before_a_damaged_one_is_used(tiny_config, finished, interrupted, damage):

@@ -96,7 +96,9 @@ def test_matrix_runs_all_and_repeats_nothing(tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("forked")
-@pytest.mark.fault("an interruption", "a matrix: one run finished, one half way, one not begun")
+@pytest.mark.fault(
+    "an interruption", "a matrix with one run finished, one half finished and one not begun"
+)
 def test_an_interrupted_matrix_goes_on_where_it_was(tiny, tmp_path):
     """One run is finished, one half way, one not begun: each ends once, and has one row."""
     cells = plan(tiny, ["supervised", "ddfp", "noise"], [0], tmp_path / "out")

@@ -194,6 +194,25 @@ def test_no_wrapped_sentence_begins_like_an_item_of_a_list():
     assert strays("# Two show a\n# 2. In these") == ["# 2. In these"]
 
 
+def joined(text):
+    """Return lines of code blocks that hold several commands: a wrapped block cannot be copied."""
+    found, code = [], False
+    for line in text.splitlines():
+        code ^= line.lstrip().startswith("```")
+        if code and len(re.findall(r"\bddfp (?:data|train|study|reproduce)\b", line)) > 1:
+            found.append(line)
+    return found
+
+
+def test_a_line_of_a_code_block_is_one_command():
+    root = repository()
+    for path in [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("reproduce/*.md")]:
+        assert joined(path.read_text(encoding="utf-8")) == [], path
+    two = "ddfp data verify voc ddfp train voc"
+    assert joined(f"```\nddfp train voc\n```\n{two}") == []
+    assert joined(f"   ```\n   {two}\n   ```") == [f"   {two}"]
+
+
 def test_a_wrong_difference_is_found():
     known = differences_of(find_study("eps"))
     assert misquoted("by +77.7, and -77.7 to +0.3", known - {"+0.3"}) == ["+77.7", "-77.7", "+0.3"]

@@ -146,7 +146,7 @@ def test_a_table_says_which_differences_are_significant():
 def test_one_seed_has_no_verdict_and_one_method_no_comparison():
     page = results_page(rows({"consistency": [50.0], "ddfp": [51.0]}), published(81.2))
     assert "| +1.0, one seed |" in page
-    assert "With one seed, no difference to `consistency` can be tested for significance." in page
+    assert "With one seed, no difference from `consistency` can be tested for significance." in page
     assert "significance" not in results_page(rows({"ddfp": [51.0, 52.0]}), published(81.2))
 
 
@@ -176,8 +176,8 @@ def test_the_page_says_which_rows_are_of_an_earlier_configuration():
     table.loc[table["method"] == "consistency", "config"] = today.config_hash
     page = results_page(table, published_scores())
     assert (
-        " Measured with an earlier configuration (at `abc`; a setting, a preset or the code "
-        "changed after it), so the command may give other numbers now: `ddfp`.\n" in page
+        " Measured with an earlier configuration (at `abc`): `ddfp`. A setting, a preset or the "
+        "code has changed since then, so the command may give different numbers now.\n" in page
     )
     present = table[table["method"] == "consistency"]
     assert "earlier configuration" not in results_page(present, published_scores())

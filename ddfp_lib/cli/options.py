@@ -73,16 +73,18 @@ def as_overrides(
 
 
 def as_names(text: str) -> list[str]:
-    """Return the names of a comma list."""
+    """Return the names of a list, which commas separate."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def as_numbers(text: str) -> list[int]:
-    """Return the numbers of a comma list of seeds."""
+    """Return the seeds of a list, which commas separate."""
     try:
         return [int(name) for name in as_names(text)]
     except ValueError as error:
-        raise UserError(f"--seeds {text}: is not a comma list of numbers such as 0,1,2") from error
+        raise UserError(
+            f"--seeds {text}: give numbers and put commas between them, such as 0,1,2"
+        ) from error
 
 
 def as_pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:

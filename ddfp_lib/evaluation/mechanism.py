@@ -1,4 +1,4 @@
-"""Measure in networks: does the decision boundary move to low density, and where do steps lead?
+"""Measurements in networks: does the boundary move to low density, and where do steps lead?
 
 A method's own flow is not a fair measure: some methods have none, and a flow that was trained with
 a network may favor it. So a density of another kind is fitted to the features of each trained

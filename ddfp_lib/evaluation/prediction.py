@@ -1,4 +1,4 @@
-"""Segment pictures with a trained network in the same way as its evaluation, in small batches."""
+"""Segment pictures with a trained network in the same way as in evaluation, in small batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

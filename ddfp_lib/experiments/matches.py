@@ -1,4 +1,4 @@
-"""Find kept results whose configuration no longer exists.
+"""Find stored results whose configuration no longer exists.
 
 A benchmark, a preset or a fix can change after a run was recorded. Its row stays, since it was
 measured; but its configuration hash is then no longer that of the command next to it.

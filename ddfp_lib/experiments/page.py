@@ -1,4 +1,4 @@
-"""Make one HTML page of an executed notebook, without its code and without outside files."""
+"""Turn an executed notebook into one self-contained HTML page without code."""
 
 import html
 import itertools

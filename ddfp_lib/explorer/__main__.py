@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write the pages of the explorer; 3 minutes on 2 cores.",
     )
     parser.add_argument("out", type=Path, help="folder of the pages")
-    parser.add_argument("--only", default="", help=f"comma list of {', '.join(PAGES)} [all]")
+    parser.add_argument("--only", default="", help=f"names and commas: {', '.join(PAGES)} [all]")
     parser.add_argument("--run", type=Path, help="show a finished run on the page `pictures`")
     parser.add_argument("--data", type=Path, help="folder of the run's data set")
     parser.add_argument("--images", type=int, default=IMAGES, help="images of the page [8]")

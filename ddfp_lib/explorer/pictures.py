@@ -1,4 +1,4 @@
-"""The page on pictures: the percentile and the class of each feature of an image after a step."""
+"""The page on pictures: density percentile and class of each feature, before and after a step."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Check repository addresses in a lesson: ours is in pyproject.toml, this file lists the others."""
+"""Check the repository addresses in a lesson: all must be in pyproject.toml or in this file."""
 
 import re
 from collections.abc import Iterator

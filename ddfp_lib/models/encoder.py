@@ -174,7 +174,7 @@ class Encoder(nn.Module):
             )
         lacks = ""
         if output_stride < 32 and is_model_in_modules(name, FIXED_WINDOWS):
-            lacks = "attention of a fixed number of cells and no dilation"
+            lacks = "attention over a fixed number of cells and no dilation"
         elif strides.count(output_stride) > 2 and not _is_dilated(self.backbone):
             lacks = "strides but no dilated convolutions"
         if lacks:

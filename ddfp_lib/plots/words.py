@@ -60,7 +60,8 @@ def scores(ledger: pd.DataFrame, baseline: str, score: str, label: str) -> str:
     if compared:
         found = {name: _over_seeds(gaps[name]) for name in compared}
         interval = "" if np.isnan(gaps[compared[0]][0]["low"]) else ", with its 95 % interval"
-        text += f" Right: the paired difference to {baseline} in points{interval}: {named(found)}."
+        text += f" Right: the paired difference from {baseline} in points{interval}: "
+        text += f"{named(found)}."
     return text
 
 

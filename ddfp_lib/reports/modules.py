@@ -1,4 +1,4 @@
-"""The list of all files of the library in ``docs/architecture.md``, by their docstrings."""
+"""The table of all files in ``docs/architecture.md``, made from the files' docstrings."""
 
 import ast
 import re

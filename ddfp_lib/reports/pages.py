@@ -1,4 +1,4 @@
-"""The pages that are made from kept results: README.md's tables, RESULTS.md, STUDY.md, figures."""
+"""Pages made from stored results: README.md's tables, RESULTS.md, STUDY.md and figures."""
 
 import re
 from pathlib import Path
@@ -152,8 +152,8 @@ def headline(study: Study) -> str:
         if excludes_zero(paired_difference(runs, *pair, study.score, strict))
     ]
     note = (
-        f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. There are "
-        f"{len(found)} comparisons. The intervals are not corrected for the number of comparisons. "
+        f"Scores are on test images, with {' or '.join(map(str, counts))} seeds. "
+        f"The intervals are not corrected for the {len(found)} comparisons. "
         "After Bonferroni's correction, "
         + (
             f"{_significant(len(left))}: {'; '.join(left)}."
@@ -178,8 +178,8 @@ def expectation(ledger: pd.DataFrame) -> str:
     if gap["seeds"] < 2:
         return "What it finds: not stored yet."
     return (
-        f"In our runs, `ddfp` minus `consistency` was {signed(gap)} points of mIoU "
-        f"with {gap['seeds']} seeds. Another machine gives different "
+        f"In our runs of `make reproduce`, `ddfp` minus `consistency` was {signed(gap)} points of "
+        f"mIoU with {gap['seeds']} seeds. Another machine gives different "
         "numbers. With so few seeds, even the sign can change. "
         f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )

@@ -172,7 +172,7 @@ def _minus(runs: pd.DataFrame, method: str, study: Study, score: str) -> str:
 def _groups(study: Study, scores: pd.DataFrame) -> str:
     """Tabulate the mean IoU of groups of classes, and of the first group minus the second."""
     names = list(study.groups)
-    header = [f"mean test IoU (%), then the difference to `{study.baseline}`"]
+    header = [f"mean test IoU (%), then the difference from `{study.baseline}`"]
     header += [f"{name} ({', '.join(study.groups[name])})" for name in names]
     if len(names) > 1:
         between = f"{names[0]} minus {names[1]}"
@@ -220,7 +220,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
     whole, learned = last[last["features"] == ALL], last[last["features"] == DENSITY]
     steps = last[~last["features"].isin([ALL, DENSITY])]
     networks = _means(of_common_seeds(whole), "method").rename(index="`{}`".format)
-    tables = [_markdown("variant, at the end of training", networks)]
+    tables = [_markdown("variant, at the end of training (all in %)", networks)]
     for method, some in steps.groupby("method", sort=False):
         effects = _means(some, "features")
         effects = effects[[name for name in EFFECTS if name in effects]].rename(columns=EFFECTS)
@@ -230,7 +230,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
         )
     if len(learned):
         quality = _means(learned, "method").rename(index="`{}`".format)
-        tables.append(_markdown("the learned density, on validation images", quality))
+        tables.append(_markdown("the learned density, on validation images (in nats)", quality))
     return tables
 
 
@@ -314,16 +314,16 @@ def page() -> str:
     parts = [
         "# Studies",
         "This page lists our own questions and our measurements. The [glossary]"
-        "(../docs/glossary.md) defines the methods. [Lesson 6]"
+        "(../docs/glossary.md) defines the methods; `supervised` trains on labels alone. [Lesson 6]"
         "(../notebooks/06_does_the_density_matter.ipynb) explains how to read the numbers.",
         _summary(),
         "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the "
         "teacher after the last training step, in %. Means are over the seeds that all methods of "
-        "the table have in common. `±` is the standard deviation between seeds. Differences of "
-        "scores are in points of mIoU, paired by seed. Brackets contain the 95 % interval "
-        "(Student's t), if there are at least three seeds. A difference is significant if its "
+        "the table have in common. `±` is the standard deviation between seeds. Differences in "
+        "scores are in points of mIoU, paired by seed. The 95 % interval (Student's t) is "
+        "in parentheses, if there are at least three seeds. A difference is significant if its "
         "interval does not contain 0. Intervals are not corrected for the number of comparisons. "
-        "Seconds were measured on one core, while the machine did other work too.",
+        "*Seconds* is the mean time of a run on one core, while the machine did other work too.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")

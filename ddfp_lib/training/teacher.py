@@ -1,4 +1,4 @@
-"""The teacher makes pseudo-labels: by default, an exponential moving average of the student."""
+"""The teacher, which makes pseudo-labels: by default, an EMA of the student."""
 
 import copy
 from collections.abc import Iterator

@@ -21,7 +21,9 @@ from tests.faults.victims import (
 CPU = torch.device("cpu")
 
 
-@pytest.mark.fault("disk full or read-only", "from step 3 on: checkpoints, log, all")
+@pytest.mark.fault(
+    "disk full or read-only", "from step 3 on, for checkpoints, the log, or the whole run folder"
+)
 @pytest.mark.parametrize(
     ("happen", "words"),
     [

@@ -164,7 +164,7 @@ TAGGED = [
 ]
 
 
-@pytest.mark.fault("hostile file", "YAML that makes objects, in files and options")
+@pytest.mark.fault("hostile file", "YAML that creates Python objects, in files and in options")
 @pytest.mark.parametrize("tagged", TAGGED)
 def test_yaml_with_objects_runs_nothing(tmp_path, tagged):
     mark, path = tmp_path / "mark", tmp_path / "some.yaml"
@@ -209,7 +209,7 @@ def test_split_lists(lines, end):
         assert not set(labeled) & set(unlabeled)
 
 
-@pytest.mark.fault("random input", "lists of any bytes")
+@pytest.mark.fault("random input", "lists of random bytes")
 @given(content=st.binary(max_size=60))
 def test_split_lists_of_any_bytes(content):
     with scratch() as folder, ends_well():
@@ -228,7 +228,7 @@ def test_counts_of_labeled_images(labeled):
 # Images ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.fault("random input", "image files of any bytes")
+@pytest.mark.fault("random input", "image files of random bytes")
 @given(
     content=st.binary(max_size=200),
     head=st.sampled_from(

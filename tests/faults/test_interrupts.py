@@ -15,7 +15,7 @@ from tests.test_loop import assert_same_run
 from tests.test_matrix import is_free, wait_for
 
 
-@pytest.mark.fault("Ctrl-C", "a training with one process, and one with two processes")
+@pytest.mark.fault("Ctrl-C", "a training run with one process, and one with two processes")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_interrupted_training_says_one_line_and_goes_on(tmp_path, processes):
     benchmark, out = tmp_path / "tiny.yaml", tmp_path / "run"

@@ -49,7 +49,7 @@ def test_killed_between_two_file_operations(tiny_config, tmp_path, undisturbed, 
     survives(tiny_config("ddfp"), tmp_path / "run", fault, undisturbed)
 
 
-@pytest.mark.fault("`kill -9`", "half of a checkpoint's bytes written")
+@pytest.mark.fault("`kill -9`", "after half of a checkpoint's bytes are written")
 def test_killed_in_half_a_checkpoint(tiny_config, tmp_path, undisturbed):
     survives(tiny_config("ddfp"), tmp_path / "run", KillInHalfACheckpoint(2), undisturbed)
 

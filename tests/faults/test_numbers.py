@@ -186,7 +186,7 @@ def test_the_score_of_half_precision_features(dtype, size):
     assert fits or size == 6e4
 
 
-@pytest.mark.fault("half precision", "a gradient beyond float16")
+@pytest.mark.fault("half precision", "a gradient too large for float16")
 def test_a_gradient_that_overflows_moves_nothing():
     """A pixel whose direction is lost stays where it is; the others move by eps."""
     models = FeatureModels(
