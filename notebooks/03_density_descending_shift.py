@@ -324,7 +324,7 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the
 # points, which is more than half. The network below has 48 channels in $F$. If $F$ were standard
 # normal, descent of length 1 would lower the log-density of $F$ about 15 times as much as a random
-# step would. In a network $F$ is not normal, so we measure the fall in a trained network.
+# step would. In a trained network, $F$ is not normally distributed, so we measure the fall there.
 
 # %% [markdown]
 # ## Does descent lower the density more in a trained network, too?

@@ -878,8 +878,8 @@ assert values.max() > values[-1] and best > late.mean()
 # **3. Plan a test.** UniMatch (CVPR 2023) is a method that *drops channels* of the features at
 # random. Its paper reports that dropping channels improves semi-supervised segmentation. Split the
 # claim into parts. Name a control for each part. Which things would you keep the same in all
-# methods? Which single comparison answers the question? How many seeds do you need to find a
-# difference of half a point? Use `seeds_needed(0.5, spread)`. Here `spread` is the standard
+# methods? Which single comparison is the best test of the claim? How many seeds do you need to find
+# a difference of half a point? Use `seeds_needed(0.5, spread)`. Here `spread` is the standard
 # deviation of the paired differences `dropout, eps 10` minus `second pass alone`. The table `wide`
 # has a column for each of these two methods.
 

@@ -119,7 +119,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert masks of colors, masks of 0 and 255, or a tool's export to masks of class indices."""
+    """Make masks of class indices from colored masks, from 0/255 masks, or from a tool's export."""
     from ddfp_lib.data.convert import convert
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
