@@ -792,8 +792,9 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 #    difference is not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well and keeps learning. Three seeds are
 #    not enough to know this.
-# 5. We measured four methods that use pseudo-labels. With all four methods, the boundary moves to
-#    sparser features. One of these methods, `consistency`, takes no step.
+# 5. We measured the decision boundary of four methods that use pseudo-labels. With all four
+#    methods, the boundary moves to sparser features. One of these methods, `consistency`, takes no
+#    step.
 # 6. The flow fits the features better than one Gaussian, but a mixture of 16 Gaussians fits them
 #    better than the flow. Low density hardly predicts the errors of the network.
 #

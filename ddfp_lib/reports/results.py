@@ -231,7 +231,8 @@ def results_page(
         "## The paper's tables, cell by cell",
         "*Paper*: the paper's score of DDFP, at the epoch that is best on validation images. "
         "*Unknown*: the paper has this cell, but it is in no public table that we could read. "
-        "*Unproved*: we know a number, but no table that we could read has it. *Here*: mean and "
+        "*Unproved*: we know a number, but found it in no public table (see the notes below). "
+        "*Here*: mean and "
         "standard deviation over seeds, of the teacher after the last step. *Difference*: our mean "
         "minus the paper's number.",
         paper_table(ledger, scores),
