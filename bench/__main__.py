@@ -19,19 +19,20 @@ HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 ABOUT = """\
-`make bench` makes this page. It copies the stored results for photographs and GPUs. Most parts name
-the command that makes only this part. The first lines of the command's file in `bench/` explain
-what is measured.
+`make bench` makes this page. It copies the stored results for photographs and GPUs. Most parts of
+this page name a command that makes only that part. The first lines of the command's file in
+`bench/` explain what is measured.
 
 | name on this page | meaning |
 |---|---|
-| `ddfp`, as an estimator | this project's density estimator: a normalizing flow and a mixture |
-| `reference` | the density estimator of the released code, written anew for this comparison |
+| `ddfp`, as an estimator | this project's density estimator: a normalizing flow with one Gaussian \
+per class as its base density |
+| `reference` | the density estimator of the released code, reimplemented for this comparison |
 | `zuko` | the flow of the library [zuko](https://zuko.readthedocs.io), with the same number of \
 couplings |
 | fit, VOC | one training step of the density, at VOC's size: 20,480 features of 256 numbers, \
 21 classes |
-| gradient, VOC | the direction of a step, that is the gradient of the log-density, for 66,564 \
+| gradient, VOC | the gradient of the log-density, which gives the direction of a step, for 66,564 \
 features of the same size |
 | fit, digits; gradient, digits | the same at the size of the digit scenes: 512 and 1,600 features \
 of 32 numbers, 6 classes |
@@ -131,7 +132,7 @@ def gpu_page(page: Path, command: str) -> str:
 
 def by(title: str) -> str:
     """Return a line that names the command of a part of the page, or nothing."""
-    return f"By `{COMMANDS[title]}`.\n\n" if title in COMMANDS else ""
+    return f"Measured by `{COMMANDS[title]}`.\n\n" if title in COMMANDS else ""
 
 
 def main() -> None:

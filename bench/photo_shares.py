@@ -25,7 +25,7 @@ OPERATIONS = {
 """Kinds of work, and what the names of their operations hold."""
 
 WHOLE = {
-    "strong views with CutMix": (student_batch, "strong_views"),
+    "strong augmentation with CutMix": (student_batch, "strong_views"),
     "EMA update": (step_module, "update_ema"),
 }
 """Calls that are measured as a whole, with all operations inside."""

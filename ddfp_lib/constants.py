@@ -1,4 +1,4 @@
-"""Values that modules share: two labels that are not classes, and options of notebook kernels."""
+"""Values that modules share: two labels that are not classes, and options of Jupyter kernels."""
 
 IGNORE_INDEX = 255
 """Mask value of a pixel that enters no loss and no score."""

@@ -1,4 +1,4 @@
-"""What the processes of one training exchange: sums, gradients and errors.
+"""What the processes of one training run exchange: sums, gradients and errors.
 
 Every rank holds the whole network and takes its share of each batch. Losses are sums over the
 rank's pixels divided by counts over all ranks, so that gradients *summed* over ranks are those of

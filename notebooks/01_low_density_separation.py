@@ -487,7 +487,7 @@ assert change["rings"]["descent"][1] > change["rings"]["random"][1] + 0.05
 assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 
 # %% [markdown]
-# **Finding.** The answer is different for each cloud.
+# **Finding.** The results differ between clouds.
 #
 # - *Moons:* descent gains the most accuracy. On average, it gains about five percentage points more
 #   than a random step. With descent, no seed loses accuracy. But the mean density at the boundary
@@ -715,7 +715,7 @@ for name in ("moons", "gap"):
     print(f"{name}: VAT {gained(name, vat(eps))}; {known}")
 
 # %% [markdown] tags=["solution"]
-# On average, VAT gains about as much as the random step. We did not measure why. One probable
+# On average, VAT gains about as much as the random step. We did not investigate why. One probable
 # reason: where the classifier is certain, its prediction hardly changes in any direction. So the
 # direction of the fastest change has little meaning there. Another probable reason: VAT does not
 # use the density, so its steps do not always lead into a gap.
@@ -735,19 +735,20 @@ for name in ("moons", "gap"):
 # You may expect a better result with the exact density. On "gap", this is true on average: descent
 # loses accuracy with the learned density, and hardly changes the mean accuracy with the exact
 # density. (The change varies a lot between seeds.) But on "moons", the gain is *smaller* with the
-# exact density. We did not measure why. The reason is probably the shape of the moons. A moon is a
-# thin band along an arc. Steps down the exact density go at a right angle to the arc, to an edge of
-# the moon. There the class was already clear. Steps down the learned density have other directions,
-# because the flow has errors. The result of descent on these two clouds depends on these *errors*.
-# Does the method work for the reason that the paper gives? Lesson 6 tests this.
+# exact density. We did not investigate why. The reason is probably the shape of the moons. A moon
+# is a thin band along an arc. Steps down the exact density go at a right angle to the arc, to an
+# edge of the moon. There, the classifier probably predicts the right class anyway. Steps down the
+# learned density have other directions, because the flow has errors. The result of descent on these
+# two clouds depends on these *errors*. Does the method work for the reason that the paper gives?
+# Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
 #
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - In most cases, the rules for unlabeled points move the boundary to a lower density. We did not
-#   measure why. Probably the classifier learns from its own confident predictions, right or wrong.
-#   These predictions spread from point to point until they reach a region with few points.
+#   investigate why. Probably the classifier learns from its own confident predictions, right or
+#   wrong. These predictions spread from point to point until they reach a region with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But this may not be the reason for
@@ -760,9 +761,9 @@ for name in ("moons", "gap"):
 # ## In the real method
 #
 # In the real method, the points are features of pixels, with hundreds of dimensions. These features
-# change while the network learns, so the flow also learns during the whole training. At every
-# training step, the method computes a new step down the density for each confident feature. The
-# code calls this step `shift`:
+# change while the network learns, so after a warm-up, the flow learns at every training step.
+# Later, the method also computes a new step down the density for each confident feature, at every
+# training step. The code calls this step `shift`:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

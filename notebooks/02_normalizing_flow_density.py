@@ -161,8 +161,8 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 #
 # Then the halves exchange their roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and
 # $c$, so that no scale becomes extreme. The code computes $s$ as $c$ times $0.636$ times the
-# arctangent of the output of the network. The factor $0.636 \approx 2/\pi$ scales the arctangent to
-# the range from -1 to 1.
+# arctangent of the first half of the network's output. The factor $0.636 \approx 2/\pi$ scales the
+# arctangent to the range from -1 to 1.
 
 
 # %%
@@ -396,10 +396,10 @@ for change in ("flow without labels", "1 block", "4 blocks"):
     print(f"{change:<20}{pair['difference']:+.1f}, {verdict(pair)}, {pair['seeds']} seeds")
 
 # %% [markdown]
-# None of the three changes makes a significant difference. With only three seeds, the two intervals
-# for the number of blocks are wide: an effect of two points is possible. (The flow without labels
-# still has one Gaussian per class, but it does not learn which Gaussian belongs to which class. We
-# did not test a flow with a single Gaussian instead of the mixture.)
+# None of the three changes makes a significant difference. With only three seeds, the 95 %
+# confidence intervals for one and for four blocks are wide: an effect of two points is possible.
+# (The flow without labels still has one Gaussian per class, but it does not learn which Gaussian
+# belongs to which class. We did not test a flow with a single Gaussian instead of the mixture.)
 
 # %% [markdown]
 # ## How long must a flow train?
@@ -477,8 +477,8 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # 1,000 to 2,000 steps, its mean over the seeds changes little. We did not try longer training.
 
 # %% [markdown]
-# The next figure shows the densities for one seed. (Its flow with 200 steps is the flow from above,
-# which was trained with six labels and a higher learning rate.)
+# The next figure shows the densities for one seed. (The flow with 200 steps is the flow from above:
+# it was trained with six labels, and with a learning rate of 0.01 instead of 0.005.)
 
 # %%
 x, _ = train_set[0]
@@ -513,8 +513,8 @@ maps(
 # A flow bends and stretches the plane. But a flow cannot cut the plane or join separate pieces of
 # the plane. So it is often said that a flow cannot turn a Gaussian into a ring. Is that true?
 #
-# **Predict first.** Can a flow make a ring with an empty hole? Can it make a blurred ring? Will the
-# density of a small trained flow show two separate rings?
+# **Predict first.** Can a flow make a ring with an empty hole? Can it make a ring that is blurred
+# by noise? Will the density of a small trained flow show two separate rings?
 #
 # Draw points on a circle of radius 1 around 0. Add Gaussian noise with standard deviation 0.08 to
 # both coordinates. We call the density of these points a *blurred ring*. The radius of a point is
@@ -619,8 +619,8 @@ for name in ("flow, 2,000 steps", "another seed"):
 # training. Not every smooth invertible map has this problem: with another function $g$, a radial
 # map like the one above makes two blurred rings exactly. (The flows with 2,000 steps also had new
 # points at every step. So the figure does not show the effect of the number of steps alone. In
-# lesson 1, a flow that was trained for 400 steps on the same points also turned the rings into one
-# disc.)
+# lesson 1, a flow that was trained for 400 steps, on the same points at every step, also turned the
+# rings into one disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -823,9 +823,9 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # ## In the real method
 #
 # The method uses the same Python class (`DensityEstimator`), with two blocks. Each embedding $v$
-# has 256 numbers in the method and 32 or 64 numbers in our small networks. At every training step,
-# the flow learns from the teacher's embeddings. For the pixels that have a label, the flow also
-# learns from the label:
+# has 256 numbers in the method and 32 or 64 numbers in our small networks. After the warm-up, the
+# flow learns from the teacher's embeddings at every training step. For the pixels that have a
+# label, the flow also learns from the label:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
@@ -844,8 +844,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #
 # ## References
 #
-# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
-#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024.
+# - Wang et al., [*Towards the Uncharted: Density-Descending Feature Perturbation for
+#   Semi-supervised Semantic Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024.
 # - Dinh et al., [*Density estimation using Real NVP*](https://arxiv.org/abs/1605.08803), ICLR 2017:
 #   coupling blocks.
 # - Kingma and Dhariwal, [*Glow*](https://arxiv.org/abs/1807.03039), NeurIPS 2018.

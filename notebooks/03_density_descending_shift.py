@@ -270,10 +270,10 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 
 # %% [markdown]
 # **Finding.** At length 0.4, descent lowers the log-density about three times as much as a random
-# step does. But at equal length descent changes the true class more often than a random step. At
-# length 0.8 it also changes the class more often than the adversarial step. The method assumes that
-# a step keeps the class. In this example, one step of descent breaks this assumption more often
-# than a random step of the same length does.
+# step does. But at this length, descent changes the true class more often than a random step does.
+# At length 0.8, descent also changes the class more often than the adversarial step does. The
+# method assumes that a step keeps the class. In this example, one step of descent breaks this
+# assumption more often than a random step of the same length does.
 #
 # The right panel compares the steps at equal *fall* of the log-density. For the same fall, descent
 # changes the class of fewer points than a random step does. The reason: descent needs a much
@@ -502,10 +502,11 @@ assert rank_correlation < -0.2
 # for features with a low density than for features with a high density. Steps of equal length do
 # not lower $\log p$ by equal amounts.
 #
-# **Play with it.** The [explorer's page on
-# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) shows the fall of $\log p$ for each
-# feature of an image, for each kind of step and for several lengths. In a clone of the repository,
-# the command `make explorer` builds the page.
+# **Play with it.** On the [explorer's page on
+# pictures](../docs/explorer.md#what-a-step-does-to-a-picture) you can choose a feature of an image
+# and the length of the step. The page shows $\log p$ before and after density descent, a random
+# step and an adversarial step. In a clone of the repository, the command `make explorer` builds the
+# page.
 
 # %% [markdown]
 # ## Exercises
@@ -580,12 +581,13 @@ assert abs(fall - wanted) < 0.5
 # The released code takes one straight step of length 4 in 304 dimensions. It moves the features of
 # confident pixels. `embed` contains convolutions, so the density at a confident pixel also depends
 # on the features of its neighbors, and the gradient with respect to these features is not zero. The
-# released code moves these features, too. By default, our code does not.
+# released code moves these features even if they are not confident. By default, our code moves only
+# confident features.
 #
 # ## References
 #
-# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
-#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
+# - Wang et al., [*Towards the Uncharted: Density-Descending Feature Perturbation for
+#   Semi-supervised Semantic Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
 #   code](https://github.com/Gavinwxy/DDFP).
 # - Miyato et al., [*Virtual Adversarial Training*](https://arxiv.org/abs/1704.03976), TPAMI 2018.
 # - Chen et al., [*Encoder-Decoder with Atrous Separable Convolution*

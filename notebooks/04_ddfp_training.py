@@ -27,7 +27,7 @@
 # - train DDFP on small digit scenes, stop half way, and take the next step by hand;
 # - see pseudo-labels, strong augmentation and CutMix on real batches;
 # - follow the coverage and the precision of the pseudo-labels during training;
-# - find out how the authors' code differs from the paper, and reproduce two errors of this code.
+# - find out how the authors' code differs from the paper, and reproduce two of these differences.
 #
 # **You need** lessons 1 to 3, or an idea of pseudo-labels and of normalizing flows. Terms are
 # explained in the [glossary](../docs/glossary.md).
@@ -386,8 +386,8 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 #
 # Here $f$ is the map of the flow, $\mu_k$ is the mean of class $k$, and $\sigma \epsilon_j$ is a
 # little Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class,
-# we use the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ instead of $p(v \mid m_j)$. The
-# $N$ embeddings are drawn at random from all embeddings outside the padding.
+# we use the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ instead of $p(v \mid m_j)$. Each
+# step draws $N = 512$ embeddings at random from all embeddings outside the padding.
 #
 # Then we update the weights of the teacher. They are an exponential moving average (EMA) of the
 # student's weights. Lesson 1 uses the same rule (Mean Teacher):
@@ -440,7 +440,7 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 #
 # We call `train` again with the same folder. It finds the checkpoint and continues the training.
 # *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of the
-# pseudo-labels that are right. (The next figure and table measure both on the validation scenes.)
+# pseudo-labels that are right. (The next figure and table show both for the validation scenes.)
 # *mIoU*, the mean intersection over union, scores a segmentation. The IoU of a class is the number
 # of pixels that have this class in both prediction and mask, divided by the number of pixels that
 # have it in at least one of the two. mIoU is the mean IoU over all classes. The third panel of the
@@ -552,9 +552,9 @@ print(differences.drop("name").to_string())
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
 # | `teacher` | the teacher shares the student's weights (*tied*) |
 # | `teacher_mode` | the teacher's BatchNorm uses the statistics of the current batch |
-# | `shares` | each of four GPUs has its own loss means and its own CutMix decision |
+# | `shares` | each of four GPUs averages its losses separately and makes its own CutMix decision |
 # | `cutmix_box` | draws a separate CutMix box for each image |
-# | `strong_norm` | before perturbation, strong views use the auxiliary BatchNorm |
+# | `strong_norm` | before perturbation begins, strong augmentation uses the auxiliary BatchNorm |
 # | `density_schedule` | the flow's learning rate falls once per epoch, not at every step |
 #
 # [parity.md](../docs/parity.md) says more about each setting and gives the line numbers of the
@@ -671,8 +671,8 @@ assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
 # **Finding.** In train mode, the class of some pixels depends on the rest of the batch. These
-# pixels lie along the outlines of all six digits, and in whole regions of some digits. So the
-# pseudo-labels of a scene change at random with the choice of the batch. In evaluation mode, no
+# pixels lie along the outlines of all six digits, and in some digits they fill whole regions. So
+# the pseudo-labels of a scene change at random with the choice of the batch. In evaluation mode, no
 # pixel changes its class.
 
 # %% [markdown]
@@ -710,9 +710,9 @@ print(f"1 / coverage: {1 / y.coverage():.2f}")
 torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
-# The factor is 1 / coverage. It is largest at the beginning of the training. At this time, few
-# pixels are confident, and the teacher has learned little. (See the coverage in the table of the
-# section "How does a whole training run go?".)
+# The factor is 1 / coverage. It is largest at the beginning of the training. At this time, the
+# fewest pixels are confident, and the teacher has learned little. (See the coverage in the table of
+# the section "How does a whole training run go?".)
 
 # %% [markdown]
 # **3. The early teacher.** Part 6 has the formula of $a$. Take $a_\text{max}$ = 0.95, 0.99 and
@@ -765,8 +765,8 @@ temporary.cleanup()
 #
 # ## References
 #
-# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
-#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
+# - Wang et al., [*Towards the Uncharted: Density-Descending Feature Perturbation for
+#   Semi-supervised Semantic Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
 #   code](https://github.com/Gavinwxy/DDFP).
 # - Tarvainen and Valpola, [*Mean teachers are better role
 #   models*](https://arxiv.org/abs/1703.01780), NIPS 2017.

@@ -18,8 +18,8 @@
 # density matter?](06_does_the_density_matter.ipynb)
 #
 # The method needs only a folder of pictures, and masks for a few of them. This lesson starts with
-# such a folder and ends with segmented pictures. It uses the commands that you can type in a
-# terminal. Then it makes three errors on purpose, so that you see the error messages.
+# such a folder, trains a network and segments pictures. Then it makes three errors on purpose, so
+# that you see the error messages. You can also type its commands in a terminal.
 #
 # **You will**
 # - put pictures, masks and lists into the right folders, and check them before the training;
@@ -27,7 +27,7 @@
 # - read the error messages for wrong masks, lists and settings;
 # - measure how much the pictures without masks improve the result.
 #
-# **You need** no earlier lesson to run this lesson. Lesson 4 explains what happens in a training.
+# **You need** no earlier lesson to run this lesson. Lesson 4 explains what happens during training.
 # To read the curves, you need to know the terms mIoU, coverage, precision, teacher and bits per
 # dimension. The [glossary](../docs/glossary.md) explains them.
 #
@@ -78,10 +78,10 @@ diagram("data")
 # %% [markdown]
 # ## How should the folder look?
 #
-# The folder should look like the folder of PASCAL VOC. Here we fill it with digit scenes, so that
-# the lesson runs anywhere. Your own pictures come from a camera, and few of them have a mask from
-# an annotation tool. Every digit scene has a mask, so we delete most masks to make the folder look
-# like yours.
+# The folder should look like the folder of PASCAL VOC. Here we fill it with digit scenes
+# (handwritten digits on photographs), so that the lesson runs anywhere. Your own pictures come from
+# a camera, and few of them have a mask from an annotation tool. Every digit scene has a mask, so we
+# delete most masks to make the folder look like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
@@ -282,8 +282,8 @@ assert last["pseudo_precision"] > 0.85
 # a problem:
 #
 # - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
-#   cannot have a higher mIoU than this. (In our data, such a network would reach about 19, because
-#   about 77.5 % of the pixels are background.)
+#   cannot have a higher mIoU than this. (In our data, such a network would have an mIoU of about 19
+#   %, because about 77.5 % of the pixels are background.)
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
@@ -420,10 +420,10 @@ assert not Path("other").exists()
 # | two classes are confused | check `classes.txt`; set `flip: false` if left and right matter |
 # | `pseudo_coverage` stays near 0 | lower `training.confidence`; raise `consistency_from` |
 # | `pseudo_precision` falls far | raise `training.confidence`; label more pictures |
-# | teacher far below the student | set `ema_decay` to about `1 - 10 / steps` |
+# | the teacher's mIoU is far below the student's | set `ema_decay` to about `1 - 10 / steps` |
 # | mIoU drops where perturbation begins | halve `eps`; compare with `--method consistency` |
-# | error "the loss is ...; lower lr_head" | divide `lr_encoder` and `lr_head` by 3 |
-# | only new pictures have poor results | compare object sizes with those in training (below) |
+# | error "not a finite number (...)" | divide `lr_encoder` and `lr_head` by 3 |
+# | only new pictures have poor results | compare the sizes of objects (exercise 2) |
 # | out of memory | halve `augment.crop` or the batch sizes |
 #
 # ## Exercises
@@ -449,8 +449,8 @@ assert "mask value 3 is no class (0..2" in forgotten
 # pictures. To imitate it, enlarge the seven validation pictures above (`names`, `indices`) from 40
 # to 200 pixels, and save them in a folder `large`. Segment the large pictures twice with `ddfp
 # predict`: first without `--long-side`, then with `--long-side 40`. The option `--long-side 40`
-# shrinks the longer side of each picture to 40 pixels. For each of the two results: what percentage
-# of the pixels of digits has the right class? Resize the predicted masks to 40 pixels and compare
+# shrinks the longer side of each picture to 40 pixels. In each of the two results, what percentage
+# of the digits' pixels has the right class? Resize the predicted masks to 40 pixels and compare
 # them with `validation.mask(i)`.
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -483,15 +483,16 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
 # This network is worse on digits that are five times as large as in training: without shrinking,
-# fewer pixels of the digits get the right class. How many fewer differs between machines. If we
-# shrink the large pictures to 40 pixels, the result is about as good as with the small pictures.
+# fewer pixels of the digits get the right class. The size of this difference depends on the
+# machine. If we shrink the large pictures to 40 pixels, the result is about as good as with the
+# small pictures.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
 # the command of the section "Train", and use `--method supervised --out alone`.
-# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare
-# this value with the same value of the folder `run`. Can you be sure that the difference is not due
-# to chance?
+# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
+# with the mIoU of the run in the folder `run`. Can you be sure that the difference is not due to
+# chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
@@ -502,14 +503,14 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# Here the difference is only a few points. One reason is probably that this training is short, with
-# 216 steps and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps and 1,915
+# Here the difference is only a few points. One reason is probably that this training has only 216
+# steps and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps and 1,915
 # unlabeled images, the gain is much larger (see the [README](../README.md#what-we-found)). With one
 # seed, a gain of a few percentage points can be due to chance, because the scores of the same
 # method differ by several points between seeds. To know more, train both methods with several
-# seeds, and compare them for each seed. This command does both: `ddfp reproduce my-pictures.yaml
-# --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how to read the
-# result, and why you should also train `consistency`.
+# seeds, and compare them for each seed. This command trains and compares them: `ddfp reproduce
+# my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how
+# to read the result, and why you should also train `consistency`.
 
 # %%
 os.chdir(home)
@@ -531,16 +532,16 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py` `Voc` | only VOC's layout; reads masks of unlabeled images too |
-# | lists of names | `data/splits.py` `read_split` | reads lists, but not its lists for Cityscapes |
+# | the layout | `data/voc.py` `Voc` | reads only VOC's layout, and all masks |
+# | lists of names | `data/splits.py` `read_split` | reads lists, but not its own of Cityscapes |
 # | masks are checked | `data/base.py` `read_mask` | - |
 # | settings are checked | `config/reading.py` `load_config` | has settings that no code reads |
 # | overlays | `evaluation/prediction.py` `predict_files` | - |
 #
 # ## References
 #
-# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
-#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024.
+# - Wang et al., [*Towards the Uncharted: Density-Descending Feature Perturbation for
+#   Semi-supervised Semantic Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024.
 # - Everingham et al., [*The PASCAL Visual Object Classes
 #   Challenge*](http://host.robots.ox.ac.uk/pascal/VOC/): the layout of the folder.
 # - Brostow et al., [*Semantic object classes in

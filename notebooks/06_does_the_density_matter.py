@@ -28,8 +28,8 @@
 # - split a claim into parts, and test each part separately;
 # - choose controls, and learn what makes a control fair;
 # - compute paired differences and their confidence intervals, and learn what "significant" means;
-# - measure whether the boundary really moves to a region with few features, with a density that no
-#   method was trained with;
+# - use a density that no method was trained with, and measure whether the boundary really moves to
+#   a region with few features;
 # - find the flaw in two comparisons, and plan a test of your own.
 #
 # **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
@@ -88,9 +88,9 @@ steps = 300
 diagram("flow", "step")
 
 # %% [markdown]
-# | part of the claim | measured by | control |
+# | part of the claim | measured by | compared with |
 # |---|---|---|
-# | 1. DDFP scores higher than `consistency` | test mIoU | `consistency`: features do not move |
+# | 1. DDFP scores higher than `consistency` | test mIoU | `consistency`: no second pass, no step |
 # | 2. The reason: DDFP moves features | test mIoU | `second pass alone`: δ = 0 |
 # | 3. The reason: DDFP moves features *down the density* | test mIoU | `noise`, `dropout`, `vat` |
 # | 4. The density must be good and keep learning | test mIoU | density fitted once; no flow |
@@ -338,7 +338,8 @@ for name, best in table.idxmax(axis=1).items():
 #
 # Study 2 trained all methods on digit scenes with five seeds, and always with the same labeled
 # images. A seed fixes the starting weights and the order of the data. So we can compare two methods
-# that were trained with the same seed.
+# that were trained with the same seed. The table shows the test mIoU (%) of each method with each
+# seed:
 
 # %%
 study = find_study("perturbations")
@@ -429,21 +430,23 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # significantly better than the second pass alone, even after the correction. Part 3: the results do
 # not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
 # descent. (Each method has its own best length.) All three are significantly better than the second
-# pass alone (after the correction, only random steps are), so moving features helps on this
-# benchmark (part 2). We find no sign that a direction from the density helps more than another
-# direction. With about equal training time, DDFP has a lower score than `consistency`. Both the
-# second pass and the density take time: a training step of `noise`, which has a second pass but no
-# density, takes longer than a step of `consistency`, and a step of DDFP takes even longer.
-# (README.md shows some of these differences with the opposite sign: `ddfp` minus the other method.)
+# pass alone. (After the correction, only random steps are.) So moving features helps on this
+# benchmark, but we have not shown this for descent. We find no sign that a direction from the
+# density helps more than another direction. With about equal training time, DDFP has a lower score
+# than `consistency`. Both the second pass and the density take time: a training step of `noise`,
+# which has a second pass but no density, takes longer than a step of `consistency`, and a step of
+# DDFP takes even longer. (README.md shows some of these differences with the opposite sign: `ddfp`
+# minus the other method.)
 
 # %% [markdown]
-# ## What does "significant" say?
+# ## What does "significant" mean?
 #
 # What does "95 % CI −0.4 to +1.5" mean? Suppose that we repeat this study 100 times with new seeds
 # and compute an interval each time. Then about 95 of the 100 intervals contain the true difference.
 # (The calculation assumes that the paired differences, one for each seed, are roughly normally
-# distributed.) If an interval contains 0, there can still be a difference. Perhaps the number of
-# seeds is too small to find this difference.
+# distributed.) A difference is *significant* if its interval does not contain 0. If the interval
+# contains 0, there can still be a difference. Perhaps the number of seeds is too small to find this
+# difference.
 #
 # Be careful in three cases.
 #
@@ -482,9 +485,9 @@ assert corrected < single
 # **Finding.** Before the correction, nine of 12 intervals exclude 0. After the correction, two
 # intervals exclude 0. These two intervals are for random steps minus `consistency` and for random
 # steps minus the second pass alone. Neither of them is about DDFP. In a long table, the best score
-# is probably partly due to chance. So before the experiment, decide which comparison answers the
-# question, and write down this decision. For study 2, we did not write down a decision. For the
-# photographs (below), we wrote a plan before the experiment.
+# is probably partly due to chance. So before the experiment, decide which comparison will answer
+# your question, and write down this decision. For study 2, we did not write down a decision. For
+# the photographs (below), we wrote a plan before the experiment.
 #
 # How many seeds do you need to find a difference of 0.5 points? The number depends on the *paired
 # standard deviation*, the standard deviation of the paired differences. It also depends on the
@@ -581,14 +584,14 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 
 # %% [markdown]
 # **Finding.** On the digits, the flow has a clearly higher log-likelihood than one Gaussian. On the
-# photographs, we see no sign that the flow is better than one Gaussian. On both benchmarks, a
-# mixture of 16 Gaussians has a higher log-likelihood than the flow. (The comparison is not quite
-# fair. The flow learns while the features still change. It learns from augmented crops, and also
-# from pixels without a class. The Gaussians are fitted once, to the features of the trained
-# network.) On the digits, low density hardly predicts errors: the AUROC is 51.8 %, and 50 % is a
-# random guess. On the photographs, low density does predict errors, but low confidence predicts
-# them better. On both benchmarks, confidence and density together are hardly better than confidence
-# alone.
+# photographs of study 9 (animals and persons), we see no sign that the flow is better than one
+# Gaussian. On both benchmarks, a mixture of 16 Gaussians has a higher log-likelihood than the flow.
+# (The comparison is not quite fair. The flow learns while the features still change. It learns from
+# augmented crops, and also from pixels without a class. The Gaussians are fitted once, to the
+# features of the trained network.) On the digits, low density hardly predicts errors: the AUROC is
+# 51.8 %, and 50 % is a random guess. On the photographs, low density does predict errors, but low
+# confidence predicts them better. On both benchmarks, confidence and density together are hardly
+# better than confidence alone.
 
 # %% [markdown]
 # ## Part 5: does the step move the boundary?
@@ -641,16 +644,18 @@ assert (pseudo["error percentile"] < 48).all()
 
 # %% [markdown]
 # **Finding.** The step does what the paper says. Confident features lie near percentile 50 before
-# the step, and near percentile 8 after the step down the density. After a random step, they lie
-# near percentile 48, and after an adversarial step near percentile 33. With DDFP, the boundary
-# moves to sparser features. But it also moves to sparser features with `noise`, `vat` and
-# `consistency`, which also use pseudo-labels. `consistency` takes no step. So the boundary moves
-# without a step, too. With `supervised`, the boundary has about the same percentile at the end as
-# at step 500. Does the boundary move further with DDFP than with `consistency`? We cannot say,
-# because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs
-# (study 9), we measured four methods. There the boundary lies at percentile 17 to 21, lower than on
-# the digits. From training step 300 to the end, the percentile of the boundary does not fall. We
-# did not measure before step 300.
+# the step, and near percentile 8 after the step down the density. After a random step of the same
+# length, they lie near percentile 48. After an adversarial step of this length, they lie near
+# percentile 33. (The column `true class` shows the percentage of these features that the network
+# classifies correctly.) With DDFP, the boundary moves to sparser features. But it also moves to
+# sparser features with `noise`, `vat` and `consistency`, which also use pseudo-labels.
+# `consistency` takes no step. So the boundary moves without a step, too. With `supervised`
+# (training on labels alone), the boundary has about the same percentile at the end as at step 500.
+# Does the boundary move further with DDFP than with `consistency`? We cannot say, because the
+# interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we
+# measured four methods. There the boundary lies at percentile 17 to 21, lower than on the digits.
+# From training step 300 to the end, the percentile of the boundary does not fall. We did not
+# measure before step 300.
 #
 # On the digits, we also measured the mean percentile of the features with a wrong class. For the
 # four methods with pseudo-labels, this percentile is between 43 and 46, a little below the median
@@ -659,8 +664,8 @@ assert (pseudo["error percentile"] < 48).all()
 # %% [markdown]
 # ## How does the release differ from the paper?
 #
-# The preset `ddfp_released` follows the released code (lesson 4). On the digit scenes, this preset
-# has the highest mean of all methods. Two more studies look for the reason. Study 3 (validation
+# The preset `ddfp_released` follows the released code (lesson 4). In study 2, this preset has the
+# highest mean test mIoU of all methods. Two more studies look for the reason. Study 3 (validation
 # scores) changes single settings of `ddfp` and of the release. One variant is the release with
 # random steps instead of steps down the density. In study 6, all methods have the teacher of the
 # release. This teacher is *tied*: it shares the weights of the student. It is also in *train mode*:
@@ -752,14 +757,14 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # pass alone have three common seeds. On these seeds, their means are almost equal. So we see no
 # sign that DDFP gains on these photographs. We also see no sign of a gain for the three classes
 # that look similar (cow, horse, sheep). The interval of DDFP minus the second pass alone is narrow.
-# The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (The
-# plan has a rule for more seeds: we add two seeds if a difference is not significant, but is larger
-# than a limit. The limit is the paired standard deviation of noise minus `consistency`. If you add
-# seeds after you have seen a result, the new interval is less reliable. So be even more careful
+# The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
+# added two of the five seeds later, by a rule of the plan. The rule is for a difference that is not
+# significant, but is larger than the paired standard deviation of noise minus `consistency`. If you
+# add seeds after you have seen a result, the new interval is less reliable. So be even more careful
 # with DDFP minus `consistency`.)
 #
-# This result has three more limits. First, the chosen step length of DDFP is the shortest length
-# that we tried. A step of this length changes few predictions. So we cannot expect a large
+# This result has three more limitations. First, the chosen step length of DDFP is the shortest
+# length that we tried. A step of this length changes few predictions. So we cannot expect a large
 # difference between DDFP and the second pass alone. Second, consistency training gains only 3
 # points over training on labels alone. This gain is not significant with three seeds, because it
 # varies a lot between seeds. (Each seed has different labeled images.) Third, the step lengths were
@@ -768,13 +773,13 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # Now look at `supervised` in the output for the street scenes (CamVid). On the test images,
 # training on labels alone is *better* than consistency training. (On the validation images, the
 # mean of `supervised` is lower than the mean of `consistency`: see [study
-# 7](../reproduce/STUDY.md).) These runs have three seeds and 600 steps, and start from random
-# weights. DDFP and noise have higher means than `consistency`, but lower means than `supervised`.
-# In study 11, the network is pretrained, and training on labels alone is better than consistency
-# training there too. For six classes that get few right pseudo-labels, the mean IoU is lower with
-# `consistency` than with labels alone. With a higher threshold for pseudo-labels, this difference
-# is smaller. Both studies show why you should always report the simplest baseline too (here
-# training on labels alone).
+# 7](../reproduce/STUDY.md).) The runs of study 7 have three seeds and 600 steps, and start from
+# random weights. DDFP and noise have higher means than `consistency`, but lower means than
+# `supervised`. In study 11, the network is pretrained, and training on labels alone is better than
+# consistency training there too. For six classes that get few right pseudo-labels, the mean IoU is
+# lower with `consistency` than with labels alone. With a higher threshold for pseudo-labels, this
+# difference is smaller. Both studies show why you should always report the simplest baseline too
+# (here training on labels alone).
 #
 # ## What may we conclude?
 #
@@ -881,11 +886,11 @@ assert values.max() > values[-1] and best > late.mean()
 # claim into parts. Name a control for each part. Which things would you keep the same in all
 # methods? Which single comparison is the best test of the claim? How many seeds do you need to find
 # a difference of half a point? Use `seeds_needed(0.5, spread)`. Here `spread` is the standard
-# deviation of the paired differences `dropout, eps 10` minus `second pass alone`. The table `wide`
-# has a column for each of these two methods.
+# deviation of the paired differences `dropout, eps 10` minus `noise, eps 10`. The table `wide` has
+# a column for each of these two methods.
 
 # %% tags=["solution"]
-spread = (wide["dropout, eps 10"] - wide["second pass alone"]).std()
+spread = (wide["dropout, eps 10"] - wide["noise, eps 10"]).std()
 print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seeds for 0.5 points")
 
 # %% [markdown] tags=["solution"]
@@ -905,15 +910,15 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # ## What we saw
 #
 # - A claim has parts. Each part needs a control that differs from the method in one respect.
-# - In a fair comparison, all methods are tuned in the same way, trained for the same budget and
+# - In a fair comparison, all methods are tuned in the same way, trained with the same budget and
 #   measured in the same way. The tuning does not use the test data. The budget is a number of
 #   training steps or a time. Say which of the two you use.
 # - Compare methods within each seed. Report intervals. Decide before the experiment which
-#   comparison answers the question.
+#   comparison will answer your question.
 # - If a result is not significant, there can still be an effect. If a result is significant, the
 #   effect can still be small, or absent on other data.
-# - Also test the reason that the paper gives. Here we measured the density at the boundary, with a
-#   density that no method was trained with.
+# - Also test the reason that the paper gives. Here we measured the density at the boundary with a
+#   mixture of Gaussians. No method was trained with this mixture.
 #
 # ## In the real method
 #
@@ -921,14 +926,14 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # |---|---|
 # | the presets of all methods | [`ddfp_lib/presets`](../ddfp_lib/presets) |
 # | intervals and differences | `experiments/statistics.py` `paired_difference` |
-# | the independent density | `evaluation/mechanism.py` `IndependentDensity` |
+# | the mixture of Gaussians in part 5 | `evaluation/mechanism.py` `IndependentDensity` |
 # | studies and their results | [STUDY.md](../reproduce/STUDY.md) |
 # | a study of your own | [reproduce/README.md](../reproduce/README.md) |
 #
 # ## References
 #
-# - Wang et al., [*Density-Descending Feature Perturbation for Semi-supervised Semantic
-#   Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
+# - Wang et al., [*Towards the Uncharted: Density-Descending Feature Perturbation for
+#   Semi-supervised Semantic Segmentation*](https://arxiv.org/abs/2403.06462), CVPR 2024; [its
 #   code](https://github.com/Gavinwxy/DDFP).
 # - Oliver et al., [*Realistic Evaluation of Deep Semi-Supervised Learning
 #   Algorithms*](https://arxiv.org/abs/1804.09170), NeurIPS 2018: equal tuning, strong baselines.
@@ -942,5 +947,5 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #
 # ## Next
 #
-# Run a comparison yourself: `make reproduce` trains four methods with three seeds in about half an
-# hour. · Previous: [5. Your own data](05_your_own_data.ipynb) · [All lessons](README.md)
+# Run a comparison yourself: `make reproduce` trains four methods with three seeds in 14 to 35
+# minutes. · Previous: [5. Your own data](05_your_own_data.ipynb) · [All lessons](README.md)

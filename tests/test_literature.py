@@ -42,8 +42,14 @@ def test_a_number_that_nobody_can_read_up_is_unproved():
     ("benchmark", "method", "source", "scores", "note"),
     [
         ("voc", "ddfp", "DDFP", (75.0, 78.0, 79.5, 81.2, 82.0), "SemiOVS (README at 7207466b)"),
-        ("voc", "CorrMatch", "CorrMatch", (76.2, 78.3, 79.4, 80.6, 81.4), "92 and 183 with 321"),
-        ("voc", "supervised", "UniMatch", (45.1, 55.3, 64.8, 69.7, 73.5), "321 crops"),
+        (
+            "voc",
+            "CorrMatch",
+            "CorrMatch",
+            (76.2, 78.3, 79.4, 80.6, 81.4),
+            "crops of 321 pixels for 92",
+        ),
+        ("voc", "supervised", "UniMatch", (45.1, 55.3, 64.8, 69.7, 73.5), "crops of 321 pixels"),
         ("voc_blender", "ddfp", "DDFP", (None,) * 4, "found in no public table"),
         ("voc_blender", "U2PL", "U2PL", (77.21, 79.01, 79.30, 80.50), ""),
         ("voc_blender", "supervised", "U2PL", (67.87, 71.55, 75.80, 77.13), "labeled only"),

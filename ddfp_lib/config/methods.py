@@ -1,4 +1,4 @@
-"""Methods: presets, and files of your own, that change values of one base file."""
+"""Methods: presets and your own files, which change values of ``base.yaml``."""
 
 from pathlib import Path
 from typing import Any

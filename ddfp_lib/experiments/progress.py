@@ -1,4 +1,4 @@
-"""Estimate when a training will end, from its current speed."""
+"""Estimate when a training run will end, from its current speed."""
 
 import itertools
 from collections import deque

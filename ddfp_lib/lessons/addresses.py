@@ -1,4 +1,4 @@
-"""Check the repository addresses in a lesson: all must be in pyproject.toml or in this file."""
+"""Check the repository addresses in a lesson: pyproject.toml or ``CITED`` must contain each."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What all figures share: sizes, type, and a color for each method.
+"""What all figures share: sizes, fonts, and a color for each method.
 
 Colors are Okabe and Ito's, which people with any kind of color vision can tell apart, and where
 those run out Paul Tol's indigo.

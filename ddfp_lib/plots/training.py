@@ -1,4 +1,4 @@
-"""Figures of one training: what a step sees, and how the training went."""
+"""Figures of one training run: what a step sees, and how the run went."""
 
 from collections.abc import Mapping, Sequence
 

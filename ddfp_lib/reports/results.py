@@ -185,7 +185,7 @@ def _alone(ledger: pd.DataFrame) -> str:
         f"`{name}` ({'studies' if len(numbers) > 1 else 'study'} {', '.join(numbers)})"
         for name, numbers in where.items()
     ]
-    return f". Only studies have results of {', '.join(named)}" if named else ""
+    return f". Only STUDY.md has results of {', '.join(named)}" if named else ""
 
 
 def results_page(

@@ -230,7 +230,7 @@ def inside(mechanism: pd.DataFrame) -> list[str]:
         )
     if len(learned):
         quality = _means(learned, "method").rename(index="`{}`".format)
-        tables.append(_markdown("the learned density, on validation images (in nats)", quality))
+        tables.append(_markdown("learned density, validation (log-likelihoods in nats)", quality))
     return tables
 
 
@@ -317,13 +317,14 @@ def page() -> str:
         "(../docs/glossary.md) defines the methods; `supervised` trains on labels alone. [Lesson 6]"
         "(../notebooks/06_does_the_density_matter.ipynb) explains how to read the numbers.",
         _summary(),
-        "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the "
-        "teacher after the last training step, in %. Means are over the seeds that all methods of "
-        "the table have in common. `±` is the standard deviation between seeds. Differences in "
-        "scores are in points of mIoU, paired by seed. The 95 % interval (Student's t) is "
-        "in parentheses, if there are at least three seeds. A difference is significant if its "
-        "interval does not contain 0. Intervals are not corrected for the number of comparisons. "
-        "*Seconds* is the mean time of a run on one core, while the machine did other work too.",
+        "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the"
+        " teacher after the last training step, in %. Means are over the seeds that all methods "
+        "of a table have in common; `±` is the standard deviation between seeds. Differences are "
+        "in points of mIoU, paired by seed, with the 95 % interval (Student's t) in parentheses "
+        "if there are at least three seeds. A difference is significant if its interval does not "
+        "contain 0. Intervals are not corrected for the number of comparisons. *Seconds* is the "
+        "mean time of a run on one core, while the machine did other work too. Tables come from "
+        "different machines: compare only scores of one table.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
@@ -341,10 +342,8 @@ def page() -> str:
             parts.append(section(study, runs, mechanism, study.stored_classes()))
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
-                parts.append(
-                    "All variants have these settings, unless a variant sets another value: "
-                    f"{words}."
-                )
+                text = "All variants have these settings, unless a variant sets another value: "
+                parts.append(text + words.replace("{seed}", "SEED") + ".")
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""GPU and memory of a run; its commit is in :mod:`ddfp_lib.runs.commit`."""
+"""GPU and memory of a run; :mod:`ddfp_lib.runs.commit` finds its commit."""
 
 import torch
 from torch.distributed import ReduceOp

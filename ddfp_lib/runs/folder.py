@@ -1,4 +1,4 @@
-"""Run folders: the files that a training writes, and how to read them.
+"""Run folders: the files that a training run writes, and how to read them.
 
 ====================  =========================================================================
 file                  content

@@ -1,4 +1,4 @@
-"""Start the processes of one training, and react if one of them is lost.
+"""Start the processes of one training run, and react if one of them is lost.
 
 What they exchange is in :mod:`ddfp_lib.ranks`.
 """

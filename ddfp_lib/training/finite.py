@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: find the first step, and stop the training."""
+"""Losses and gradients that are not finite: find where they start, and stop the training."""
 
 import math
 from collections.abc import Mapping

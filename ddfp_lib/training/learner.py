@@ -1,4 +1,4 @@
-"""The state of a training: student, teacher, density estimator, perturbation and optimizer."""
+"""The state of a training run: student, teacher, density, perturbation and optimizer."""
 
 import dataclasses
 import functools

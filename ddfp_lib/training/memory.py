@@ -1,4 +1,4 @@
-"""Count the memory of a training step, and divide its batch into micro-batches."""
+"""Estimate the memory of a training step, and divide its batch into micro-batches."""
 
 import math
 import shutil
