@@ -753,8 +753,8 @@ for name in ("moons", "gap"):
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But this may not be the reason for
 #   the loss: entropy minimization, which uses no density, also loses accuracy there.
-# - On only one of the four clouds (gap), density descent clearly gives the lowest mean density at
-#   the boundary. On this cloud, descent loses accuracy.
+# - Of the four clouds, only the cloud with the misplaced gap has clearly the lowest mean density at
+#   the boundary with density descent. On this cloud, descent loses accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
 #   use several seeds.
 #

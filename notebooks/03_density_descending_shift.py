@@ -24,8 +24,8 @@
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
-# - count how often each step changes the true class, for steps of equal length and for steps with
-#   an equal fall of the log-density;
+# - count how often each kind of step moves a point to a place where another class is the true
+#   class. You compare the kinds of steps at equal length, and at an equal fall of the log-density;
 # - show with a formula why a random step lowers the density so little in many dimensions;
 # - measure the effects of the step in a trained segmentation network.
 #
