@@ -34,6 +34,7 @@ couplings |
 21 classes |
 | gradient, VOC | the gradient of the log-density, which gives the direction of a step, for 66,564 \
 features of the same size |
+| gradient, 20,480 rows | the same gradient for 20,480 of these features |
 | fit, digits; gradient, digits | the same at the size of the digit scenes: 512 and 1,600 features \
 of 32 numbers, 6 classes |
 | the machine's rate | the rate of one product of two large matrices on this machine, in \
@@ -127,7 +128,7 @@ def gpu_page(page: Path, command: str) -> str:
     """Return a page that was filled on a GPU, or the command that fills it."""
     if page.is_file():
         return page.read_text(encoding="utf-8").strip()
-    return f"Not run on a GPU yet. This command fills this section:\n\n```\n{command}\n```"
+    return f"Not run on a GPU yet. This command fills this section: `{command}`."
 
 
 def by(title: str) -> str:
@@ -162,8 +163,8 @@ def main() -> None:
     }
     text = f"# Speed and memory\n\n{ABOUT}\nMeasured with "
     text += f"torch {torch.__version__}, {platform.machine()} with "
-    text += f"{torch.backends.cpu.get_cpu_capability()}, one thread, "
-    text += f"load {before:.1f} before and {os.getloadavg()[0]:.1f} after.\n\n"
+    text += f"{torch.backends.cpu.get_cpu_capability()}, one thread. The load "
+    text += f"was {before:.1f} before the measurements and {os.getloadavg()[0]:.1f} after them.\n\n"
     text += "![Relative times of estimators and of methods](results.png)\n"
     for title, part in parts.items():
         text += f"\n## {title}\n\n{by(title)}{part}\n"

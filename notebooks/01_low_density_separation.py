@@ -753,8 +753,8 @@ for name in ("moons", "gap"):
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But this may not be the reason for
 #   the loss: entropy minimization, which uses no density, also loses accuracy there.
-# - Of the four clouds, only the cloud with the misplaced gap has clearly the lowest mean density at
-#   the boundary with density descent. On this cloud, descent loses accuracy.
+# - Only on the cloud with the misplaced gap does density descent give a clearly lower mean density
+#   at the boundary than the other rules. On this cloud, descent loses accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
 #   use several seeds.
 #
@@ -762,8 +762,8 @@ for name in ("moons", "gap"):
 #
 # In the real method, the points are features of pixels, with hundreds of dimensions. These features
 # change while the network learns, so after a warm-up, the flow learns at every training step.
-# Later, the method also computes a new step down the density for each confident feature, at every
-# training step. The code calls this step `shift`:
+# Later, the method also computes a new step down the density at every training step, for each
+# feature whose pixel has a pseudo-label. The code calls this step `shift`:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

@@ -385,9 +385,10 @@ assert few.min() < 50 and many.min() > 95
 # another. (Four blocks fit better than one or two: see "What do blocks, clamp and noise do?" below.
 # We did not compare six blocks with other numbers.)
 #
-# In DDFP, the flow is trained with labels and has two blocks. [Study 4](../reproduce/STUDY.md)
-# trained DDFP with one of these settings changed. The next output shows the effect of each change
-# on the test mIoU, in points (mIoU is a score for segmentation, in percent; see lesson 4):
+# In DDFP, the flow is trained with labels and has two blocks. In [study 4](../reproduce/STUDY.md),
+# we trained DDFP on digit scenes and changed one of these settings at a time. The next output shows
+# the effect of each change on the test mIoU, in points (mIoU is a score for segmentation, in
+# percent; see lesson 4):
 
 # %%
 study = find_study("ablations")
@@ -613,8 +614,8 @@ for name in ("flow, 2,000 steps", "another seed"):
 # visible in parts, and the inner ring is still a disc. The log-likelihood is clearly higher than
 # after 200 steps, but still below that of the exact density. In some places between the two rings,
 # the density stays high. We call these places *bridges*. The median density between the rings is
-# lower after 2,000 steps than after 200 steps. The highest density between the rings is about the
-# same as after 200 steps with one seed, and higher with the other seed. We did not find the cause
+# lower after 2,000 steps than after 200 steps. With one seed, the highest density between the rings
+# is about the same as after 200 steps. With the other seed, it is higher. We did not find the cause
 # of the bridges. The cause may be the size of the flow (six blocks with clamped scales) or the
 # training. Not every smooth invertible map has this problem: with another function $g$, a radial
 # map like the one above makes two blurred rings exactly. (The flows with 2,000 steps also had new
@@ -832,7 +833,7 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
-# The next two lines are from the coupling block in the library:
+# In the library, these two lines of the coupling block scale and shift the two halves:
 #
 # ```python
 # # ddfp_lib/method/flow.py

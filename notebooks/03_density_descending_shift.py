@@ -134,7 +134,8 @@ def draw(count, *seed):
 # trained with the labels of all points. The adversarial step uses the classifier, so a better
 # classifier makes the comparison with this step fairer.)
 #
-# **Predict first.** Will the points of one class move towards the other classes, or to all sides?
+# **Predict first.** Will the points of one class move towards the other classes, or in all
+# directions?
 
 
 # %%
@@ -264,7 +265,7 @@ descent, random, vat, eight = (flips[name] for name in names)
 assert (descent[:, far] > random[:, far]).all()
 assert (descent[:, far] > vat[:, far]).all()
 assert (eight[:, far] < 0.7 * descent[:, far]).all()
-# A fall as deep as the random step's of length 0.8 costs descent half that length, and fewer flips.
+# At half the length (0.4), descent falls nearly as far as random steps of 0.8, with fewer flips.
 assert (falls["density descent"][:, at] > 0.75 * falls["random"][:, far]).all()
 assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].mean()
 
@@ -293,7 +294,7 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # random direction, $v \cdot \delta$ is normal with mean 0 and standard deviation $\varepsilon$, in
 # any dimension.
 #
-# **Predict first.** For which fraction of the points does $\log p$ fall under a random step of
+# **Predict first.** For what fraction of the points does $\log p$ fall under a random step of
 # length 1? Is this fraction more or less than half?
 
 # %%
@@ -327,7 +328,7 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # step would. In a trained network, $F$ is not normally distributed, so we measure the fall there.
 
 # %% [markdown]
-# ## Does descent lower the density more in a trained network, too?
+# ## In a trained network, does descent also lower the density more than a random step?
 #
 # We train a network with DDFP for a few seconds. Each image is a small scene: a photograph with one
 # large handwritten digit (0, 1 or 2). Lesson 4 explains this training. A feature is *confident* if
@@ -335,7 +336,7 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # move all confident features of the validation scenes by steps of length 1. The flow was not
 # trained on these scenes.
 #
-# **Predict first.** For which percentage of the features does $\log p$ fall under descent, under a
+# **Predict first.** For what percentage of the features does $\log p$ fall under descent, under a
 # random step and under the adversarial step?
 
 # %%
@@ -515,10 +516,10 @@ assert rank_correlation < -0.2
 # much as descent in one straight step. But descent in eight steps changes the class about half as
 # often. Take the first seed, `seeds[0]`, and the length 0.8. Draw 1,500 points with `draw(1500,
 # "fresh", seeds[0])`, and move them with `DensityDescent(0.8)` and `learned[0]`, which contains the
-# log-density of the flow and the classifier. Split the points into two groups: points whose true
-# class changed, and points whose true class did not change. The function `true_class` returns the
-# true class. For each step, compare the flow's log-density (`learned[0].log_density`) in the middle
-# of the step and at its end. In which group is the log-density more often *higher* at the end?
+# flow's log-density and the classifier. Split the points into two groups: points whose true class
+# changed, and points whose true class did not change. The function `true_class` returns the true
+# class. For each step, compare the flow's log-density (`learned[0].log_density`) in the middle of
+# the step and at its end. In which group is the log-density more often *higher* at the end?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])

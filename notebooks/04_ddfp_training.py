@@ -93,8 +93,9 @@ steps = 240
 # The last two terms are *consistency regularization* (lesson 1): the student must predict the same
 # class after a perturbation. A *baseline* is a method to compare with. The baseline `consistency`
 # has no perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a
-# weakly augmented image. The student sees the same image with strong augmentation and must predict
-# the teacher's class. DDFP augments images in the same way, and it also moves features.
+# weakly augmented image (see part 1). The student sees the same image with strong augmentation and
+# must predict the teacher's class. DDFP augments images in the same way, and it also moves
+# features.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -168,9 +169,9 @@ for name, tensor in vars(batch).items():
 # ### Part 1. The teacher makes pseudo-labels
 #
 # The teacher sees *weakly augmented* images: they are scaled and cropped at random. If a flip does
-# not change the class, some of them are also flipped. (Digits are not flipped.) At each pixel, we
-# take the class with the highest probability. This class becomes the pseudo-label if the
-# probability exceeds a threshold:
+# not change the class, some of them are also flipped. (Digits are not flipped.) Where the crop is
+# larger than the scaled image, *padding* fills the rest. At each pixel, we take the class with the
+# highest probability. This class becomes the pseudo-label if the probability exceeds a threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
@@ -222,7 +223,7 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # %% [markdown]
 # ### Part 2. Strong augmentation
 #
-# The student sees the same images after random changes of color and random blur. Then CutMix
+# First, the weakly augmented images get random changes of color and random blur. Then CutMix
 # replaces a box of each image by the same box of the next image. Let $s_i$ be image $i$ of the
 # batch before CutMix, and let $y_i$ be its pseudo-labels. The map $b$ is 1 in the box and 0
 # elsewhere. Then the student sees $u_i$ and learns $y_i'$:
@@ -288,8 +289,8 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 # computed from $F + \delta$ instead of $F$. No gradient flows through $\delta$ itself.
 #
 # **Predict first.** BatchNorm normalizes features by their mean and variance. For the evaluation,
-# it keeps running averages of the mean and of the variance. What happens to these averages if moved
-# features go through the same BatchNorm?
+# it keeps running averages of the mean and of the variance. What happens to these averages if $F$
+# and $F + \delta$ go through the same BatchNorm?
 
 # %%
 start = features[len(labeled_images) :]
@@ -340,13 +341,12 @@ assert abs(log_p_teacher - before.median()) < 5
 # is similar for both kinds of embeddings: the two printed medians differ by less than five nats.
 # (In the figure above, the log-densities of different features differ by tens of nats.) Second, the
 # option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second BatchNorm with its own
-# statistics and weights, for moved features only. Without this option, the same running averages
-# would be used for moved and for unmoved features. We think that these shared averages would be
-# wrong for both kinds of features. In [study 4](../reproduce/STUDY.md), DDFP was trained with
-# shared statistics on the full benchmark of digit scenes. The steps down the density have length 3
-# in this study, and length 1 in this lesson. The next output shows the *mIoU* with shared
-# statistics minus the mIoU of DDFP. (The mIoU is a score in percent. The section "How does a whole
-# training run go?" defines it.)
+# statistics and weights, for $F + \delta$ only. Without this option, the same running averages
+# would be used for $F$ and for $F + \delta$. We think that these shared averages would be wrong for
+# both. In [study 4](../reproduce/STUDY.md), DDFP was trained with shared statistics on the full
+# benchmark of digit scenes. The steps down the density have length 3 in this study, and length 1 in
+# this lesson. The next output shows the *mIoU* with shared statistics minus the mIoU of DDFP. (The
+# mIoU is a score in percent. The section "How does a whole training run go?" defines it.)
 
 # %%
 ablations = find_study("ablations")
@@ -414,8 +414,8 @@ print(f"the distance between teacher and student becomes {near / far:.2f} times 
 
 # %% [markdown]
 # Is our step by hand equal to the step of the library? We load the same checkpoint twice. One copy
-# takes the step with `reference_step`, the other copy with `training_step`. Then we compare all
-# weights of each copy with the weights after our step.
+# takes the step with `reference_step`, the other copy with `training_step`, the function that
+# `train` uses. Then we compare all weights of each copy with the weights after our step.
 
 
 # %% tags=["check"]
@@ -554,7 +554,7 @@ print(differences.drop("name").to_string())
 # | `teacher_mode` | the teacher's BatchNorm uses the statistics of the current batch |
 # | `shares` | each of four GPUs averages its losses separately and makes its own CutMix decision |
 # | `cutmix_box` | draws a separate CutMix box for each image |
-# | `strong_norm` | before perturbation begins, strong augmentation uses the auxiliary BatchNorm |
+# | `strong_norm` | before perturbation begins, strongly augmented images use auxiliary BatchNorm |
 # | `density_schedule` | the flow's learning rate falls once per epoch, not at every step |
 #
 # [parity.md](../docs/parity.md) says more about each setting and gives the line numbers of the
@@ -611,7 +611,7 @@ assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
 # **Finding.** After the copy, the released teacher has the same weights as the student, at every
-# step. So the release does self-training: the student learns its own confident predictions.
+# step. So the release does self-training: the student learns from its own confident predictions.
 # Self-training is not necessarily worse than training with an EMA teacher. Study 3 in
 # [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
@@ -699,7 +699,7 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 # perturbed loss with both means. Use the embeddings `moved_v` of part 4. First compute `scores =
 # student.classify(moved_v.detach(), size).detach()`. The mean over valid pixels is
 # `y.cross_entropy(scores, mean="valid")`. For the mean over confident pixels, use
-# `mean="confident"`. By which factor do the two means differ? When is this factor large?
+# `mean="confident"`. By what factor do the two means differ? When is this factor large?
 
 # %% tags=["solution", "nbval-ignore-output"]
 scores = student.classify(moved_v.detach(), size).detach()
@@ -755,7 +755,7 @@ temporary.cleanup()
 # | pseudo-labels | `training/losses.py` `PseudoLabels` | `train_ddfp_pascal.py:378-399` |
 # | the step down | `method/perturb.py` `DensityDescent` | `model/model/attack.py` |
 # | the weights of the losses | `training/learner.py` `backward` | `train_ddfp_pascal.py:426` |
-# | the flow's step | `method/density.py` `fit_step` | `train_ddfp_pascal.py:455-500` |
+# | a training step of the flow | `method/density.py` `fit_step` | `train_ddfp_pascal.py:455-500` |
 # | the teacher | `training/teacher.py` `update_ema` | `train_ddfp_pascal.py:505-524` |
 # | the loop | `training/loop.py` `train` | |
 #

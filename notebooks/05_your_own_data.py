@@ -19,7 +19,7 @@
 #
 # The method needs only a folder of pictures, and masks for a few of them. This lesson starts with
 # such a folder, trains a network and segments pictures. Then it makes three errors on purpose, so
-# that you see the error messages. You can also type its commands in a terminal.
+# that you see the error messages. You can also type the commands of this lesson in a terminal.
 #
 # **You will**
 # - put pictures, masks and lists into the right folders, and check them before the training;
@@ -178,9 +178,9 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 # ## Which settings are needed?
 #
 # You write the settings into one file. A setting that is not in this file has its default value.
-# The defaults are chosen for the paper's setting: a ResNet-101 and crops of large photographs. The
-# file below is for pictures of 40 x 40 pixels and for training on a CPU. For photographs, start
-# from the file in [data.md](../docs/data.md), which uses a pretrained network.
+# Most defaults fit the paper's experiments: a ResNet-101 that is trained on photographs. The file
+# below is for pictures of 40 x 40 pixels and for training on a CPU. For photographs, start from the
+# file in [data.md](../docs/data.md), which uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -211,8 +211,8 @@ training:
   lr_encoder: 0.005
   lr_head: 0.005
   weight_decay: 0.01
-  consistency_from: 0.25      # up to 25 % of the steps: masks alone;
-  perturb_from: 0.4           # up to 40 %: also pseudo-labels; then move features
+  consistency_from: 0.25      # after 25 % of the steps, pseudo-labels are used
+  perturb_from: 0.4           # after 40 % of the steps, features are moved
   confidence: 0.6
   ema_decay: 0.95
   evaluate_every: {max(1, steps // 8)}
@@ -411,8 +411,7 @@ assert not Path("other").exists()
 
 # %% [markdown]
 # **Finding.** Each message names the file or the setting, and says what to do. Before the training
-# starts, `ddfp train` checks all masks that it needs. If there is no error message but the result
-# is poor, use this table:
+# starts, `ddfp train` checks all masks that it needs. For other problems, use this table:
 #
 # | symptom | what to try |
 # |---|---|
@@ -424,7 +423,7 @@ assert not Path("other").exists()
 # | mIoU drops where perturbation begins | halve `eps`; compare with `--method consistency` |
 # | error "not a finite number (...)" | divide `lr_encoder` and `lr_head` by 3 |
 # | only new pictures have poor results | compare the sizes of objects (exercise 2) |
-# | out of memory | halve `augment.crop` or the batch sizes |
+# | out of memory | halve `crop` or the batch sizes |
 #
 # ## Exercises
 #
@@ -532,8 +531,8 @@ temporary.cleanup()
 #
 # | here | in `ddfp_lib` | in the release |
 # |---|---|---|
-# | the layout | `data/voc.py` `Voc` | reads only VOC's layout, and all masks |
-# | lists of names | `data/splits.py` `read_split` | reads lists, but not its own of Cityscapes |
+# | the layout | `data/voc.py` `Voc` | reads only VOC and Cityscapes; every picture needs a mask |
+# | lists of names | `data/splits.py` `read_split` | cannot read its own lists for Cityscapes |
 # | masks are checked | `data/base.py` `read_mask` | - |
 # | settings are checked | `config/reading.py` `load_config` | has settings that no code reads |
 # | overlays | `evaluation/prediction.py` `predict_files` | - |

@@ -93,7 +93,7 @@ diagram("flow", "step")
 # | 1. DDFP scores higher than `consistency` | test mIoU | `consistency`: no second pass, no step |
 # | 2. The reason: DDFP moves features | test mIoU | `second pass alone`: δ = 0 |
 # | 3. The reason: DDFP moves features *down the density* | test mIoU | `noise`, `dropout`, `vat` |
-# | 4. The density must be good and keep learning | test mIoU | density fitted once; no flow |
+# | 4. The density must be good and keep learning | test mIoU | fitted once; mixture without flow |
 # | 5. The step moves the boundary | density at the boundary | `consistency`, `noise`, `vat` |
 #
 # The controls of part 3 take steps in another direction. `noise` takes a step in a random
@@ -113,7 +113,8 @@ diagram("flow", "step")
 # 300 training steps. (Lesson 1 has eight seeds and 400 training steps.) An *arm* is one variant of
 # this training. In all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$.
 # The arms differ only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms,
-# $\delta$ has length $\varepsilon$. Two controls are not in the table above:
+# $\delta$ has length $\varepsilon$. Three of them are descent, the usual random step and the
+# adversarial step. The other two are controls that are not in the table above:
 #
 # - **up the density**: a step in the direction opposite to descent;
 # - **random, drawn once**: we draw one random direction for each point. The point keeps this
@@ -282,7 +283,7 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # Study 10 of this project ([STUDY.md](../reproduce/STUDY.md)) makes two comparisons on digit
 # scenes. In the first comparison, the steps have an *equal effect*: a random step of length 11.5
 # (`noise, eps 11.5`) and an adversarial step of length 1 (`vat, eps 1`) change the prediction about
-# as much as a step of descent of length 3. (With these lengths, both the KL divergence and the
+# as much as a descent step of length 3. (With these lengths, both the KL divergence and the
 # percentage of flipped classes are about equal.) In the second comparison, all steps have length 3
 # (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus the test mIoU
 # of each other arm:
@@ -353,8 +354,8 @@ wide.round(1).T
 # A comparison of two methods within the same seed is *paired*. How much narrower does pairing make
 # the interval? Take DDFP and the second pass alone, with $n$ seeds. Let $s_1$ and $s_2$ be the
 # standard deviations of their scores. Let $s_d$ be the standard deviation of the $n$ differences
-# within seeds. Without pairs, the standard error of the mean difference is $\sqrt{(s_1^2 +
-# s_2^2)/n}$. With pairs it is $s_d/\sqrt n$.
+# within seeds. Without pairing, the standard error of the mean difference is
+# $\sqrt{(s_1^2 + s_2^2)/n}$. With pairing, it is $s_d/\sqrt n$.
 #
 # **Predict first.** The paired interval is narrower than the unpaired interval. By which factor?
 
@@ -487,7 +488,7 @@ assert corrected < single
 # steps minus the second pass alone. Neither of them is about DDFP. In a long table, the best score
 # is probably partly due to chance. So before the experiment, decide which comparison will answer
 # your question, and write down this decision. For study 2, we did not write down a decision. For
-# the photographs (below), we wrote a plan before the experiment.
+# the photographs of animals and persons (below), we wrote a plan before the main experiment.
 #
 # How many seeds do you need to find a difference of 0.5 points? The number depends on the *paired
 # standard deviation*, the standard deviation of the paired differences. It also depends on the
@@ -552,15 +553,15 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # pseudo-label of the feature.) Variants with one or four blocks in the flow (DDFP has two) do not
 # differ significantly from DDFP either.
 #
-# Is the density itself good? In lesson 2, a flow for points in 16 dimensions came close to the
-# exact density. The flow for two rings did not. For the features of a network, we do not know the
-# exact density, so we can only compare densities with one another. The better density gives the
-# features of *validation* images a higher log-likelihood. We also test whether the network is more
-# often wrong at pixels with a low density. Then we compare low density with low confidence. Which
-# of the two is a better sign of an error? (We measure the quality of a sign with the AUROC, the
-# area under the ROC curve. 50 % is a random guess, and 100 % is perfect. In the output, "both" is a
-# logistic regression on confidence and density, and "confidence fitted" is a logistic regression on
-# confidence alone.)
+# Is the density itself good? In exercise 2 of lesson 2, a flow that was trained on fresh points in
+# 16 dimensions came close to the exact density. The flows for two rings did not come close. For the
+# features of a network, we do not know the exact density, so we can only compare densities with one
+# another. The better density gives the features of *validation* images a higher log-likelihood. We
+# also test whether the network is more often wrong at pixels with a low density. Then we compare
+# low density with low confidence. Which of the two is a better sign of an error? (We measure the
+# quality of a sign with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 %
+# is perfect. In the output, "both" is a logistic regression on confidence and density, and
+# "confidence fitted" is a logistic regression on confidence alone.)
 #
 # **Predict first.** After the warm-up, the flow learns at every step of the training. Does the flow
 # fit the features better than one Gaussian does?
@@ -653,9 +654,9 @@ assert (pseudo["error percentile"] < 48).all()
 # (training on labels alone), the boundary has about the same percentile at the end as at step 500.
 # Does the boundary move further with DDFP than with `consistency`? We cannot say, because the
 # interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we
-# measured four methods. There the boundary lies at percentile 17 to 21, lower than on the digits.
-# From training step 300 to the end, the percentile of the boundary does not fall. We did not
-# measure before step 300.
+# measured four methods. The output shows means over the three seeds that all four methods have. In
+# these means, the boundary lies at percentile 17 to 21, lower than on the digits. The percentile is
+# not lower at the end than at training step 300. We did not measure before step 300.
 #
 # On the digits, we also measured the mean percentile of the features with a wrong class. For the
 # four methods with pseudo-labels, this percentile is between 43 and 46, a little below the median
@@ -758,10 +759,10 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # sign that DDFP gains on these photographs. We also see no sign of a gain for the three classes
 # that look similar (cow, horse, sheep). The interval of DDFP minus the second pass alone is narrow.
 # The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
-# added two of the five seeds later, by a rule of the plan. The rule is for a difference that is not
-# significant, but is larger than the paired standard deviation of noise minus `consistency`. If you
-# add seeds after you have seen a result, the new interval is less reliable. So be even more careful
-# with DDFP minus `consistency`.)
+# added two of the five seeds later, by a rule of the plan. The rule applies to a difference that is
+# not significant, but is larger than the paired standard deviation of noise minus `consistency`. If
+# you add seeds after you have seen a result, the new interval is less reliable. So be even more
+# careful with DDFP minus `consistency`.)
 #
 # This result has three more limitations. First, the chosen step length of DDFP is the shortest
 # length that we tried. A step of this length changes few predictions. So we cannot expect a large
@@ -808,10 +809,11 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # (-0.6 to +0.6), with three seeds. After the correction for three comparisons, this interval is
 # -1.1 to +1.1.
 #
-# These results do *not* tell us whether DDFP works in the paper's setting. The paper uses
-# photographs with crops of 513 pixels, 21 classes, a ResNet-101 and a confidence threshold of 0.95.
-# We have not run this setting yet, because it needs a GPU. A test on a small benchmark can be a
-# reason to doubt a claim. But it cannot show whether the claim is true in other settings.
+# These results do *not* tell us whether DDFP works in the paper's setting. According to the
+# released code, this setting has photographs with crops of 513 pixels, 21 classes, a ResNet-101 and
+# a confidence threshold of 0.95. We have not run it yet, because it needs a GPU. A test on a small
+# benchmark can be a reason to doubt a claim. But it cannot show whether the claim is true in other
+# settings.
 
 # %% [markdown]
 # ## Exercises
@@ -857,10 +859,10 @@ log.tail(3)
 # %% [markdown]
 # The column `first_line_miou` of `log` is the student's score on the validation images after each
 # epoch. The paper's score was computed on the same images. Why is the paper's score higher than the
-# last score of its log? How large is such a difference for a method that no longer improves? To
-# answer this question, assume that the scores of the last 20 epochs have no trend. Draw 20 of these
-# scores with replacement, and take the best of the 20. Repeat this many times, and compute the mean
-# of the best scores. How far is it above the mean of the last 20 scores?
+# last score of its log? If a method no longer improves, how far is its best score above its mean
+# score? To answer this second question, assume that the scores of the last 20 epochs have no trend.
+# Draw 20 of these scores with replacement, and take the best of the 20. Repeat this many times, and
+# compute the mean of the best scores. How far is it above the mean of the last 20 scores?
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()

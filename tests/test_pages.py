@@ -116,7 +116,7 @@ def test_the_paper_is_one_sentence_until_a_cell_is_run():
     scores = scores[scores["benchmark"] == "voc"]
     without = ledger[ledger["benchmark"] != "voc"]
     text = pages.paper_cells(without, scores)
-    assert "81.2 with 732 labels" in text
+    assert "81.2 with 732 labeled images" in text
     assert "|" not in text
     run = ledger.iloc[:1].assign(benchmark="voc", split="732", method="ddfp", test_miou=80.0)
     assert "| voc | 732 | 81.2 | **80.0**" in pages.paper_cells(pd.concat([without, run]), scores)
@@ -188,7 +188,12 @@ def strays(text):
 def test_no_wrapped_sentence_begins_like_an_item_of_a_list():
     root = repository()
     pages_there = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("reproduce/*.md")]
-    for path in [*pages_there, *root.glob("notebooks/*.md"), *root.glob("notebooks/0*.py")]:
+    for path in [
+        *pages_there,
+        *root.glob("bench/*.md"),
+        *root.glob("notebooks/*.md"),
+        *root.glob("notebooks/0*.py"),
+    ]:
         assert strays(path.read_text(encoding="utf-8")) == [], path
     assert strays("1. one\n2. two\n\n3. three") == []
     assert strays("# Two show a\n# 2. In these") == ["# 2. In these"]

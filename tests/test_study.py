@@ -95,7 +95,7 @@ def test_a_study_of_before_the_fix_of_padding_says_so(study):
 def test_the_page_says_which_studies_learned_padding():
     sections = re.split(r"^## ", page(), flags=re.MULTILINE)[1:]
     said = [
-        re.findall(r"These runs have an error that commit 8c74a5a fixed later: (.*)", text)
+        re.findall(r"Runs with a flow have an error that commit 8c74a5a fixed later: (.*)", text)
         for text in sections
     ]
     digits, camvid = (

@@ -60,7 +60,7 @@ def prepare_cityscapes(root: Root, partial: Partial = False) -> None:
 
 @prepare.command("camvid")
 def prepare_camvid(root: Root) -> None:
-    """Check that CamVid is there in the SegNet layout, or say how to get it."""
+    """Check that the folder has CamVid in the SegNet layout, or say how to get it."""
     from ddfp_lib.data.prepare import prepare_camvid
 
     prepare_camvid(root)

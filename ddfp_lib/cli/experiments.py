@@ -214,7 +214,7 @@ def record(
 
 
 def report() -> None:
-    """Renew the pages of recorded results; list results whose configuration no longer exists.
+    """Renew the pages of recorded results; list results whose configuration has changed.
 
     The pages are RESULTS.md and STUDY.md with their figures, and the tables of README.md and
     docs/architecture.md.

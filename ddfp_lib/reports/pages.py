@@ -179,7 +179,7 @@ def expectation(ledger: pd.DataFrame) -> str:
         return "What it finds: not stored yet."
     return (
         f"In our runs of `make reproduce`, `ddfp` minus `consistency` was {signed(gap)} points of "
-        f"mIoU with {gap['seeds']} seeds. Another machine gives different "
+        f"mIoU with {gap['seeds']} seeds (95 % CI in parentheses). Another machine gives different "
         "numbers. With so few seeds, even the sign can change. "
         f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
     )
@@ -198,7 +198,7 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         return paper_table(ledger, scores)
     paper = scores[scores["source"] == PAPER]
     known = ", ".join(
-        f"{cell.miou:.1f} with {cell.split} labels"
+        f"{cell.miou:.1f} with {cell.split} labeled images"
         for cell in paper.itertuples()
         if not pd.isna(cell.miou)
     )

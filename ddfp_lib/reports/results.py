@@ -232,13 +232,12 @@ def results_page(
         "*Paper*: the paper's score of DDFP, at the epoch that is best on validation images. "
         "*Unknown*: the paper has this cell, but it is in no public table that we could read. "
         "*Unproved*: we know a number, but found it in no public table (see the notes below). "
-        "*Here*: mean and "
-        "standard deviation over seeds, of the teacher after the last step. *Difference*: our mean "
-        "minus the paper's number.",
+        "*Here*: our score of the teacher after the last step (mean and standard deviation over "
+        "seeds). *Difference*: our mean minus the paper's number.",
         paper_table(ledger, scores),
     ]
     for benchmark in scores["benchmark"].unique():
-        parts += [f"### Published for {benchmark}", published_table(scores, benchmark)]
+        parts += [f"### Published scores on {benchmark}", published_table(scores, benchmark)]
     parts += ["## Contributed runs", CONTRIBUTED]
     if contributed is not None and len(contributed):
         parts.append(contributed_table(contributed))

@@ -278,7 +278,7 @@ def outdated(study: Study) -> str:
         return ""
     commit, wrong = FIXES[study.measured_before]
     rows = f"{PADDED[study.benchmark]} of the features of a {study.benchmark} batch"
-    return f"These runs have an error that commit {commit} fixed later: {wrong} ({rows})."
+    return f"Runs with a flow have an error that commit {commit} fixed later: {wrong} ({rows})."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
