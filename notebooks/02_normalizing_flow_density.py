@@ -617,11 +617,11 @@ for name in ("flow, 2,000 steps", "another seed"):
 # lower after 2,000 steps than after 200 steps. With one seed, the highest density between the rings
 # is about the same as after 200 steps. With the other seed, it is higher. We did not find the cause
 # of the bridges. The cause may be the size of the flow (six blocks with clamped scales) or the
-# training. Not every smooth invertible map has this problem: with another function $g$, a radial
-# map like the one above makes two blurred rings exactly. (The flows with 2,000 steps also had new
-# points at every step. So the figure does not show the effect of the number of steps alone. In
-# lesson 1, a flow that was trained for 400 steps, on the same points at every step, also turned the
-# rings into one disc.)
+# training. Some smooth invertible maps make no bridges. With another function $g$, the map
+# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$ from the beginning of this section makes two
+# blurred rings exactly. (The flows with 2,000 steps also had new points at every step. So the
+# figure does not show the effect of the number of steps alone. In lesson 1, a flow that was trained
+# for 400 steps, on the same points at every step, also turned the rings into one disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?

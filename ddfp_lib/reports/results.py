@@ -253,8 +253,8 @@ def _earlier(stale: pd.DataFrame) -> str:
     methods = ", ".join(f"`{name}`" for name in stale["method"].unique())
     commits = ", ".join(f"`{name}`" for name in stale["commit"].unique())
     return (
-        f" Measured with an earlier configuration (at {commits}): {methods}. A setting, a preset "
-        "or the code has changed since then, so the command may give different numbers now."
+        f" The results of {methods} have an earlier configuration (commit {commits}). A setting, a "
+        "preset or the code has changed since then, so the command may give different numbers now."
     )
 
 
