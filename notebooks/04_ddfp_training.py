@@ -540,8 +540,8 @@ differences = pd.DataFrame({"ddfp": ours, "ddfp_released": released}).loc[
 print(differences.drop("name").to_string())
 
 # %% [markdown]
-# With each of these settings, the code runs without an error message. But each setting changes the
-# method. The next table describes the settings of the release:
+# None of these settings causes an error message. But each setting changes the method. The next
+# table describes the settings of the release:
 #
 # | setting | what the release does |
 # |---|---|

@@ -543,15 +543,15 @@ kinds = [name for name in table.index if "frozen" in name or "without flow" in n
 assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 
 # %% [markdown]
-# **Finding.** Three controls use a different density from that of DDFP. The first density is a
-# mixture of Gaussians that keeps learning, without a flow. The other two densities (another mixture
-# and a kernel density) are fitted once and then *frozen*: they do not change after that. All three
-# controls have a lower mean score than DDFP. But all three intervals contain 0, so these three
-# seeds do not prove a difference. Two more variants change how the classes are used: a flow that is
-# trained without labels, and class-conditional descent. These two variants do not differ
-# significantly from DDFP. (*Class-conditional* descent goes down the density of one class: the
-# pseudo-label of the feature.) Variants with one or four blocks in the flow (DDFP has two) do not
-# differ significantly from DDFP either.
+# **Finding.** Three controls use a different density from that of DDFP. The first control has no
+# flow: its density is a mixture of Gaussians that keeps learning during the whole training. The
+# other two densities (another mixture and a kernel density) are fitted once and then *frozen*: they
+# do not change after that. All three controls have a lower mean score than DDFP. But all three
+# intervals contain 0, so these three seeds do not prove a difference. Two more variants change how
+# the classes are used: a flow that is trained without labels, and class-conditional descent. These
+# two variants do not differ significantly from DDFP. (*Class-conditional* descent goes down the
+# density of one class: the pseudo-label of the feature.) Variants with one or four blocks in the
+# flow (DDFP has two) do not differ significantly from DDFP either.
 #
 # Is the density itself good? In exercise 2 of lesson 2, a flow that was trained on fresh points in
 # 16 dimensions came close to the exact density. The flows for two rings did not come close. For the

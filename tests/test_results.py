@@ -126,7 +126,10 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     page = results_page(rows({"ddfp": [81.0]}, "732", "voc"), published(81.2))
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
-    assert "protocol whole; 4 x Some GPU, at most 10.5 GiB each; micro-batches: 2." in page
+    assert (
+        "Measured on 4 x Some GPU (at most 10.5 GiB each). Micro-batches: 2. Evaluation protocol: "
+        "*whole*." in page
+    )
 
 
 def test_a_table_says_which_differences_are_significant():

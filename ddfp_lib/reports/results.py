@@ -260,18 +260,20 @@ def _earlier(stale: pd.DataFrame) -> str:
 
 def _measured(runs: pd.DataFrame) -> str:
     """Say where runs were measured, and by which protocol, as far as their rows show it."""
-    facts = []
-    if runs["protocol"].notna().any():
-        facts.append(f"evaluation protocol {', '.join(runs['protocol'].dropna().unique())}")
     on_gpu = runs.dropna(subset="gpu")
-    for (gpu, count), found in on_gpu.groupby(["gpu", "gpus"]):
-        facts.append(f"{count:.0f} x {gpu}, at most {found['peak_memory'].max():.1f} GiB each")
+    devices = [
+        f"{count:.0f} x {gpu} (at most {found['peak_memory'].max():.1f} GiB each)"
+        for (gpu, count), found in on_gpu.groupby(["gpu", "gpus"])
+    ]
+    if len(on_gpu) < len(runs):
+        devices.append("a CPU")
+    text = f"Measured on {', '.join(devices)}."
     taken = runs["micro_batches"].dropna().unique()
     if set(taken) - {"1"}:
-        facts.append(f"micro-batches: {', '.join(taken)}")
-    if len(on_gpu) < len(runs):
-        facts.append("on a CPU")
-    return f"Measured: {'; '.join(facts)}."
+        text += f" Micro-batches: {', '.join(taken)}."
+    if runs["protocol"].notna().any():
+        text += f" Evaluation protocol: *{', '.join(runs['protocol'].dropna().unique())}*."
+    return text
 
 
 def data_option(benchmark: str) -> str:
