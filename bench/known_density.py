@@ -6,9 +6,9 @@ and gradients can be compared with the exact ones. A new flow is trained for eac
 50 to 1,500; the benchmark of photographs has 900 training steps.
 
 We make the known density from a mixture of seven Gaussians with different widths. One has the
-weight 0.6, and the other six have equal weights. Then a monotone function bends each axis. The axes
-are then scaled by factors that we chose, from 1 down to 0.1, and rotated. On average, one row in
-thirty has a known class. Each step draws new rows, as in training.
+weight 0.6, and the other six have equal weights. Then we apply a nonlinear monotone function to
+each coordinate. The axes are then scaled by factors that we chose, from 1 down to 0.1, and rotated.
+On average, one row in thirty has a known class. Each step draws new rows, as in training.
 
 Let p be the known density and q the estimate. The table reports three quantities on new rows:
 ``gap``, the mean of log p - log q in nats (the KL divergence; 0 is perfect); ``order``, the rank

@@ -579,7 +579,7 @@ assert abs(fall - wanted) < 0.5
 # | the density | `method/density.py` `log_prob` | `model/flow/loss.py:25-33` |
 # | measuring steps | `evaluation/descent.py` `measure_descent` | |
 #
-# The released code takes one straight step of length 4 in 304 dimensions. It moves the features of
+# The released code takes one straight step of length 4 in 304 dimensions. It lowers the density at
 # confident pixels. `embed` contains convolutions, so the density at a confident pixel also depends
 # on the features of its neighbors, and the gradient with respect to these features is not zero. The
 # released code moves these features even if they are not confident. By default, our code moves only

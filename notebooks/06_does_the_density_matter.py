@@ -666,13 +666,14 @@ assert (pseudo["error percentile"] < 48).all()
 # ## How does the release differ from the paper?
 #
 # The preset `ddfp_released` follows the released code (lesson 4). In study 2, this preset has the
-# highest mean test mIoU of all methods. Two more studies look for the reason. Study 3 (validation
-# scores) changes single settings of `ddfp` and of the release. One variant is the release with
-# random steps instead of steps down the density. In study 6, all methods have the teacher of the
-# release. This teacher is *tied*: it shares the weights of the student. It is also in *train mode*:
-# its BatchNorm uses the statistics of the current batch. In the output, "asked in train mode"
-# means: to find the direction of the step, the flow gets embeddings that are normalized with the
-# statistics of the current batch, not with running statistics.
+# highest mean test mIoU of all methods. Two more studies look for the reason. Each variant of study
+# 3 changes one setting of `ddfp` or of the release. The scores of this study are on validation
+# images. One variant is the release with random steps instead of steps down the density. In study
+# 6, all methods have the teacher of the release. This teacher is *tied*: it shares the weights of
+# the student. It is also in *train mode*: its BatchNorm uses the statistics of the current batch.
+# In the output, "asked in train mode" means: to find the direction of the step, the flow gets
+# embeddings that are normalized with the statistics of the current batch, not with running
+# statistics.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
