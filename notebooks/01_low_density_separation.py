@@ -753,8 +753,8 @@ for name in ("moons", "gap"):
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But this may not be the reason for
 #   the loss: entropy minimization, which uses no density, also loses accuracy there.
-# - Only on the cloud with the misplaced gap does density descent give a clearly lower mean density
-#   at the boundary than the other rules. On this cloud, descent loses accuracy.
+# - On only one cloud, the cloud with the misplaced gap, density descent gives a clearly lower mean
+#   density at the boundary than the other rules. On this cloud, descent loses accuracy.
 # - Results differ between seeds at least as much as between rules. Compare rules within a seed, and
 #   use several seeds.
 #

@@ -563,9 +563,9 @@ assert abs(fall - wanted) < 0.5
 #   does. For long steps, descent also changes the true class more often than a random step or an
 #   adversarial step does. At equal fall, descent changes the true class less often than a random
 #   step does.
-# - For nearly half of the straight steps of length 0.8 that change the class (one seed), the
-#   log-density rises again in the second half of the step. Descent in eight small steps changes the
-#   class about half as often as descent in one straight step.
+# - With one seed, we looked at straight steps of length 0.8 that change the class. In nearly half
+#   of these steps, the log-density rises again between the middle and the end of the step. Descent
+#   in eight small steps changes the class about half as often as descent in one straight step.
 # - In one trained network, descent lowers the log-density of more than 90 % of the confident
 #   features. A random step lowers the log-density of more than half of the confident features.
 #

@@ -516,8 +516,8 @@ segmentations(
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher misses some of these digits nearly
 # completely. It finds only parts of other digits, and some pixels have a wrong class. At the end of
-# the training, the teacher finds all seven digits, and the shapes are better than half way. Some
-# digits still have pixels of two classes.
+# the training, the teacher finds all seven digits, and their shapes are better than they were half
+# way through the training. Some digits still have pixels of two classes.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
 # these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
@@ -726,10 +726,11 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# Before the printed step, the teacher's weights are the plain mean of the student's weights after
-# all steps so far. Every step counts equally in this mean, including the first steps, when the
-# student is almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.)
-# With 0.999, the teacher is the plain mean during all 240 steps.
+# At each step before the printed step, the teacher's weights are a plain mean. This is the mean of
+# the student's weights after step 0, after step 1, and so on, up to the current step. Every step
+# counts equally in this mean, including the first steps, when the student is almost random. (At
+# step 0, $a = 0$, so the starting weights are not part of this mean.) With 0.999, the teacher is
+# the plain mean during all 240 steps.
 
 # %%
 temporary.cleanup()

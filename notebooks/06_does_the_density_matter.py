@@ -285,8 +285,8 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # (`noise, eps 11.5`) and an adversarial step of length 1 (`vat, eps 1`) change the prediction about
 # as much as a descent step of length 3. (With these lengths, both the KL divergence and the
 # percentage of flipped classes are about equal.) In the second comparison, all steps have length 3
-# (`noise, eps 3` and `vat, eps 3`). The output shows the test mIoU of descent minus the test mIoU
-# of each other arm:
+# (`noise, eps 3` and `vat, eps 3`). The output shows four differences: the test mIoU of descent
+# minus the test mIoU of each of the other four variants:
 
 # %%
 equal = find_study("equal_effect")
@@ -648,8 +648,8 @@ assert (pseudo["error percentile"] < 48).all()
 # the step, and near percentile 8 after the step down the density. After a random step of the same
 # length, they lie near percentile 48. After an adversarial step of this length, they lie near
 # percentile 33. (The column `true class` shows the percentage of these features that the network
-# classifies correctly.) With DDFP, the boundary moves to sparser features. But it also moves to
-# sparser features with `noise`, `vat` and `consistency`, which also use pseudo-labels.
+# classifies correctly.) With DDFP, the boundary moves to features with a lower density. But it also
+# moves to sparser features with `noise`, `vat` and `consistency`, which also use pseudo-labels.
 # `consistency` takes no step. So the boundary moves without a step, too. With `supervised`
 # (training on labels alone), the boundary has about the same percentile at the end as at step 500.
 # Does the boundary move further with DDFP than with `consistency`? We cannot say, because the

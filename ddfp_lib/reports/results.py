@@ -230,7 +230,7 @@ def results_page(
     parts += [
         "## The paper's tables, cell by cell",
         "*Paper*: the paper's score of DDFP, at the epoch that is best on validation images. "
-        "*Unknown*: the paper has this cell, but it is in no public table that we could read. "
+        "*Unknown*: the paper has a number here, but no public table that we could read has it. "
         "*Unproved*: we know a number, but found it in no public table (see the notes below). "
         "*Here*: our score of the teacher after the last step (mean and standard deviation over "
         "seeds). *Difference*: our mean minus the paper's number.",

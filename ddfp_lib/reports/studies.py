@@ -342,7 +342,7 @@ def page() -> str:
             parts.append(section(study, runs, mechanism, study.stored_classes()))
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings)
-                text = "All variants have these settings, unless a variant sets another value: "
+                text = "Unless a variant sets another value, it has these settings: "
                 parts.append(text + words.replace("{seed}", "SEED") + ".")
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
