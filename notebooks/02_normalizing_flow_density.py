@@ -617,11 +617,12 @@ for name in ("flow, 2,000 steps", "another seed"):
 # lower after 2,000 steps than after 200 steps. With one seed, the highest density between the rings
 # is about the same as after 200 steps. With the other seed, it is higher. We did not find the cause
 # of the bridges. The cause may be the size of the flow (six blocks with clamped scales) or the
-# training. Some smooth invertible maps make no bridges. With another function $g$, the map
-# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$ from the beginning of this section makes two
-# blurred rings exactly. (The flows with 2,000 steps also had new points at every step. So the
-# figure does not show the effect of the number of steps alone. In lesson 1, a flow that was trained
-# for 400 steps, on the same points at every step, also turned the rings into one disc.)
+# training. Some smooth invertible maps make no bridges. An example is the map
+# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$ from the beginning of this section. There, $g$ is
+# chosen for one blurred ring. If $g$ is chosen for two blurred rings instead, the map gives exactly
+# their density. (The flows with 2,000 steps also had new points at every step. So the figure does
+# not show the effect of the number of steps alone. In lesson 1, a flow that was trained for 400
+# steps, on the same points at every step, also turned the rings into one disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -695,12 +696,12 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
 # better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
 # both seeds. If training points are more likely than held-out points, this is a sign of
-# overfitting. Without noise, the training points are clearly more likely. With noise of 0.05, the
-# value of the released code, the difference is smaller. But in these short training runs, this
-# noise does not make the held-out points more likely: their log-likelihood is about the same as
-# without noise, or a little lower. Noise of 0.2 blurs the density, because the points themselves
-# scatter around the arcs of the moons with a standard deviation of only 0.1. So both
-# log-likelihoods fall.
+# overfitting. Without noise, the training points are clearly more likely than the held-out points.
+# With noise of 0.05, the value of the released code, the difference is smaller. But in these short
+# training runs, this noise does not make the held-out points more likely: their log-likelihood is
+# about the same as without noise, or a little lower. Noise of 0.2 blurs the density, because the
+# points themselves scatter around the arcs of the moons with a standard deviation of only 0.1. So
+# both log-likelihoods fall.
 
 # %% [markdown]
 # The clamp bounds the log-determinant: each block changes it by at most clamp · $D$. So the
@@ -813,8 +814,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # - The change of variables gives the density after a map. In a coupling block the log-determinant
 #   is a simple sum.
 # - A flow with one Gaussian per class is both a density and a classifier.
-# - On the moons, a flow is about as good as a kernel density after 2,000 training steps. After 200
-#   steps, the flow is worse than the kernel density.
+# - On the moons, a flow that was trained for 2,000 steps is about as good as a kernel density.
+#   After 200 steps, the flow is worse than the kernel density.
 # - A smooth invertible map can turn one Gaussian into a blurred ring. Our small trained flows do
 #   not separate two rings: bridges of density join the rings.
 # - On few points a flow overfits. Noise on the points makes the log-likelihoods of training and

@@ -209,7 +209,8 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # - for how many points the true class *changes*. In training, a moved point keeps the label from
 #   before the step. If the true class changes, this label is wrong.
 #
-# **Predict first.** Which step changes the true class most often?
+# **Predict first.** Which of the four kinds of steps moves the most points to a place with another
+# true class?
 
 
 # %%
@@ -385,13 +386,13 @@ assert unmoved > descent[right] > vat[right] and abs(random[right] - unmoved) < 
 
 # %% [markdown]
 # **Finding.** Descent lowers the log-density of nearly all features. A random step lowers the
-# log-density of only slightly more than half of the features, compared with about 69 % of the
-# points for the standard normal density above. The median fall is more than 8 nats for descent,
-# about 1 nat for the adversarial step, and about 0 for the random step. For more than 95 % of the
-# features, descent does not change the class that the network predicts. But this class can be
-# wrong. The last column shows for how many features the network predicts the *true* class: about 94
-# % without a step and after a random step. The percentage is a little lower after descent, and
-# lowest after the adversarial step.
+# log-density of only slightly more than half of the features. In the example with the standard
+# normal density above, a random step lowers the log-density of about 69 % of the points. The median
+# fall is more than 8 nats for descent, about 1 nat for the adversarial step, and about 0 for the
+# random step. For more than 95 % of the features, descent does not change the class that the
+# network predicts. But this class can be wrong. The last column shows for how many features the
+# network predicts the *true* class: about 94 % without a step and after a random step. The
+# percentage is a little lower after descent, and lowest after the adversarial step.
 #
 # ## Where do the moved features lie?
 #
@@ -561,8 +562,8 @@ assert abs(fall - wanted) < 0.5
 #   middle of a class.
 # - At equal length, descent lowers the log-density more than a random step or an adversarial step
 #   does. For long steps, descent also changes the true class more often than a random step or an
-#   adversarial step does. At equal fall, descent changes the true class less often than a random
-#   step does.
+#   adversarial step does. If both steps lower the log-density by the same amount, descent changes
+#   the true class less often than a random step does.
 # - With one seed, we looked at straight steps of length 0.8 that change the class. In nearly half
 #   of these steps, the log-density rises again between the middle and the end of the step. Descent
 #   in eight small steps changes the class about half as often as descent in one straight step.

@@ -168,10 +168,11 @@ for name, tensor in vars(batch).items():
 # %% [markdown]
 # ### Part 1. The teacher makes pseudo-labels
 #
-# The teacher sees *weakly augmented* images: they are scaled and cropped at random. If a flip does
-# not change the class, some of them are also flipped. (Digits are not flipped.) Where the crop is
-# larger than the scaled image, *padding* fills the rest. At each pixel, we take the class with the
-# highest probability. This class becomes the pseudo-label if the probability exceeds a threshold:
+# The teacher sees *weakly augmented* images: they are scaled and cropped at random. If objects of a
+# data set keep their class when an image is mirrored, some of the images are also flipped. (Digits
+# are not flipped.) Where the crop is larger than the scaled image, *padding* fills the rest. At
+# each pixel, we take the class with the highest probability. This class becomes the pseudo-label if
+# the probability exceeds a threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
@@ -231,9 +232,9 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # $$ u_i = b \odot s_{i+1} + (1 - b) \odot s_i, \qquad
 #    y_i' = b \odot y_{i+1} + (1 - b) \odot y_i $$
 #
-# The product $\odot$ is taken pixel by pixel. For the last image, the next image is the first
-# image. Both formulas use the same box. So each pseudo-label moves together with its pixel. From
-# here on, $y$ means the mixed pseudo-labels $y'$.
+# The product $\odot$ is taken pixel by pixel. Each image is mixed with the next image of the batch.
+# The last image of the batch is mixed with the first image. Both formulas use the same box. So each
+# pseudo-label moves together with its pixel. From here on, $y$ means the mixed pseudo-labels $y'$.
 
 # %%
 box = cutmix_box(*size, augment, for_views)

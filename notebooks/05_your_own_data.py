@@ -502,14 +502,15 @@ gain = both["run"].teacher_miou_last - both["alone"].teacher_miou_last
 print(f"difference: {gain:+.1f} points, one seed")
 
 # %% [markdown] tags=["solution"]
-# Here the difference is only a few points. One reason is probably that this training has only 216
-# steps and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps and 1,915
-# unlabeled images, the gain is much larger (see the [README](../README.md#what-we-found)). With one
-# seed, a gain of a few percentage points can be due to chance, because the scores of the same
-# method differ by several points between seeds. To know more, train both methods with several
-# seeds, and compare them for each seed. This command trains and compares them: `ddfp reproduce
-# my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`. Lesson 6 shows how
-# to read the result, and why you should also train `consistency`.
+# Here, the two mIoU values differ by only a few points. One reason is probably that this training
+# has only 216 steps and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps
+# and 1,915 unlabeled images, the gain is much larger (see the
+# [README](../README.md#what-we-found)). With one seed, a gain of a few percentage points can be due
+# to chance, because the scores of the same method differ by several points between seeds. To know
+# more, train both methods with several seeds, and compare them for each seed. This command trains
+# and compares them:
+# `ddfp reproduce my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`.
+# Lesson 6 shows how to read the result, and why you should also train `consistency`.
 
 # %%
 os.chdir(home)

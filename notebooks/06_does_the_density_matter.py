@@ -310,8 +310,8 @@ assert longer["difference"] < 0 < longer["high"]
 #
 # One fair rule is that each method has its own best length. Choose this length from the *same
 # number* of candidates for each method. Choose the candidate with the best score on *validation*
-# data. Compute the scores on test data only afterwards. Study 1 chose the lengths on the digit
-# scenes in this way, with two seeds and four lengths for each method:
+# data. Compute no score on test data before this choice is made. Study 1 chose the lengths on the
+# digit scenes in this way, with two seeds and four lengths for each method:
 
 # %%
 choice = find_study("eps")
@@ -430,14 +430,14 @@ for other in ("noise, eps 10", "vat, eps 3"):
 # `consistency`. DDFP is not significantly better than the second pass alone. The random step is
 # significantly better than the second pass alone, even after the correction. Part 3: the results do
 # not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
-# descent. (Each method has its own best length.) All three are significantly better than the second
-# pass alone. (After the correction, only random steps are.) So moving features helps on this
-# benchmark, but we have not shown this for descent. We find no sign that a direction from the
-# density helps more than another direction. With about equal training time, DDFP has a lower score
-# than `consistency`. Both the second pass and the density take time: a training step of `noise`,
-# which has a second pass but no density, takes longer than a step of `consistency`, and a step of
-# DDFP takes even longer. (README.md shows some of these differences with the opposite sign: `ddfp`
-# minus the other method.)
+# descent. (Each method takes steps of the length that was best for this method in the tuning runs.)
+# All three are significantly better than the second pass alone. (After the correction, only random
+# steps are.) So moving features helps on this benchmark, but we have not shown this for descent. We
+# find no sign that a direction from the density helps more than another direction. With about equal
+# training time, DDFP has a lower score than `consistency`. Both the second pass and the density
+# take time: a training step of `noise`, which has a second pass but no density, takes longer than a
+# step of `consistency`, and a step of DDFP takes even longer. (README.md shows some of these
+# differences with the opposite sign: `ddfp` minus the other method.)
 
 # %% [markdown]
 # ## What does "significant" mean?
@@ -658,9 +658,9 @@ assert (pseudo["error percentile"] < 48).all()
 # these means, the boundary lies at percentile 17 to 21, lower than on the digits. The percentile is
 # not lower at the end than at training step 300. We did not measure before step 300.
 #
-# On the digits, we also measured the mean percentile of the features with a wrong class. For the
-# four methods with pseudo-labels, this percentile is between 43 and 46, a little below the median
-# (50). But the intervals of all four methods contain 50.
+# On the digits, we also measured the mean density percentile of the features that the network
+# classifies wrongly. For the four methods with pseudo-labels, this percentile is between 43 and 46,
+# a little below the median (50). But the intervals of all four methods contain 50.
 
 # %% [markdown]
 # ## How does the release differ from the paper?
@@ -671,9 +671,9 @@ assert (pseudo["error percentile"] < 48).all()
 # images. One variant is the release with random steps instead of steps down the density. In study
 # 6, all methods have the teacher of the release. This teacher is *tied*: it shares the weights of
 # the student. It is also in *train mode*: its BatchNorm uses the statistics of the current batch.
-# In the output, "asked in train mode" means: to find the direction of the step, the flow gets
-# embeddings that are normalized with the statistics of the current batch, not with running
-# statistics.
+# The flow computes the direction of a step from embeddings. In the variant "asked in train mode"
+# (see the output), these embeddings are normalized with the statistics of the current batch, not
+# with running statistics.
 #
 # **Predict first.** With the release's teacher, which methods will be better than consistency
 # training?
@@ -761,9 +761,9 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # that look similar (cow, horse, sheep). The interval of DDFP minus the second pass alone is narrow.
 # The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
 # added two of the five seeds later, by a rule of the plan. The rule applies to a difference that is
-# not significant, but is larger than the paired standard deviation of noise minus `consistency`. If
-# you add seeds after you have seen a result, the new interval is less reliable. So be even more
-# careful with DDFP minus `consistency`.)
+# not significant, but is larger than a limit. This limit is the standard deviation, between seeds,
+# of the difference `noise` minus `consistency`. If you add seeds after you have seen a result, the
+# new interval is less reliable. So be even more careful with DDFP minus `consistency`.)
 #
 # This result has three more limitations. First, the chosen step length of DDFP is the shortest
 # length that we tried. A step of this length changes few predictions. So we cannot expect a large
@@ -791,12 +791,13 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
 #    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
 #    +4.4).
-# 2. The second pass alone, without any step, gives more than half of the 1.6 points.
+# 2. The second pass alone, without any step, gives more than half of this gain of 1.6 points over
+#    consistency training.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
 #    steps minus the score with descent is +0.9 points (-0.3 to +2.0). According to this interval,
 #    descent is probably at most 0.3 points better than random steps. The score with adversarial
-#    steps minus the score with descent is +1.0 points (+0.3 to +1.7). After the correction, this
-#    difference is not significant (-0.5 to +2.5).
+#    steps minus the score with descent is +1.0 points (+0.3 to +1.7). After the correction for 12
+#    comparisons, this difference is not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well and keeps learning. Three seeds are
 #    not enough to know this.
 # 5. We measured the decision boundary of four methods that use pseudo-labels. With all four
@@ -844,8 +845,9 @@ assert fair["difference"] < faulty["difference"]
 # %% [markdown] tags=["solution"]
 # The step of DDFP is ten times as long as the step of noise, and only the length of DDFP was tuned.
 # If each method has the best of its four lengths, the difference is small. With only two seeds, we
-# cannot conclude anything. In the unfair comparison, the differences of the two seeds (1.5 and 1.4)
-# are almost equal, perhaps by chance. So the interval is narrow and does not contain 0.
+# cannot conclude anything. In the unfair comparison, DDFP is 1.5 points better than noise with one
+# seed and 1.4 points better with the other. These two differences are almost equal, perhaps by
+# chance. So the interval is narrow and does not contain 0.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run

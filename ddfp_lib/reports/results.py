@@ -242,7 +242,7 @@ def results_page(
     if contributed is not None and len(contributed):
         parts.append(contributed_table(contributed))
     else:
-        parts.append("There are none yet.")
+        parts.append("Nobody has contributed a run yet.")
     return "\n\n".join(parts) + "\n"
 
 

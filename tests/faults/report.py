@@ -80,7 +80,7 @@ class FaultTable:
                 "",
                 *lines,
                 "",
-                f"Counted on {date.today()}, with the code of commit `{commit()}`.",
+                f"The cases were counted on {date.today()}, with the code of commit `{commit()}`.",
             ]
         )
 
