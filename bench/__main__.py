@@ -20,8 +20,8 @@ GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 ABOUT = """\
 `make bench` makes this page. It copies the stored results for photographs and GPUs. Most parts of
-this page name a command that makes only that part. The first lines of the command's file in
-`bench/` explain what is measured.
+this page name a command that makes only that part, such as `python -m bench.step`. This command
+runs the file `bench/step.py`. The first lines of this file explain what is measured.
 
 | name on this page | meaning |
 |---|---|
@@ -151,9 +151,11 @@ def main() -> None:
         "Density estimator": density.table(densities),
         "Training step": step.table(seconds),
         "Training step on photographs": photos.PAGE.read_text().strip(),
-        "Growth, each quantity alone": "One quantity grows to 2, 4 and 8 times its size at "
-        "the start. The columns show time and memory, divided by their values at the start. Memory "
-        "is the number of elements that all operations write.\n\n"
+        "Growth, each quantity alone": "Each line of the table is about one quantity, for example "
+        "the number of classes. This quantity grows to 2, 4 and 8 times its first value, while all "
+        "other quantities stay the same. The columns for time and memory show ratios: the time or "
+        "the memory, divided by its value at the start. Memory is the number of elements that all "
+        "operations write. The last column is the number of elements of the largest tensor.\n\n"
         "![Curves of time and memory while rows, "
         "features, classes, pixels or images grow]"
         f"(growth.png)\n\n{growth.table(grown)}",
@@ -161,10 +163,13 @@ def main() -> None:
         "First check of a GPU": gpu_page(gpu_check.PAGE, "make gpu-check"),
         "On a GPU, compared with the released step": gpu_page(gpu.PAGE, GPU_COMMAND),
     }
-    text = f"# Speed and memory\n\n{ABOUT}\nMeasured with "
-    text += f"torch {torch.__version__}, {platform.machine()} with "
-    text += f"{torch.backends.cpu.get_cpu_capability()}, one thread. The load "
-    text += f"was {before:.1f} before the measurements and {os.getloadavg()[0]:.1f} after them.\n\n"
+    text = f"# Speed and memory\n\n{ABOUT}\nWe measured the results on this page, except those for "
+    text += f"photographs and GPUs, with torch {torch.__version__} and one thread, on "
+    text += (
+        f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}. The load average "
+    )
+    text += "of the operating system (the number of programs that want to run) was "
+    text += f"{before:.1f} before the measurements and {os.getloadavg()[0]:.1f} after them.\n\n"
     text += "![Relative times of estimators and of methods](results.png)\n"
     for title, part in parts.items():
         text += f"\n## {title}\n\n{by(title)}{part}\n"

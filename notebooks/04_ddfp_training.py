@@ -90,12 +90,16 @@ steps = 240
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u, y)}_{\text{clean}}
 #    \;+\; \tfrac12 \underbrace{\mathrm{CE}(u \text{ with } F + \delta,\; y)}_{\text{perturbed}} $$
 #
-# The last two terms are *consistency regularization* (lesson 1): the student must predict the same
-# class after a perturbation. A *baseline* is a method to compare with. The baseline `consistency`
-# has no perturbed term, and its clean term has weight 1. In this baseline, the teacher sees a
-# weakly augmented image (see part 1). The student sees the same image with strong augmentation and
-# must predict the teacher's class. DDFP augments images in the same way, and it also moves
-# features.
+# The training has three phases. First comes the *warm-up*: the loss is only the supervised term.
+# Then *consistency* begins: the clean term is added, with weight 1. Then *perturbation* begins, and
+# the loss is $L$.
+#
+# The clean term and the perturbed term of $L$ are *consistency regularization* (lesson 1): the
+# image or its features are perturbed, and the student must still predict the same class. A
+# *baseline* is a method to compare with. The baseline `consistency` has no perturbed term, and its
+# clean term has weight 1. In this baseline, the teacher sees a weakly augmented image (see part 1).
+# The student sees the same image with strong augmentation and must predict the teacher's class.
+# DDFP augments images in the same way, and it also moves features.
 
 # %%
 diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses")
@@ -103,10 +107,12 @@ diagram("data", "student", "teacher", "perturbed pass", "flow", "step", "losses"
 # %% [markdown]
 # ## What do we train on?
 #
-# The scenes are 40 pixels wide and show real handwriting on real photographs. This project's
-# benchmark of digit scenes has more scenes and is more difficult. We use the masks of only 60
-# training scenes. In each mask, a white ring surrounds the digit. The pixels of this ring have no
-# class, so the supervised loss and the evaluation do not use them. `small_config` has all settings.
+# We train on scenes: each scene is an image of 40 x 40 pixels that shows one real handwritten digit
+# on a real photograph. This project's benchmark of digit scenes has more scenes than we use in this
+# lesson, and its scenes are more difficult. We use the masks of only 60 training scenes. In each
+# mask, a white ring surrounds the digit. The pixels of this ring have no class, so the supervised
+# loss and the evaluation do not use them. The function `small_config` returns all settings of the
+# data, the network and the training.
 
 # %%
 config = small_config(method, seed, steps)
@@ -122,6 +128,7 @@ panels(
         "mask": [scenes["train"].mask(index) for index in labeled[:7]],
     },
     PALETTE,
+    classes=scenes["train"].classes,
 ).described(
     "Seven labeled scenes, each a colored digit on a piece of a photograph, and their masks: "
     "background, the class of the digit, and an ignored ring around the digit in white."
@@ -168,18 +175,18 @@ for name, tensor in vars(batch).items():
 # %% [markdown]
 # ### Part 1. The teacher makes pseudo-labels
 #
-# The teacher sees *weakly augmented* images: they are scaled and cropped at random. If objects of a
-# data set keep their class when an image is mirrored, some of the images are also flipped. (Digits
-# are not flipped.) Where the crop is larger than the scaled image, *padding* fills the rest. At
-# each pixel, we take the class with the highest probability. This class becomes the pseudo-label if
-# the probability exceeds a threshold:
+# The teacher sees *weakly augmented* images: they are scaled and cropped at random. If the objects
+# of a data set keep their class in a flipped image, each image is also flipped with a probability
+# of 0.5. (Digits are not flipped.) Where the crop is larger than the scaled image, *padding* fills
+# the rest. At each pixel, we take the class with the highest probability. This class becomes the
+# pseudo-label if the probability exceeds a threshold:
 #
 # $$ y = \arg\max_k\, p_\text{teacher}(k), \qquad
 #    \text{where } \max_k\, p_\text{teacher}(k) > \tau $$
 #
-# This is the rule of *FixMatch*. The threshold $\tau$ is 0.6 in our small training runs and 0.95 in
-# the released code. A higher threshold gives fewer pseudo-labels (see exercise 1). We keep the
-# teacher's embeddings $v$, because the flow will learn their density.
+# This rule for pseudo-labels comes from *FixMatch*. The threshold $\tau$ is 0.6 in our small
+# training runs and 0.95 in the released code. A higher threshold gives fewer pseudo-labels (see
+# exercise 1). We keep the teacher's embeddings $v$, because the flow will learn their density.
 #
 # **Predict first.** Where is the teacher confident half way through the training: on the
 # background, on the digits, or along the outlines of the digits?
@@ -200,6 +207,7 @@ panels(
         "pseudo-label": list(y_weak.labels[:7]),
     },
     PALETTE,
+    classes=scenes["train"].classes,
 ).described(
     "Seven weakly augmented scenes, the teacher's highest probability at each pixel, and the "
     "pseudo-labels. The probability is near 1 on the background, and lowest along the outlines "
@@ -218,8 +226,9 @@ assert 0.5 < float(y_weak.coverage()) < 1
 
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher is confident about the background and
-# about parts of most digits. All other pixels, and the padding, have no pseudo-label. (These pixels
-# are white in the picture.)
+# about parts of most digits. A pseudo-label can be wrong: it can have the class of another digit.
+# The pixels at which the teacher is not confident, and the padding, have no pseudo-label. (These
+# pixels are white in the third row of the figure.)
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
@@ -243,11 +252,12 @@ strong, y = mix(stronger, box), y_weak.mixed(box)
 panels(
     {
         "weakly\naugmented": list(weak[:7]),
-        "strongly\naugmented": list(stronger[:7]),
-        "and CutMix": list(strong[:7]),
+        "new colors\nand blur": list(stronger[:7]),
+        "then CutMix": list(strong[:7]),
         "pseudo-label": list(y.labels[:7]),
     },
     PALETTE,
+    classes=scenes["train"].classes,
 ).described(
     "Seven scenes in four rows: weakly augmented, with strong colors and blur, after CutMix, and "
     "their pseudo-labels. CutMix puts a box of the next scene into each scene, and the "
@@ -258,10 +268,11 @@ panels(
 # ### Part 3. The supervised and the clean loss
 #
 # The student's path is image → $F$ → $v$ → scores. Let $p_j$ be the student's class probabilities
-# at pixel $j$: the softmax of the scores at this pixel. The supervised loss is the mean of
-# $-\log p_j(m_j)$ over the set $M$ of all pixels to which the mask gives a class. The clean loss is
-# a sum over the set $C$ of pixels that have a pseudo-label. This sum is divided by the size of the
-# larger set $V \supseteq C$ of *valid* pixels, which are all pixels except the padding:
+# at pixel $j$: the softmax of the scores at this pixel. The mask gives a class $m_j$ to each pixel
+# $j$ of a set $M$. The supervised loss is the mean of $-\log p_j(m_j)$ over this set. Let $C$ be
+# the set of pixels that have a pseudo-label, and let $y_j$ be the pseudo-label of pixel $j$. For
+# the clean loss, we take the sum of $-\log p_j(y_j)$ over $C$. This sum is divided by the size of
+# the larger set $V \supseteq C$ of *valid* pixels, which are all pixels except the padding:
 #
 # $$ \mathrm{CE}(x, m) = -\frac{1}{|M|} \sum_{j \in M} \log p_j(m_j), \qquad
 #    \mathrm{CE}(u, y) = -\frac{1}{|V|} \sum_{j \in C} \log p_j(y_j) $$
@@ -346,8 +357,9 @@ assert abs(log_p_teacher - before.median()) < 5
 # would be used for $F$ and for $F + \delta$. We think that these shared averages would be wrong for
 # both. In [study 4](../reproduce/STUDY.md), DDFP was trained with shared statistics on the full
 # benchmark of digit scenes. The steps down the density have length 3 in this study, and length 1 in
-# this lesson. The next output shows the *mIoU* with shared statistics minus the mIoU of DDFP. (The
-# mIoU is a score in percent. The section "How does a whole training run go?" defines it.)
+# this lesson. The next output shows a difference of two *mIoUs*: the mIoU of DDFP with shared
+# statistics minus the mIoU of DDFP with the auxiliary BatchNorm. (The mIoU is a score in percent.
+# The section "How does a whole training run go?" defines it.)
 
 # %%
 ablations = find_study("ablations")
@@ -359,6 +371,9 @@ print(f"{verdict(shared)}, {shared['seeds']} seeds")
 assert shared["high"] < 0
 
 # %% [markdown]
+# So shared statistics make DDFP much worse on the digit scenes.
+
+# %% [markdown]
 # ### Part 5. One backward pass
 #
 # The total loss is the weighted sum from the beginning of the lesson:
@@ -368,12 +383,12 @@ assert shared["high"] < 0
 #
 # The gradient of this loss changes only the student. The teacher and the flow change in part 6.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 loss = supervised + 0.5 * clean + 0.5 * perturbed
 learner.optimizer.zero_grad()
 loss.backward()
 learner.optimizer_step({"loss": loss.detach()}, step)
-print("weights: supervised 1, clean 1/2, perturbed 1/2")
+print(f"supervised {supervised:.3f}, clean {clean:.3f}, perturbed {perturbed:.3f}: L = {loss:.3f}")
 
 # %% [markdown]
 # ### Part 6. The flow learns, and the teacher follows
@@ -381,14 +396,15 @@ print("weights: supervised 1, clean 1/2, perturbed 1/2")
 # We update the weights of the flow once, by maximum likelihood on the teacher's embeddings. Where a
 # mask gives a class, the flow uses this class (lesson 2). The flow minimizes
 #
-# $$ -\frac1N \sum_{j=1}^N \log p(v_j + \sigma \epsilon_j \mid m_j), \qquad
+# $$ -\frac1N \sum_{j=1}^N \log p(v_j + \sigma \xi_j \mid m_j), \qquad
 #    \log p(v \mid k) = \log \mathcal N(f(v); \mu_k, I)
 #    + \log \left| \det \frac{\partial f}{\partial v} \right| $$
 #
-# Here $f$ is the map of the flow, $\mu_k$ is the mean of class $k$, and $\sigma \epsilon_j$ is a
-# little Gaussian noise. The masks are scaled down to the size of $v$. Where no mask gives a class,
-# we use the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$ instead of $p(v \mid m_j)$. Each
-# step draws $N = 512$ embeddings at random from all embeddings outside the padding.
+# Here $f$ is the map of the flow, and $\mu_k$ is the mean of the Gaussian of class $k$ (lesson 2).
+# The term $\sigma \xi_j$ is a little Gaussian noise. The masks are scaled down to the size of $v$.
+# Where no mask gives a class, we use the marginal density $p(v) = \frac1K \sum_k p(v \mid k)$
+# instead of $p(v \mid m_j)$. $K$ is the number of classes. Each step draws $N = 512$ embeddings at
+# random from all embeddings outside the padding.
 #
 # Then we update the weights of the teacher. They are an exponential moving average (EMA) of the
 # student's weights. Lesson 1 uses the same rule (Mean Teacher):
@@ -409,14 +425,16 @@ learner.density.fit_step(rows, classes, generator=for_features)
 far = distance(teacher, student)
 update_ema(teacher, student, step, training.ema_decay)
 near = distance(teacher, student)
-print(f"rows of v: {tuple(rows.shape)}, {int((classes >= 0).sum())} of them with a class")
+print(f"embeddings outside the padding: {tuple(rows.shape)}; ", end="")
+print(f"{int((classes >= 0).sum())} of them have a class")
 print(f"a = {ema_decay_at(step, training.ema_decay):.2f}; ", end="")
 print(f"the distance between teacher and student becomes {near / far:.2f} times as large")
 
 # %% [markdown]
 # Is our step by hand equal to the step of the library? We load the same checkpoint twice. One copy
-# takes the step with `reference_step`, the other copy with `training_step`, the function that
-# `train` uses. Then we compare all weights of each copy with the weights after our step.
+# takes the step with `reference_step`. The other copy takes the step with `training_step`, which is
+# the function that `train` uses. Then we compare all weights of each copy with the weights after
+# our step.
 
 
 # %% tags=["check"]
@@ -486,9 +504,10 @@ assert bits[-1] < bits[0] - 0.3
 # pseudo-label. In the first half of the training, coverage rises and precision falls. So the
 # teacher becomes confident at more pixels, but a smaller fraction of its pseudo-labels is right. In
 # the second half, the precision changes by less than three percentage points. This is a small
-# training run of only 240 steps. In study 2, on the full benchmark, the mean precision of DDFP
-# falls a little from step 500 to step 1,000 and rises later ([measurements of study
-# 2](../reproduce/studies/perturbations-mechanism.csv)).
+# training run of only 240 steps. Study 2 trains DDFP with five seeds on the full benchmark of digit
+# scenes, for 2,000 steps. There, the precision falls a little from step 500 to step 1,000 and rises
+# later. (These precisions are means over the seeds; see the [measurements of study
+# 2](../reproduce/studies/perturbations-mechanism.csv).)
 
 # %% [markdown]
 # ## What does the teacher segment?
@@ -516,9 +535,10 @@ segmentations(
 
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher misses some of these digits nearly
-# completely. It finds only parts of other digits, and some pixels have a wrong class. At the end of
-# the training, the teacher finds all seven digits, and their shapes are better than they were half
-# way through the training. Some digits still have pixels of two classes.
+# completely. It finds only pieces of some other digits, and it gives many pixels in these pieces a
+# wrong class. At the end of the training, the teacher finds all seven digits, and their shapes are
+# better than they were half way through the training. But some of the digits still have pixels of a
+# wrong class.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
 # these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
@@ -530,8 +550,8 @@ segmentations(
 # code* or the *release*. It differs from the description in the paper. A *preset* is a named set of
 # settings. The preset `ddfp` follows the paper, and the preset `ddfp_released` follows the released
 # code. The next output shows all settings of the method that differ between the two presets. (Four
-# more settings of the release belong to its network and are in the configuration file `voc.yaml`.
-# See [Parity](../docs/parity.md).)
+# settings of the network also follow the release. The presets do not contain these four settings:
+# the configuration file `voc.yaml` sets them for every method. See [Parity](../docs/parity.md).)
 
 # %% tags=["nbval-ignore-output"]
 ours, released = (to_dict(load_method(name)) for name in ("ddfp", "ddfp_released"))
@@ -549,7 +569,7 @@ print(differences.drop("name").to_string())
 # | `consistency_mean` | divides clean and perturbed loss by the number of confident pixels |
 # | `moved` | also moves neighbors of confident pixels |
 # | `density_void` | the flow does not learn from void (ignored) pixels |
-# | `density_query` | normalizes embeddings with batch statistics to compute a step |
+# | `density_query` | uses batch statistics to compute a step (`frozen`: running statistics) |
 # | `warmup_norm` | in warm-up, half of the labeled images use the auxiliary BatchNorm |
 # | `teacher` | the teacher shares the student's weights (*tied*) |
 # | `teacher_mode` | the teacher's BatchNorm uses the statistics of the current batch |
@@ -611,29 +631,34 @@ pairs = zip(with_tie.teacher.parameters(), with_tie.student.parameters(), strict
 assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
-# **Finding.** After the copy, the released teacher has the same weights as the student, at every
-# step. So the release does self-training: the student learns from its own confident predictions.
-# Self-training is not necessarily worse than training with an EMA teacher. Study 3 in
-# [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
+# **Finding.** After the assignment `t.data = s.data`, the released teacher and the student share
+# the memory of their weights. So their weights are equal after every step. (After the first step,
+# the EMA teacher has the same weights as the student too. The first step has the number $n = 0$, so
+# the EMA formula of part 6 has $a = 0$.) So the release does self-training: the student learns from
+# its own confident predictions. Self-training is not necessarily worse than training with an EMA
+# teacher. Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
 #
 # The released teacher stays in train mode. Its BatchNorm uses the statistics of the current batch.
-# So the pseudo-labels of a scene depend on the other scenes in the batch. We segment the same six
-# scenes twice: once in a batch with four labeled scenes, and once in a batch with four other
-# labeled scenes.
+# So the pseudo-labels of a scene depend on the other scenes in the batch. We test this with the
+# final teacher of our own training run, in train mode and in evaluation mode. In each mode, the
+# teacher labels the same six scenes twice: once in a batch with four labeled scenes, and once in a
+# batch with four other labeled scenes.
 #
-# **Predict first.** What percentage of the pixels has a different class in the second batch? Where
-# do these pixels lie?
+# **Predict first.** Take the teacher in train mode. For what percentage of the pixels of the six
+# scenes do the pseudo-labels from the two batches differ? (A pixel that has a pseudo-label in only
+# one of the two batches counts as different.)
 
 
 # %%
 def predicted(network, others):
-    """Return the classes of six scenes, segmented together with the labeled scenes ``others``."""
+    """Return the pseudo-labels of six scenes in a batch with the labeled scenes ``others``."""
     together = torch.cat([weak[:6], labeled_images[others]])
     with torch.no_grad():
-        return network(together)[:6].argmax(dim=1)
+        scores = network(together)[:6]
+    return PseudoLabels.of(scores, batch.valid[:6], training.confidence).labels
 
 
 as_released = copy.deepcopy(final).train()
@@ -650,10 +675,11 @@ panels(
         "where they\ndiffer": list(one != another),
     },
     PALETTE,
+    classes=scenes["train"].classes,
 ).described(
-    "Six scenes that the teacher in train mode segments twice, beside four scenes and beside four "
-    "others, and where the two answers differ. On each digit, some differences are thin "
-    "lines or dots along the outlines. On some digits, whole pieces change their class too."
+    "Six scenes, their pseudo-labels from the teacher in train mode beside four scenes and beside "
+    "four others, and where the two differ. On each digit, some differences are thin lines or dots "
+    "along the outlines. On some digits, whole pieces differ too."
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -671,10 +697,10 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode, the class of some pixels depends on the rest of the batch. These
-# pixels lie along the outlines of all six digits, and in some digits they fill whole regions. So
-# the pseudo-labels of a scene change at random with the choice of the batch. In evaluation mode, no
-# pixel changes its class.
+# **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. Many of
+# the pixels with different pseudo-labels lie close together and fill whole regions of a digit. The
+# others form thin lines and dots, most of them along the outlines of the digits. In evaluation
+# mode, the pseudo-labels are the same in both batches.
 
 # %% [markdown]
 # ## Exercises
@@ -697,7 +723,8 @@ assert table["precision"][-1] > table["precision"][0] + 0.02
 # %% [markdown]
 # **2. Which mean?** The release divides the clean and the perturbed loss by the number of
 # *confident* pixels, not by the number of valid pixels (`consistency_mean: confident`). Compute the
-# perturbed loss with both means. Use the embeddings `moved_v` of part 4. First compute `scores =
+# perturbed loss twice: once as a mean over the valid pixels, and once as a mean over the confident
+# pixels. Use the embeddings `moved_v` of part 4. First compute `scores =
 # student.classify(moved_v.detach(), size).detach()`. The mean over valid pixels is
 # `y.cross_entropy(scores, mean="valid")`. For the mean over confident pixels, use
 # `mean="confident"`. By what factor do the two means differ? When is this factor large?
@@ -711,9 +738,9 @@ print(f"1 / coverage: {1 / y.coverage():.2f}")
 torch.testing.assert_close(by_confident, by_valid / y.coverage())
 
 # %% [markdown] tags=["solution"]
-# The factor is 1 / coverage. It is largest at the beginning of the training. At this time, the
-# fewest pixels are confident, and the teacher has learned little. (See the coverage in the table of
-# the section "How does a whole training run go?".)
+# The factor is 1 / coverage. It is large when few pixels are confident. Few pixels are confident
+# early in the training, when the teacher has learned little. (See the coverage in the table of the
+# section "How does a whole training run go?".)
 
 # %% [markdown]
 # **3. The early teacher.** Part 6 has the formula of $a$. Take $a_\text{max}$ = 0.95, 0.99 and
@@ -727,11 +754,13 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# At each step before the printed step, the teacher's weights are a plain mean. This is the mean of
-# the student's weights after step 0, after step 1, and so on, up to the current step. Every step
-# counts equally in this mean, including the first steps, when the student is almost random. (At
-# step 0, $a = 0$, so the starting weights are not part of this mean.) With 0.999, the teacher is
-# the plain mean during all 240 steps.
+# For each $a_\text{max}$, the output gives one step. At each step before this printed step, the
+# teacher's weights are a plain mean. This is the mean of the student's weights after step 0, after
+# step 1, and so on, up to the current step. Every step counts equally in this mean, including the
+# first steps, when the student is almost random. (At step 0, $a = 0$, so the starting weights are
+# not part of this mean.) After the printed step, the teacher forgets the first steps more and more.
+# With $a_\text{max}$ = 0.999, the printed step is 999. So in a run of 240 steps, the teacher's
+# weights are the plain mean at every step.
 
 # %%
 temporary.cleanup()
@@ -741,8 +770,9 @@ temporary.cleanup()
 #
 # - A training step has six parts. The step by hand gives the same weights as the library, bit for
 #   bit.
-# - In the warm-up, the loss is only the supervised loss. Then it is supervised + clean, and after
-#   perturbation begins, it is supervised + ½ clean + ½ perturbed.
+# - In the warm-up, the loss is only the supervised loss. After consistency begins, the loss is the
+#   supervised loss + the clean loss. After perturbation begins, the loss is the supervised loss + ½
+#   the clean loss + ½ the perturbed loss.
 # - Only features at confident pixels move. The length of the step is exactly $\varepsilon$. The
 #   step lowers the log-density of more than 95 % of these features.
 # - If teacher and student share the memory of their weights, their weights are always equal. A
@@ -783,5 +813,5 @@ temporary.cleanup()
 # ## Next
 #
 # [5. Your own data](05_your_own_data.ipynb): your own pictures, most of them without a mask. ·
-# Previous: [3. The step down the density](03_density_descending_shift.ipynb) ·
-# [All lessons](README.md)
+# Previous: [3. The step down the density](03_density_descending_shift.ipynb) · [All
+# lessons](README.md)

@@ -17,9 +17,10 @@
 # [All lessons](README.md) · previous: [4. Training](04_ddfp_training.ipynb) · next: [6. Does the
 # density matter?](06_does_the_density_matter.ipynb)
 #
-# The method needs only a folder of pictures, and masks for a few of them. This lesson starts with
-# such a folder, trains a network and segments pictures. Then it makes three errors on purpose, so
-# that you see the error messages. You can also type the commands of this lesson in a terminal.
+# DDFP, the method of this course, needs only a folder of pictures, and masks for a few of these
+# pictures. This lesson starts with such a folder, trains a network and segments pictures. Then it
+# makes three errors on purpose, so that you see the error messages. You can also type the commands
+# of this lesson in a terminal.
 #
 # **You will**
 # - put pictures, masks and lists into the right folders, and check them before the training;
@@ -28,8 +29,9 @@
 # - measure how much the pictures without masks improve the result.
 #
 # **You need** no earlier lesson to run this lesson. Lesson 4 explains what happens during training.
-# To read the curves, you need to know the terms mIoU, coverage, precision, teacher and bits per
-# dimension. The [glossary](../docs/glossary.md) explains them.
+# The section "Did it learn?" shows the curves of a training run. To read these curves, you need to
+# know the terms mIoU, coverage, precision, teacher and bits per dimension. The
+# [glossary](../docs/glossary.md) explains them.
 #
 # **Takes** about 10 minutes to read. The code runs in about a minute on a laptop CPU and needs no
 # GPU.
@@ -78,10 +80,10 @@ diagram("data")
 # %% [markdown]
 # ## How should the folder look?
 #
-# The folder should look like the folder of PASCAL VOC. Here we fill it with digit scenes
-# (handwritten digits on photographs), so that the lesson runs anywhere. Your own pictures come from
-# a camera, and few of them have a mask from an annotation tool. Every digit scene has a mask, so we
-# delete most masks to make the folder look like yours.
+# The folder should look like the folder of PASCAL VOC. In this lesson, we fill our own folder
+# `pictures` with digit scenes (handwritten digits on photographs), so that the lesson runs
+# anywhere. Your own pictures come from a camera, and few of them have a mask from an annotation
+# tool. Every digit scene has a mask, so we delete most masks to make the folder look like yours.
 #
 # ```
 # pictures/JPEGImages/NAME.jpg (or .png)            every picture
@@ -146,10 +148,11 @@ counted = count_classes(dataset, labeled)
 print(counted.to_string())
 
 # %% [markdown]
-# **Predict first.** Which class will be hardest to learn? A class that occurs in few masks is hard
-# to learn, and a change of settings hardly helps. Label more pictures of such a class before you
-# train. Also look at the masks themselves. (White pixels are ignored. If a picture has no mask, we
-# draw a white mask.)
+# **Predict first.** Which class will be hardest to learn? Usually, a class that occurs in few masks
+# is hard to learn. If a class of your own data occurs in few masks, label more pictures of this
+# class before you train. But a class can also be hard for another reason, as you will see. Also
+# look at the masks themselves. (White pixels are ignored. If a picture has no mask, we draw a white
+# mask.)
 
 # %%
 few = [*labeled[:4], *unlabeled[:3]]
@@ -160,6 +163,7 @@ panels(
         "mask": [dataset.mask(i) if i in labeled else nothing for i in few],
     },
     PALETTE,
+    classes=validation.classes,
 ).described(
     "Seven pictures of digits on photographs, and their masks: the first four have one, the last "
     "three are unlabeled and have none."
@@ -225,8 +229,8 @@ print(settings.count("\n"), "lines")
 # ## Train
 #
 # In a terminal, type `ddfp` and then the text in the code below, from `train` to `cpu`. (Replace
-# `{seed}` by a number.) In this notebook, the function `ddfp` runs the same command. It returns the
-# exit status and the printed text.
+# `{seed}` by a number.) Without `--method`, the command trains DDFP. In this notebook, the function
+# `ddfp` runs the same command. It returns the exit status and the printed text.
 
 
 # %%
@@ -277,15 +281,20 @@ assert last["pseudo_precision"] > 0.85
 
 # %% [markdown]
 # **Finding.** The network learned: its mIoU rose by more than ten points. At the end, more than 70
-# % of the pixels have a pseudo-label, and more than 85 % of the pseudo-labels are right. The result
-# is not good yet, probably in part because 72 masks and 216 steps are few. Three results would show
-# a problem:
+# % of the pixels have a pseudo-label, and more than 85 % of the pseudo-labels are right. The mIoU
+# at the end is not good yet. One reason is probably that 72 masks and 216 steps are few. Three
+# results would show a problem:
 #
 # - an mIoU below 100 / (number of classes) at the end. A network that predicts only background
-#   cannot have a higher mIoU than this. (In our data, such a network would have an mIoU of about 19
-#   %, because about 77.5 % of the pixels are background.)
+#   cannot have a higher mIoU than this. (Our data have four classes, and about 77.5 % of the
+#   labeled pixels are background. So for such a network, the IoU of the background would be about
+#   77.5 %, and the IoU of each digit would be 0. The mIoU would be about 77.5 / 4, which is about
+#   19 %.)
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
+#
+# If only the flow's loss rises, this is not a sign of a problem. It can rise, because the
+# embeddings change while the network learns.
 #
 # ## Predict
 #
@@ -315,14 +324,12 @@ panels(
         "true mask": [validation.mask(i) for i in indices],
     },
     PALETTE,
+    classes=validation.classes,
 ).described(
     "Seven validation pictures, the overlay of the classes found, these classes alone, and the "
     "true masks. All digits are found at about the right place. Some are right; others are "
     "incomplete or have the wrong class."
 )
-
-# %%
-print("colors: background gray, 0 blue, 1 orange, 2 green; white: ignored")
 
 # %% tags=["check"]
 assert status == 0
@@ -355,9 +362,9 @@ assert min(iou, key=iou.get) == "2"
 # ## What do the error messages say?
 #
 # An error in the data or the settings gives a message of one line. The message names the file or
-# the setting, and says how to fix the error. The exit status of the command is then 2. Here are
-# three frequent errors. First error: an annotation tool wrote the value 128 into a mask. No class
-# has this value.
+# the setting, and says how to fix the error. If a `ddfp` command finds such an error, the command
+# ends with the exit status 2. Here are three frequent errors. First error: an annotation tool wrote
+# the value 128 into a mask. No class has this value.
 
 
 # %%
@@ -440,17 +447,21 @@ print(forgotten)
 assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
-# The message names the first mask with a digit 2. This digit has the mask value 3, for which the
-# shorter list has no class. So the message names the mask, but the error is in the list.
+# The message names the first mask with a digit 2. In the mask, the pixels of this digit have the
+# value 3. Without its last line, the list of classes has no class for this value. So the message
+# names the mask, but the error is in the list.
 
 # %% [markdown]
 # **2. A new camera.** Its pictures have five times as many pixels per side as the training
 # pictures. To imitate it, enlarge the seven validation pictures above (`names`, `indices`) from 40
-# to 200 pixels, and save them in a folder `large`. Segment the large pictures twice with `ddfp
-# predict`: first without `--long-side`, then with `--long-side 40`. The option `--long-side 40`
-# shrinks the longer side of each picture to 40 pixels. In each of the two results, what percentage
-# of the digits' pixels has the right class? Resize the predicted masks to 40 pixels and compare
-# them with `validation.mask(i)`.
+# to 200 pixels, and save them in a folder `large`. Segment the large pictures twice with
+# `ddfp predict`: first without `--long-side`, then with `--long-side 40`. The option
+# `--long-side 40` shrinks the longer side of each picture to 40 pixels. In each of the two results,
+# what percentage of the digits' pixels has the right class? What is this percentage in the
+# predictions for the original pictures of 40 x 40 pixels (folder `predictions`)? Resize the
+# predicted masks to 40 x 40 pixels. Compare each of them with `validation.mask(i)`, where `i` is
+# the index of the picture in `indices`. (`Image.fromarray(validation.image(i).permute(1, 2,
+# 0).numpy())` is a picture that PIL can resize and save.)
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -481,17 +492,17 @@ assert percent["shrunk"] > percent["as-is"] + 5
 assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
-# This network is worse on digits that are five times as large as in training: without shrinking,
-# fewer pixels of the digits get the right class. The size of this difference depends on the
-# machine. If we shrink the large pictures to 40 pixels, the result is about as good as with the
-# small pictures.
+# This network is worse on digits that are five times as large as in training. If we do not shrink
+# the large pictures, a smaller percentage of the digits' pixels gets the right class than in the
+# small pictures. The size of this difference depends on the machine. If we shrink the large
+# pictures to 40 pixels, the result is about as good as with the small pictures.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
-# the command of the section "Train", and use `--method supervised --out alone`.
-# `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU at the end. Compare it
-# with the mIoU of the run in the folder `run`. Can you be sure that the difference is not due to
-# chance?
+# the command of the section "Train". Replace `--out run` by `--out alone`, and add
+# `--method supervised`. `Run.open(Path("alone")).result().teacher_miou_last` is the validation mIoU
+# at the end. Compare it with the mIoU of the run in the folder `run`. Can you be sure that the
+# difference is not due to chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
 ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
@@ -504,13 +515,13 @@ print(f"difference: {gain:+.1f} points, one seed")
 # %% [markdown] tags=["solution"]
 # Here, the two mIoU values differ by only a few points. One reason is probably that this training
 # has only 216 steps and 228 unlabeled images. On the benchmark of digit scenes, with 2,000 steps
-# and 1,915 unlabeled images, the gain is much larger (see the
+# and 1,915 unlabeled images, DDFP gains much more over `supervised` (see the
 # [README](../README.md#what-we-found)). With one seed, a gain of a few percentage points can be due
 # to chance, because the scores of the same method differ by several points between seeds. To know
 # more, train both methods with several seeds, and compare them for each seed. This command trains
-# and compares them:
-# `ddfp reproduce my-pictures.yaml --data pictures --methods supervised,ddfp --seeds 0,1,2,3,4`.
-# Lesson 6 shows how to read the result, and why you should also train `consistency`.
+# and compares them: `ddfp reproduce my-pictures.yaml --data pictures --methods supervised,ddfp
+# --seeds 0,1,2,3,4`. Lesson 6 shows how to read the result, and why you should also train
+# `consistency`.
 
 # %%
 os.chdir(home)
@@ -519,14 +530,15 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - Pictures, a few masks, three lists of names, a list of classes and one configuration file are
-#   enough.
-# - Read every mask once before the training. In this way you find many errors in the data.
+# - To train DDFP on your own data, you need only pictures, a few masks, three lists of names, a
+#   list of classes and one configuration file.
+# - Before the training, let the library read every mask once. In this way you find many errors in
+#   the data.
 # - An error in the data or the settings gives a message of one line. The message names the file or
 #   the setting, and says how to fix the error.
-# - Our network was worse on objects that were much larger than in training. The option
-#   `--long-side` shrinks new pictures, so that their objects have about the size of the training
-#   objects.
+# - Our network gave better results on objects of the training size than on much larger objects. The
+#   option `--long-side` shrinks new pictures, so that their objects have about the size of the
+#   training objects.
 #
 # ## In the real method
 #

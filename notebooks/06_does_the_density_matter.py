@@ -30,9 +30,9 @@
 # - compute paired differences and their confidence intervals, and learn what "significant" means;
 # - use a density that no method was trained with, and measure whether the boundary really moves to
 #   a region with few features;
-# - find the flaw in two comparisons, and plan a test of your own.
+# - find the flaw in each of two comparisons, and plan a test of your own.
 #
-# **You need** lessons 1 and 4, or an idea of pseudo-labels and of the step down the density. You
+# **You need** lessons 1 to 4, or an idea of pseudo-labels and of the step down the density. You
 # also need to know what a mean and a standard deviation are. Terms are explained in the
 # [glossary](../docs/glossary.md).
 #
@@ -41,6 +41,7 @@
 
 # %%
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,9 @@ steps = 300
 # %% [markdown]
 # ## What exactly is the claim?
 #
-# The claim is about the colored boxes of the diagram below. The other boxes do not need a density:
-# teacher, pseudo-labels, strong augmentation and second pass. Other methods have some or all of
+# The claim of the paper is about the flow and the step. These are the colored boxes of the diagram
+# below. The other boxes do not need a density. Among them are the boxes of the teacher, the
+# pseudo-labels, the strong augmentation and the second pass. Other methods have some or all of
 # these boxes too.
 
 # %%
@@ -94,27 +96,30 @@ diagram("flow", "step")
 # | 2. The reason: DDFP moves features | test mIoU | `second pass alone`: δ = 0 |
 # | 3. The reason: DDFP moves features *down the density* | test mIoU | `noise`, `dropout`, `vat` |
 # | 4. The density must be good and keep learning | test mIoU | fitted once; mixture without flow |
-# | 5. The step moves the boundary | density at the boundary | `consistency`, `noise`, `vat` |
+# | 5. The step moves the boundary | boundary percentile (part 5) | `consistency`, `noise`, `vat` |
 #
 # The controls of part 3 take steps in another direction. `noise` takes a step in a random
 # direction. `dropout` takes a step in the direction of channel dropout (which sets some channels to
 # zero). `vat` takes an adversarial step (lesson 3).
 #
 # A **baseline** is a method to compare with. A **control** is a baseline that differs from DDFP in
-# only *one* respect. If the scores differ by more than chance, this one respect is the reason. An
+# only *one* respect. If the scores differ by more than chance, this one respect is the reason.
+# (In practice, a control can differ in a second respect too: you will see an example.) An
 # **ablation** removes one piece of the method.
 #
-# **Predict first.** For each part: true or false? Write down your five answers.
+# **Predict first.** Is each of the five parts of the claim true or false? Write down your five
+# answers.
 
 # %% [markdown]
 # ## The smallest experiment
 #
 # We use two moons, three labels per class and the training of lesson 1, but with twelve seeds and
 # 300 training steps. (Lesson 1 has eight seeds and 400 training steps.) An *arm* is one variant of
-# this training. In all arms, the student must predict the pseudo-label at $x$ and at $x + \delta$.
-# The arms differ only in $\delta$. In the second pass alone, $\delta = 0$. In the other five arms,
-# $\delta$ has length $\varepsilon$. Three of them are descent, the usual random step and the
-# adversarial step. The other two are controls that are not in the table above:
+# this training. In all arms, the student must predict the pseudo-label of a point twice: at the
+# point $x$ itself, and at the point $x + \delta$ after a step $\delta$. The arms differ only in
+# $\delta$. In the arm "second pass alone", $\delta = 0$. In the other five arms, $\delta$ has
+# length $\varepsilon$. Three of them are descent, the usual random step and the adversarial step.
+# The other two are controls that are not in the table above:
 #
 # - **up the density**: a step in the direction opposite to descent;
 # - **random, drawn once**: we draw one random direction for each point. The point keeps this
@@ -220,8 +225,8 @@ assert gains["up the density"].mean() < -1
 # descent in *two* respects: it has another direction, and it is new every time. Descent is about 3
 # points better than the usual random step. The random step that is drawn once differs from descent
 # only in direction, and descent is about 2 points better than it. The 95 % confidence interval (CI)
-# of this difference begins just below 0 (at -0.01 and at -0.3 on two machines). The interval
-# contains 0, so the difference is not *significant* (explained below).
+# of descent minus "random, drawn once" begins just below 0. The interval contains 0, so the
+# difference is not *significant* (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
@@ -281,10 +286,11 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 # these comparisons and worse in another. So make more than one comparison.
 #
 # Study 10 of this project ([STUDY.md](../reproduce/STUDY.md)) makes two comparisons on digit
-# scenes. In the first comparison, the steps have an *equal effect*: a random step of length 11.5
-# (`noise, eps 11.5`) and an adversarial step of length 1 (`vat, eps 1`) change the prediction about
-# as much as a descent step of length 3. (With these lengths, both the KL divergence and the
-# percentage of flipped classes are about equal.) In the second comparison, all steps have length 3
+# scenes. In the first comparison, the steps have an *equal effect*: all of them change the
+# prediction by about the same amount. Descent takes a step of length 3 (`ddfp, eps 3`). A random
+# step then has length 11.5 (`noise, eps 11.5`), and an adversarial step has length 1
+# (`vat, eps 1`). (We chose these lengths so that both the KL divergence and the percentage of
+# flipped classes are about equal.) In the second comparison, all steps have length 3
 # (`noise, eps 3` and `vat, eps 3`). The output shows four differences: the test mIoU of descent
 # minus the test mIoU of each of the other four variants:
 
@@ -294,6 +300,7 @@ for name in equal.variants:
     if name != "ddfp, eps 3":
         compared = paired_difference(equal.stored(), "ddfp, eps 3", name)
         print(f"ddfp, eps 3 minus {name:<16}{compared['difference']:+5.1f}  {verdict(compared)}")
+print(compared["seeds"], "seeds")
 
 # %% tags=["check"]
 longer = paired_difference(equal.stored(), "ddfp, eps 3", "noise, eps 11.5")
@@ -308,10 +315,11 @@ assert longer["difference"] < 0 < longer["high"]
 # %% [markdown]
 # ## Choose the length of each method in the same way
 #
-# One fair rule is that each method has its own best length. Choose this length from the *same
-# number* of candidates for each method. Choose the candidate with the best score on *validation*
-# data. Compute no score on test data before this choice is made. Study 1 chose the lengths on the
-# digit scenes in this way, with two seeds and four lengths for each method:
+# One fair rule is that each method takes steps of the length that is best for this method. Choose
+# this length from the *same number* of candidates for each method. Choose the candidate with the
+# best score on *validation* data. Look at the scores on test data only after this choice. Study 1
+# chose the lengths on the digit scenes in this way, with two seeds and four lengths for each
+# method:
 
 # %%
 choice = find_study("eps")
@@ -352,10 +360,10 @@ wide.round(1).T
 
 # %% [markdown]
 # A comparison of two methods within the same seed is *paired*. How much narrower does pairing make
-# the interval? Take DDFP and the second pass alone, with $n$ seeds. Let $s_1$ and $s_2$ be the
-# standard deviations of their scores. Let $s_d$ be the standard deviation of the $n$ differences
-# within seeds. Without pairing, the standard error of the mean difference is
-# $\sqrt{(s_1^2 + s_2^2)/n}$. With pairing, it is $s_d/\sqrt n$.
+# the confidence interval of the mean difference? Take DDFP and the second pass alone, with $n$
+# seeds. Let $s_1$ and $s_2$ be the standard deviations of their scores. Let $s_d$ be the standard
+# deviation of the $n$ differences within seeds. Without pairing, the standard error of the mean
+# difference is $\sqrt{(s_1^2 + s_2^2)/n}$. With pairing, it is $s_d/\sqrt n$.
 #
 # **Predict first.** The paired interval is narrower than the unpaired interval. By which factor?
 
@@ -417,6 +425,9 @@ def gap(variant, baseline):
 
 assert gap("consistency", "supervised")["low"] > 10
 assert gap("ddfp, eps 3", "consistency")["low"] > 0  # part 1
+gains = {name: gap(name, "second pass alone")["difference"] for name in perturbed}
+assert max(gains, key=gains.get) == "vat, eps 3" and min(gains, key=gains.get) == "ddfp, eps 3"
+assert gap("ddfp, eps 3", "consistency")["difference"] - short["difference"] > 7
 assert gap("second pass alone", "consistency")["difference"] > 0
 assert gap("ddfp, eps 3", "second pass alone")["low"] < 0  # part 2, for DDFP
 assert gap("noise, eps 10", "second pass alone")["low"] > 0  # part 2, for a random step
@@ -424,30 +435,37 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** Part 1: DDFP is significantly better than `consistency`. (After the correction for
-# several comparisons, this is no longer true; see below.) Part 2: the results for DDFP do not show
-# whether this part is true. The second pass alone has more than half of the gain of DDFP over
-# `consistency`. DDFP is not significantly better than the second pass alone. The random step is
-# significantly better than the second pass alone, even after the correction. Part 3: the results do
-# not support this part. Random, dropout and adversarial steps all have a *higher* mean score than
-# descent. (Each method takes steps of the length that was best for this method in the tuning runs.)
-# All three are significantly better than the second pass alone. (After the correction, only random
-# steps are.) So moving features helps on this benchmark, but we have not shown this for descent. We
-# find no sign that a direction from the density helps more than another direction. With about equal
-# training time, DDFP has a lower score than `consistency`. Both the second pass and the density
-# take time: a training step of `noise`, which has a second pass but no density, takes longer than a
-# step of `consistency`, and a step of DDFP takes even longer. (README.md shows some of these
-# differences with the opposite sign: `ddfp` minus the other method.)
+# **Finding.** On average, adversarial steps gain most over the second pass alone, and descent gains
+# least. Part 1: DDFP is significantly better than `consistency`. (After the correction for several
+# comparisons, this is no longer true; see below.) Part 2 (DDFP scores higher because it moves
+# features): the results for DDFP do not show whether this is true. The second pass alone has more
+# than half of the gain of DDFP over `consistency`. DDFP is not significantly better than the second
+# pass alone. The random step is significantly better than the second pass alone, even after the
+# correction. Part 3 (DDFP scores higher because it moves features *down the density*): the results
+# do not support this claim. Random, dropout and adversarial steps all have a *higher* mean score
+# than descent. (Each method takes steps of the length that was best for this method in the tuning
+# runs.) Random, dropout and adversarial steps are significantly better than the second pass alone.
+# (After the correction, only random steps are.) So moving features helps on this benchmark, but we
+# have not shown this for descent. We find no sign that a direction from the density helps more than
+# another direction. With about equal training time, DDFP (1,500 training steps) has a lower score
+# than `consistency` (2,000 training steps). With 1,500 training steps, the score of DDFP is more
+# than seven points lower than with 2,000. We did not investigate the reason for this large
+# difference between 1,500 and 2,000 steps. Both the second pass and the density take time. `noise`
+# has a second pass but no density. A training step of `noise` takes longer than a training step of
+# `consistency`. A training step of DDFP takes even longer. (In the output, the difference in mIoU
+# between random steps and DDFP is `noise` minus `ddfp`. The [README](../README.md#what-we-found)
+# shows it with the opposite sign: `ddfp` minus `noise`.)
 
 # %% [markdown]
 # ## What does "significant" mean?
 #
-# What does "95 % CI −0.4 to +1.5" mean? Suppose that we repeat this study 100 times with new seeds
-# and compute an interval each time. Then about 95 of the 100 intervals contain the true difference.
-# (The calculation assumes that the paired differences, one for each seed, are roughly normally
-# distributed.) A difference is *significant* if its interval does not contain 0. If the interval
-# contains 0, there can still be a difference. Perhaps the number of seeds is too small to find this
-# difference.
+# In study 2, the difference DDFP minus the second pass alone has "95 % CI −0.4 to +1.5" (see the
+# output above). What does this mean? Suppose that we repeat study 2 many times, for example 100
+# times. Each time, we use new seeds and compute an interval. Then about 95 of the 100 intervals
+# contain the true difference. (The calculation assumes that the paired differences, one for each
+# seed, are roughly normally distributed.) A difference is *significant* if its interval does not
+# contain 0. If the interval contains 0, there can still be a difference. Perhaps the number of
+# seeds is too small to find this difference.
 #
 # Be careful in three cases.
 #
@@ -520,9 +538,9 @@ assert seeds_needed(0.5, alone) > 3 * seeds_needed(0.5, deviation)
 
 # %% [markdown]
 # **Finding.** To find a difference of half a point, we need 22 seeds for DDFP minus the second pass
-# alone, and 29 seeds for DDFP minus random steps. We have five seeds. Many papers have tables with
-# only one run per method. Such a table cannot show whether a difference of half a point is more
-# than chance.
+# alone, and 29 seeds for DDFP minus random steps. We have five seeds. Without pairing, we need more
+# than ten times as many: 321 seeds instead of 29. Many papers have tables with only one run per
+# method. Such a table cannot show whether a difference of half a point is more than chance.
 
 # %% [markdown]
 # ## Part 4: does DDFP need a good density that keeps learning?
@@ -548,20 +566,25 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # other two densities (another mixture and a kernel density) are fitted once and then *frozen*: they
 # do not change after that. All three controls have a lower mean score than DDFP. But all three
 # intervals contain 0, so these three seeds do not prove a difference. Two more variants change how
-# the classes are used: a flow that is trained without labels, and class-conditional descent. These
-# two variants do not differ significantly from DDFP. (*Class-conditional* descent goes down the
-# density of one class: the pseudo-label of the feature.) Variants with one or four blocks in the
-# flow (DDFP has two) do not differ significantly from DDFP either.
+# the density uses the classes. In the first variant, the flow is trained without labels. In the
+# second variant (*class-conditional* descent), a step goes down the density of a single class. This
+# class is the pseudo-label of the feature. These two variants do not differ significantly from
+# DDFP. (A step of DDFP goes down the marginal density, the mean of the densities of all classes.)
+# Variants with one or four blocks in the flow (DDFP has two) do not differ significantly from DDFP
+# either.
 #
-# Is the density itself good? In exercise 2 of lesson 2, a flow that was trained on fresh points in
-# 16 dimensions came close to the exact density. The flows for two rings did not come close. For the
+# Is the density itself good? In exercise 2 of lesson 2, we trained a flow on points in 16
+# dimensions, with new points at every training step. This flow came closer to the exact density
+# than two kernel densities. But lesson 2 also has flows that learn the density of two rings. In
+# some places between the rings, the density of these flows stays too high ("bridges"). For the
 # features of a network, we do not know the exact density, so we can only compare densities with one
-# another. The better density gives the features of *validation* images a higher log-likelihood. We
-# also test whether the network is more often wrong at pixels with a low density. Then we compare
-# low density with low confidence. Which of the two is a better sign of an error? (We measure the
-# quality of a sign with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 %
-# is perfect. In the output, "both" is a logistic regression on confidence and density, and
-# "confidence fitted" is a logistic regression on confidence alone.)
+# another. For this comparison, we compute the log-likelihood of the features of *validation*
+# images. We call a density better if it gives these features a higher log-likelihood. We also test
+# whether the network is more often wrong at pixels with a low density. Then we compare low density
+# with low confidence. Which of the two is a better sign of an error? (We measure the quality of a
+# sign with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect.
+# In the output, "both" is a logistic regression on confidence and density, and "confidence fitted"
+# is a logistic regression on confidence alone.)
 #
 # **Predict first.** After the warm-up, the flow learns at every step of the training. Does the flow
 # fit the features better than one Gaussian does?
@@ -588,11 +611,11 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 # photographs of study 9 (animals and persons), we see no sign that the flow is better than one
 # Gaussian. On both benchmarks, a mixture of 16 Gaussians has a higher log-likelihood than the flow.
 # (The comparison is not quite fair. The flow learns while the features still change. It learns from
-# augmented crops, and also from pixels without a class. The Gaussians are fitted once, to the
-# features of the trained network.) On the digits, low density hardly predicts errors: the AUROC is
-# 51.8 %, and 50 % is a random guess. On the photographs, low density does predict errors, but low
-# confidence predicts them better. On both benchmarks, confidence and density together are hardly
-# better than confidence alone.
+# augmented crops, and also from void pixels (pixels to which the mask gives no class). The
+# Gaussians are fitted once, to the features of the trained network.) On the digits, low density
+# hardly predicts errors: the AUROC is 51.8 %, and 50 % is a random guess. On the photographs, low
+# density does predict errors, but low confidence predicts them better. On both benchmarks,
+# confidence and density together are hardly better than confidence alone.
 
 # %% [markdown]
 # ## Part 5: does the step move the boundary?
@@ -603,7 +626,11 @@ for name, variant in (("perturbations", "ddfp, eps 3"), ("photographs", "ddfp, e
 # this mixture. (We measure at several steps of the training, and fit a new mixture each time.) The
 # mixture gives each feature a *percentile*: 50 is the median feature, and 0 is the feature with the
 # lowest density. A feature is at the boundary if its two highest class probabilities differ by less
-# than 0.2. The percentile of the boundary is the mean percentile of these features.
+# than 0.2. The *boundary percentile* is the mean percentile of these features. (The density at the
+# boundary in lesson 1 is a different quantity, an integral.) The *error percentile* is the mean
+# percentile of the features that the network classifies wrongly. The figure below shows the
+# boundary percentile and the error percentile. It also shows the precision and the coverage of the
+# pseudo-labels, and the percentage of features at the boundary.
 #
 # **Predict first.** At training step 500, the boundary lies near percentile 55 with all methods.
 # Where does it lie at the end of the training: with labels alone, with consistency training, and
@@ -644,39 +671,45 @@ assert ends.loc["supervised", "boundary percentile"] > 48  # but not with labels
 assert (pseudo["error percentile"] < 48).all()
 
 # %% [markdown]
-# **Finding.** The step does what the paper says. Confident features lie near percentile 50 before
-# the step, and near percentile 8 after the step down the density. After a random step of the same
-# length, they lie near percentile 48. After an adversarial step of this length, they lie near
-# percentile 33. (The column `true class` shows the percentage of these features that the network
-# classifies correctly.) With DDFP, the boundary moves to features with a lower density. But it also
-# moves to sparser features with `noise`, `vat` and `consistency`, which also use pseudo-labels.
-# `consistency` takes no step. So the boundary moves without a step, too. With `supervised`
-# (training on labels alone), the boundary has about the same percentile at the end as at step 500.
-# Does the boundary move further with DDFP than with `consistency`? We cannot say, because the
-# interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we
-# measured four methods. The output shows means over the three seeds that all four methods have. In
-# these means, the boundary lies at percentile 17 to 21, lower than on the digits. The percentile is
-# not lower at the end than at training step 300. We did not measure before step 300.
+# **Finding.** The step of DDFP moves features to a lower density, as the paper says. Confident
+# features lie near percentile 50 before the step, and near percentile 8 after the step down the
+# density. After a random step of the same length, they lie near percentile 48. After an adversarial
+# step of this length, they lie near percentile 33. (The column `true class` shows the percentage of
+# these features that the network classifies correctly.) With DDFP, the boundary moves to features
+# with a lower density. But it also moves to a lower density with `noise`, `vat` and `consistency`,
+# which also use pseudo-labels. `consistency` takes no step. So the boundary moves without a step,
+# too. With `supervised` (training on labels alone), the boundary has about the same percentile at
+# the end as at step 500. Does the boundary move further with DDFP than with `consistency`? We
+# cannot say, because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the
+# photographs (study 9), we measured four methods. The output shows means over the three seeds that
+# all four methods have. In these means, the boundary lies at percentile 17 to 21, lower than on the
+# digits. Compare step 300 with the end of the training (step 900). For each of the three methods
+# with pseudo-labels, the two means differ by less than one percentile. We did not measure before
+# step 300. During the training of a single network, the percentile can change by several points
+# from one measurement to the next.
 #
-# On the digits, we also measured the mean density percentile of the features that the network
-# classifies wrongly. For the four methods with pseudo-labels, this percentile is between 43 and 46,
-# a little below the median (50). But the intervals of all four methods contain 50.
+# On the digits, we also measured the error percentile. It is the mean percentile of the features
+# that the network classifies wrongly. For the four methods with pseudo-labels, this percentile is
+# between 43 and 46, a little below the median (50). But in the figure, the 95 % interval of the
+# error percentile contains 50 for each of these four methods.
 
 # %% [markdown]
 # ## How does the release differ from the paper?
 #
 # The preset `ddfp_released` follows the released code (lesson 4). In study 2, this preset has the
-# highest mean test mIoU of all methods. Two more studies look for the reason. Each variant of study
-# 3 changes one setting of `ddfp` or of the release. The scores of this study are on validation
-# images. One variant is the release with random steps instead of steps down the density. In study
-# 6, all methods have the teacher of the release. This teacher is *tied*: it shares the weights of
-# the student. It is also in *train mode*: its BatchNorm uses the statistics of the current batch.
-# The flow computes the direction of a step from embeddings. In the variant "asked in train mode"
-# (see the output), these embeddings are normalized with the statistics of the current batch, not
-# with running statistics.
+# highest mean test mIoU of all methods. Two more studies look for the reason. Study 3 compares
+# `ddfp` with the release and with variants of both. Most of these variants change a single setting
+# of `ddfp` or of the release. The scores of this study are on validation images. One variant is the
+# release with random steps instead of steps down the density. In study 6, all methods have the
+# teacher of the release. This teacher is *tied*: it shares the weights of the student. It is also
+# in *train mode*: its BatchNorm uses the statistics of the current batch. The flow computes the
+# direction of a step from embeddings. Study 6 has two variants of `ddfp` (see the output). In the
+# variant "asked in train mode", these embeddings are normalized with the statistics of the current
+# batch. In the other variant, they are normalized with running statistics.
 #
-# **Predict first.** With the release's teacher, which methods will be better than consistency
-# training?
+# **Predict first.** Study 6 compares four methods with consistency training: the second pass alone,
+# random steps, adversarial steps and descent. All five methods have the teacher of the release.
+# Which of the four methods will be better than consistency training?
 
 # %%
 for name, baseline in (
@@ -697,12 +730,13 @@ released = difference_table(
 assert released.loc["released, noise, eps 10", "difference"] > 0
 
 # %% [markdown]
-# **Finding.** The mean score of the release is 0.8 points above that of `ddfp`, a significant
-# difference. With random steps, the release is 1.6 points above `ddfp`, but this difference is not
-# significant. With the teacher of the release, three methods are significantly better than
-# consistency training: the second pass alone, random steps and adversarial steps. Neither of the
-# two variants of descent is significantly better. So we see no sign that the density is the reason
-# for the higher score of the release. But three seeds are few, and the intervals are wide.
+# **Finding.** In study 3, the mean score of the release is 0.8 points above that of `ddfp`. This
+# difference is significant. The mean score of the release with random steps is 1.6 points above
+# that of `ddfp` with its steps down the density, but this difference is not significant. With the
+# teacher of the release, three methods are significantly better than consistency training: the
+# second pass alone, random steps and adversarial steps. Neither of the two variants of descent is
+# significantly better. So we see no sign that the density is the reason for the higher score of the
+# release. But three seeds are few, and the intervals are wide.
 
 # %% [markdown]
 # ## Real photographs
@@ -710,11 +744,11 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # Four studies use real photographs instead of digit scenes. Two of them use street scenes (CamVid):
 # in study 7, the network starts from random weights, and in study 11, it is pretrained. The other
 # two use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network. We
-# call these photographs "the animals". For the animals, we wrote a [plan](../reproduce/PLAN.md)
-# before the main experiment. The plan says which comparisons count, how many seeds they have, and
-# what we may claim. Before the plan, we had tuned two methods, `supervised` and `consistency`, on
-# validation images. The runs of this tuning also stored test scores. No setting was chosen by these
-# test scores.
+# call these photographs "the animals" (studies 8 and 9). For the animals, we wrote a
+# [plan](../reproduce/PLAN.md) before the main experiment (study 9). The plan says which comparisons
+# count, how many seeds they have, and what we may claim. Before the plan, we had tuned two methods,
+# `supervised` and `consistency`, on validation images. The runs of this tuning also stored test
+# scores. No setting was chosen by these test scores.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -728,11 +762,17 @@ for other in photographs:
         print(f"{getattr(other, 'benchmark', other)}: not measured yet")
         continue
     for split, some in stored.groupby("split", sort=False):
-        print(f"{other.benchmark}, {split} labeled, minus {other.baseline}")
+        print(f"study {other.number}: {other.benchmark}, {split} labeled, minus {other.baseline}")
         for name, row in difference_table(some, other.baseline, other.score).iterrows():
             print(
                 f"  {name:<31}{row['difference']:+.1f}  {verdict(row)}; seeds: {row['seeds']:.0f}"
             )
+street = find_study("street")
+groups, group = group_scores(street, street.stored_classes()), "few right pseudo-labels"
+print(f"study {street.number}: mean IoU of six classes with {group}, minus {street.baseline}")
+for name in ("supervised", "consistency, threshold 0.95"):
+    gain = paired_difference(groups, name, street.baseline, group)
+    print(f"  {name:<31}{gain['difference']:+.1f}  {verdict(gain)}")
 
 # %%
 animals = find_study("photographs")
@@ -745,6 +785,9 @@ for baseline in ("consistency", "second pass alone", "noise, eps 3"):
         f"  ddfp minus {baseline:<18}{planned['difference']:+z5.1f}  {verdict(planned)}; corrected "
         f"{bound(strict['low'])} to {bound(strict['high'])}; seeds: {planned['seeds']}"
     )
+gaps = [paired_difference(runs_there, *two) for two in combinations(animals.variants, 2)]
+clear = sum(each["low"] * each["high"] > 0 for each in gaps)
+print(f"95 % intervals without 0, of all {len(gaps)} pairs of methods: {clear}")
 print("\nIoU of groups of classes, ddfp minus consistency")
 groups = group_scores(animals, animals.stored_classes())
 for group, members in animals.groups.items():
@@ -753,46 +796,50 @@ for group, members in animals.groups.items():
 
 # %% tags=["check"]
 assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
+assert clear == 0
 
 # %% [markdown]
 # **Finding.** On the animals (study 9), all three planned intervals contain 0. DDFP and the second
-# pass alone have three common seeds. On these seeds, their means are almost equal. So we see no
-# sign that DDFP gains on these photographs. We also see no sign of a gain for the three classes
-# that look similar (cow, horse, sheep). The interval of DDFP minus the second pass alone is narrow.
-# The interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
+# pass alone have three common seeds. On these seeds, their means are almost equal. So on these
+# photographs, we see no sign that DDFP is better than consistency training, the second pass alone
+# or random steps. For the three classes that look similar (cow, horse, sheep), we see no sign that
+# DDFP is better than `consistency`. The interval of DDFP minus the second pass alone is narrow. The
+# interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
 # added two of the five seeds later, by a rule of the plan. The rule applies to a difference that is
 # not significant, but is larger than a limit. This limit is the standard deviation, between seeds,
 # of the difference `noise` minus `consistency`. If you add seeds after you have seen a result, the
 # new interval is less reliable. So be even more careful with DDFP minus `consistency`.)
 #
-# This result has three more limitations. First, the chosen step length of DDFP is the shortest
-# length that we tried. A step of this length changes few predictions. So we cannot expect a large
-# difference between DDFP and the second pass alone. Second, consistency training gains only 3
-# points over training on labels alone. This gain is not significant with three seeds, because it
-# varies a lot between seeds. (Each seed has different labeled images.) Third, the step lengths were
-# chosen with one seed and with half of the training steps (study 8).
+# The comparisons on the animals (study 9) have three more limitations. First, the chosen step
+# length of DDFP is the shortest length that we tried. A step of this length changes few predictions
+# (see study 9 in [STUDY.md](../reproduce/STUDY.md)). So we cannot expect a large difference between
+# DDFP and the second pass alone. Second, consistency training gains only 3 points over training on
+# labels alone. This gain is not significant with three seeds, because it varies a lot between
+# seeds. (Each seed has different labeled images.) Third, the step lengths were chosen with one seed
+# and with half of the training steps (study 8).
 #
-# Now look at `supervised` in the output for the street scenes (CamVid). On the test images,
-# training on labels alone is *better* than consistency training. (On the validation images, the
-# mean of `supervised` is lower than the mean of `consistency`: see [study
-# 7](../reproduce/STUDY.md).) The runs of study 7 have three seeds and 600 steps, and start from
-# random weights. DDFP and noise have higher means than `consistency`, but lower means than
-# `supervised`. In study 11, the network is pretrained, and training on labels alone is better than
-# consistency training there too. For six classes that get few right pseudo-labels, the mean IoU is
-# lower with `consistency` than with labels alone. With a higher threshold for pseudo-labels, this
-# difference is smaller. Both studies show why you should always report the simplest baseline too
-# (here training on labels alone).
+# Now look at `supervised` in the lines of study 7 (street scenes, CamVid). These lines are in the
+# first output of this section. On the test images, training on labels alone is *better* than
+# consistency training. (On the validation images, the mean of `supervised` is lower than the mean
+# of `consistency`: see [study 7](../reproduce/STUDY.md).) The runs of study 7 have three seeds and
+# 600 steps, and start from random weights. On the test images of study 7, DDFP and noise have
+# higher means than `consistency`, but lower means than `supervised`. In study 11, the network is
+# pretrained, and training on labels alone is better than consistency training there too. For six
+# classes that get few right pseudo-labels, the mean IoU is lower with `consistency` than with
+# labels alone. With a higher threshold for pseudo-labels, this difference is smaller. Both studies
+# show why you should always report the simplest baseline too (here training on labels alone).
 #
 # ## What may we conclude?
 #
-# These conclusions are for small scenes and a small network. Each method was trained with five
-# seeds, unless we give another number. The step lengths were chosen on validation images.
+# The six conclusions below are for the small digit scenes and a small network. Each method was
+# trained with five seeds, unless we give another number. The step lengths were chosen on validation
+# images.
 #
 # 1. DDFP is 1.6 points (+0.2 to +2.9) better than consistency training, which does not perturb
 #    features. After the correction for 12 comparisons, this difference is not significant (-1.3 to
 #    +4.4).
-# 2. The second pass alone, without any step, gives more than half of this gain of 1.6 points over
-#    consistency training.
+# 2. The second pass alone, without any step, is 1.0 points better than consistency training. This
+#    is more than half of the 1.6 points that DDFP gains over consistency training.
 # 3. We see no sign that a step down the density is better than a random step. The score with random
 #    steps minus the score with descent is +0.9 points (-0.3 to +2.0). According to this interval,
 #    descent is probably at most 0.3 points better than random steps. The score with adversarial
@@ -800,11 +847,12 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 #    comparisons, this difference is not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well and keeps learning. Three seeds are
 #    not enough to know this.
-# 5. We measured the decision boundary of four methods that use pseudo-labels. With all four
-#    methods, the boundary moves to sparser features. One of these methods, `consistency`, takes no
-#    step.
-# 6. The flow fits the features better than one Gaussian, but a mixture of 16 Gaussians fits them
-#    better than the flow. Low density hardly predicts the errors of the network.
+# 5. On the digit scenes, we measured the decision boundary of four methods that use pseudo-labels.
+#    With all four methods, the boundary moves to features with a lower density. One of these
+#    methods, `consistency`, takes no step.
+# 6. On the digit scenes, the flow fits the features better than one Gaussian, but a mixture of 16
+#    Gaussians fits them better than the flow. Low density hardly predicts the errors of the
+#    network.
 #
 # On the animals, the network is pretrained, and each method has three or five seeds. No difference
 # in mIoU between two methods is significant there. DDFP minus the second pass alone is +0.0 points
@@ -821,7 +869,8 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 # ## Exercises
 #
 # **1. Find the flaw.** "We compare the methods `ddfp` and `noise` on validation images. DDFP is
-# better with every seed." The numbers are real:
+# better with every seed." The output below shows the differences in validation mIoU, from study 1.
+# These numbers are real:
 
 # %%
 faulty = paired_difference(tried, "ddfp, eps 3", "noise, eps 0.3", choice.score)
@@ -843,15 +892,18 @@ print(f"each at its best of four: {signed(fair)} points")
 assert fair["difference"] < faulty["difference"]
 
 # %% [markdown] tags=["solution"]
-# The step of DDFP is ten times as long as the step of noise, and only the length of DDFP was tuned.
-# If each method has the best of its four lengths, the difference is small. With only two seeds, we
-# cannot conclude anything. In the unfair comparison, DDFP is 1.5 points better than noise with one
-# seed and 1.4 points better with the other. These two differences are almost equal, perhaps by
-# chance. So the interval is narrow and does not contain 0.
+# In the comparison of the exercise, the step of DDFP (length 3) is ten times as long as the step of
+# noise (length 0.3). DDFP has the best of its four lengths, but noise has the worst of its four
+# lengths. If each method has the best of its four lengths, the difference is small. With only two
+# seeds, we cannot conclude anything. In the unfair comparison, DDFP is 1.5 points better than noise
+# with one seed and 1.4 points better with the other. These two differences are almost equal,
+# perhaps by chance. So the interval of the unfair comparison (+0.7 to +2.3) is narrow and does not
+# contain 0. Both comparisons use the validation images on which the lengths were chosen. A test of
+# the claim needs test images, as in study 2.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run
-# has 80.9 at the end. So my score is lower than the score of the paper." Now look at the *paper's
+# has 80.9 at the end. So my model is worse than the model of the paper." Now look at the *paper's
 # own* log, which also ends at 80.9. (Be careful with this log: it was edited, and the released code
 # did not write it. See [the notes](../reproduce/released/README.md).)
 
@@ -862,8 +914,9 @@ log.tail(3)
 # %% [markdown]
 # The column `first_line_miou` of `log` is the student's score on the validation images after each
 # epoch. The paper's score was computed on the same images. Why is the paper's score higher than the
-# last score of its log? If a method no longer improves, how far is its best score above its mean
-# score? To answer this second question, assume that the scores of the last 20 epochs have no trend.
+# last score of its log? Now suppose that the network no longer improves from epoch to epoch, so
+# that its scores vary only by chance. On average, how far is the best of 20 such scores above their
+# mean? To answer this second question, assume that the scores of the last 20 epochs have no trend.
 # Draw 20 of these scores with replacement, and take the best of the 20. Repeat this many times, and
 # compute the mean of the best scores. How far is it above the mean of the last 20 scores?
 
@@ -881,9 +934,10 @@ assert values.max() > values[-1] and best > late.mean()
 # The score 81.2 is the *best of 80 epochs*. The best epoch was chosen with the same images that
 # give the reported score. The score 80.9 is the score of the last epoch. The best of many noisy
 # scores is higher than a typical score. With more evaluations, the best score becomes even higher.
-# If the scores have no trend, the best of 20 scores is on average 0.34 points above their mean. So
-# compare the last scores of both runs. Or choose the best epoch on images that are not used for the
-# reported score.
+# For this log, assume that the last 20 scores have no trend. If we draw 20 of these scores, the
+# best drawn score is on average 0.34 points above the mean of the last 20 scores. So compare the
+# last score of your run with the last score in the paper's log. Or choose the best epoch on images
+# that are not used for the reported score.
 
 # %% [markdown]
 # **3. Plan a test.** UniMatch (CVPR 2023) is a method that *drops channels* of the features at
@@ -901,15 +955,19 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # %% [markdown] tags=["solution"]
 # This is one possible plan. *Parts:* (1) feature perturbation improves the score; (2) the second
 # pass alone does not explain the gain; (3) dropping *channels* is better than another random
-# change. *Controls:* consistency; a second pass with nothing dropped; noise of the same length;
-# dropout of single values instead of channels. *Kept equal:* labeled images, starting weights,
-# number of steps and weights of the losses. All methods have the same number of candidates for the
-# strength of the perturbation. The strength is chosen on validation images. *The comparison:* we
-# compare channel dropout with noise. Each method has its chosen strength. We use the scores on test
-# images after the last training step, and pair them by seed. *Seeds:* the number printed above,
-# decided before the first run. *Mechanism:* one possible reason for a gain is that a network with
-# dropout depends less on single channels. To test this, drop one channel of each trained network.
-# Then compare how much accuracy the networks lose.
+# change. *Controls:* for part (1), the control is `consistency`. For part (2), it is a second pass
+# in which nothing is dropped. For part (3), there are two controls: noise of the same length as the
+# change by channel dropout, and dropout of single values instead of channels. *Kept equal:* all
+# methods have the same labeled images, the same starting weights, the same number of training steps
+# and the same loss weights. All methods have the same number of candidates for the strength of the
+# perturbation. The strength is chosen on validation images. *The comparison:* we compare channel
+# dropout with noise. Each method has its chosen strength. We use the scores on test images after
+# the last training step, and pair them by seed. *Seeds:* according to the output above, we need 20
+# seeds to find a difference of half a point. We decide this number before the first run.
+# *Mechanism:* one possible reason for a gain is that a network with dropout depends less on single
+# channels. To test this reason, evaluate each trained network with one channel of the features set
+# to zero. Then compare the networks that were trained with channel dropout with the networks that
+# were trained with noise: which of them lose less accuracy?
 
 # %% [markdown]
 # ## What we saw
@@ -922,8 +980,8 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #   comparison will answer your question.
 # - If a result is not significant, there can still be an effect. If a result is significant, the
 #   effect can still be small, or absent on other data.
-# - Also test the reason that the paper gives. Here we measured the density at the boundary with a
-#   mixture of Gaussians. No method was trained with this mixture.
+# - Also test the reason that the paper gives for its good scores. Here we measured the density at
+#   the boundary with a mixture of Gaussians. No method was trained with this mixture.
 #
 # ## In the real method
 #
@@ -945,7 +1003,8 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # - Bouthillier et al., [*Accounting for Variance in Machine Learning
 #   Benchmarks*](https://arxiv.org/abs/2103.03098), MLSys 2021.
 # - Lipton and Steinhardt, [*Troubling Trends in Machine Learning
-#   Scholarship*](https://arxiv.org/abs/1807.03341), 2018: explanation and speculation.
+#   Scholarship*](https://arxiv.org/abs/1807.03341), 2018: papers often do not separate explanation
+#   from speculation.
 # - Yang et al., [*Revisiting Weak-to-Strong Consistency*
 #   (UniMatch)](https://arxiv.org/abs/2208.09910), CVPR 2023.
 # - Miyato et al., [*Virtual Adversarial Training*](https://arxiv.org/abs/1704.03976), TPAMI 2018.

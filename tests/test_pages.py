@@ -116,7 +116,7 @@ def test_the_paper_is_one_sentence_until_a_cell_is_run():
     scores = scores[scores["benchmark"] == "voc"]
     without = ledger[ledger["benchmark"] != "voc"]
     text = pages.paper_cells(without, scores)
-    assert "81.2 with 732 labeled images" in text
+    assert "81.2 (732 labeled images)" in text
     assert "|" not in text
     run = ledger.iloc[:1].assign(benchmark="voc", split="732", method="ddfp", test_miou=80.0)
     assert "| voc | 732 | 81.2 | **80.0**" in pages.paper_cells(pd.concat([without, run]), scores)

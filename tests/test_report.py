@@ -259,7 +259,7 @@ def test_the_texts_of_a_study_have_its_means():
     ]
     alt = study_figures.boundary(pd.DataFrame(rows)).alt
     assert "The means at step 1 and at step 2 are: 2.0 and 3.0 for ddfp." in alt
-    assert "Density of errors (percentile): 13.0 for ddfp." in alt
+    assert "Error percentile: 13.0 for ddfp." in alt
 
     scores = {"noise, eps 1": [60.0, 62.0], "noise, eps 3": [63.0, 63.5], "consistency": [59.0, 58]}
     alt = study_figures.lengths(runs_of(scores), "consistency", "test_miou", "test mIoU (%)").alt

@@ -179,9 +179,9 @@ def test_the_page_says_which_rows_are_of_an_earlier_configuration():
     table.loc[table["method"] == "consistency", "config"] = today.config_hash
     page = results_page(table, published_scores())
     assert (
-        " The results of `ddfp` have an earlier configuration (commit `abc`). A setting, a preset "
-        "or the code has changed since then, so the command may give different numbers now.\n"
-        in page
+        " The results of `ddfp` were measured with an earlier configuration (commit `abc`). A "
+        "setting, a preset or the code has changed since then, so the command may give different "
+        "numbers now.\n" in page
     )
     present = table[table["method"] == "consistency"]
     assert "earlier configuration" not in results_page(present, published_scores())

@@ -230,7 +230,7 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
     for name in PAGES:
         text = (folder / "explore" / f"{name}.md").read_text()
         assert text.startswith("# Explore: ")
-        assert "This page belongs to [lesson" in text and "![" not in text and "## " not in text
+        assert " belongs to [lesson" in text and "![" not in text and "## " not in text
     guide = (folder / "docs" / "explorer.md").read_text()
     for name, page in PAGES.items():
         if name == "flow":  # the only one that is built here

@@ -153,7 +153,7 @@ def _draw(picture: Figure, chosen: set[str]) -> None:
     for chain in ARROWS:
         for start, stop in itertools.pairwise(chain):
             _arrow(axes, boxes[start], boxes[stop], start in chosen and stop in chosen)
-    _arrow(axes, boxes["v"], boxes["flow"], "flow" in chosen, label="its gradient is taken")
+    _arrow(axes, boxes["v"], boxes["flow"], "flow" in chosen, label="gradient of log p")
     _arrow(axes, boxes["teacher v"], boxes["flow"], "flow" in chosen, label="learned by likelihood")
     _arrow(axes, boxes["step"], boxes["moved"], "step" in chosen, shift=(-0.4, 0.27))
     _arrow(axes, boxes["encode"], boxes["teacher encode"], False)

@@ -59,8 +59,8 @@ def step_costs(
             axes.set_xlabel("length of the step (units of the features)")
         left.set_title("mean fall of log p (nats)")
         middle.set_title("true class changed (%)")
-        right.set_title("price of the fall")
-        right.set(xlabel="mean fall of log p (nats)", ylabel="true class changed (%)")
+        right.set_title("true class changed (%), at equal fall")
+        right.set_xlabel("mean fall of log p (nats)")
         left.legend(fontsize=8)
     return picture
 
@@ -114,7 +114,7 @@ def embeddings(
         for axes, (title, ends) in zip(grid[0], after.items(), strict=True):
             lines = np.stack([before, ends], axis=1)
             axes.add_collection(
-                LineCollection(lines, colors="black", linewidths=0.7, alpha=0.55, label="step")
+                LineCollection(lines, colors="#B03A00", linewidths=0.7, alpha=0.6, label="step")
             )
             for k in classes.unique().tolist():
                 chosen = (classes == k).numpy()

@@ -91,7 +91,7 @@ class Panel:
         log_density: points -> (N,) log-density; contours, each level twice the one below.
         shift: (N, 2), an arrow from each point.
         centres: (K, 2), a cross in the color of each class.
-        note: a few words in the lower left corner, such as a number.
+        note: a few words below the title, such as a number.
         axis_names: names of the two coordinates.
     """
 
@@ -257,10 +257,8 @@ def _draw(
     for spine in axes.spines.values():
         spine.set(visible=True, color="0.7", linewidth=0.6)
     if panel.note:
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-        note = axes.text(
-            0.02, 0.02, panel.note, transform=axes.transAxes, fontsize=8, bbox=box, zorder=6
-        )
+        axes.set_title(panel.title, pad=16)
+        note = axes.text(0, 1.02, panel.note, transform=axes.transAxes, fontsize=8, va="bottom")
         note.set_in_layout(False)
 
 
@@ -269,8 +267,10 @@ def _dots(axes: Axes, panel: Panel) -> None:
     points = panel.points
     for k, chosen in _by_class(panel.classes, len(points)):
         colour = "0.45" if k is None else CLASS_COLOURS[k]
-        marker = "o" if k is None else CLASS_MARKERS[k]
-        axes.scatter(*points[chosen].T, s=7, c=colour, marker=marker, lw=0, alpha=0.75, zorder=2)
+        look = {"marker": "o" if k is None else CLASS_MARKERS[k], "zorder": 2}
+        # on a density, which is blue like class 0, a white edge keeps the dots visible
+        edge = {"ec": "white", "lw": 0.4, "s": 12} if panel.log_density else {"lw": 0, "s": 7}
+        axes.scatter(*points[chosen].T, c=colour, alpha=0.75, **edge, **look)
     if panel.shift is not None:
         axes.quiver(
             *points.T,

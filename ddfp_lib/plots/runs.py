@@ -211,7 +211,7 @@ def segmentations(
                 bare(axes)
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        _class_legend(figure, truths, classes, palette)
+        class_legend(figure, truths, classes, palette)
     return figure.described(words.segmentations(truths, predictions))
 
 
@@ -243,11 +243,11 @@ def samples(
         for axes in grid.flat:
             axes.set_visible(axes.has_data())
             bare(axes)
-        _class_legend(figure, masks, classes, palette)
+        class_legend(figure, masks, classes, palette)
     return figure
 
 
-def _class_legend(
+def class_legend(
     figure: Picture,
     masks: Sequence[Tensor],
     classes: Sequence[str],

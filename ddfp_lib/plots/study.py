@@ -13,8 +13,8 @@ from ddfp_lib.plots import words
 from ddfp_lib.plots.style import Picture, figure_style, method_colour, new_picture
 
 PANELS = {
-    "boundary percentile": "density at the boundary (percentile)",
-    "error percentile": "density of errors (percentile)",
+    "boundary percentile": "boundary percentile",
+    "error percentile": "error percentile",
     "pseudo-label precision": "pseudo-label precision (%)",
     "boundary share": "features at the boundary (%)",
     "pseudo-label coverage": "pseudo-label coverage (%)",

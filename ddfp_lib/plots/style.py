@@ -23,6 +23,7 @@ DPI = 100
 METHOD_COLOURS = {
     "supervised": "#6E6E6E",
     "entropy": "#332288",
+    "second pass alone": "#882255",
     "consistency": "#0072B2",
     "noise": "#E69F00",
     "dropout": "#56B4E9",

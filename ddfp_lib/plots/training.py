@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ddfp_lib.plots.runs import colourise
+from ddfp_lib.plots.runs import class_legend, colourise
 from ddfp_lib.plots.style import (
     SEQUENCE,
     WIDTH,
@@ -35,6 +35,7 @@ def panels(
     rows: Mapping[str, Sequence[Tensor]],
     palette: Sequence[Sequence[int]] | None = None,
     one_scale: bool = False,
+    classes: Sequence[str] = (),
 ) -> TrueColours:
     """Draw rows of small pictures, one column per image.
 
@@ -45,12 +46,13 @@ def panels(
             means "nothing here" in all of them: an ignored pixel, or NaN.
         palette: color of each class, 0..255; needed for classes.
         one_scale: all quantities have the same scale.
+        classes: names of the classes, for a legend; without them there is none.
     """
     quantities = [t for tensors in rows.values() for t in tensors if _is_quantity(t)]
     columns = max(len(pictures) for pictures in rows.values())
     cell = (WIDTH - 1.8) / columns
     with figure_style():
-        height = len(rows) * (cell + 0.05) + 0.1
+        height = len(rows) * (cell + 0.05) + 0.1 + (0.25 if classes else 0)
         picture = TrueColours(figsize=(WIDTH, height), layout="constrained")
         grid = picture.subplots(len(rows), columns, squeeze=False)
         for line, (name, tensors) in zip(grid, rows.items(), strict=True):
@@ -67,14 +69,22 @@ def panels(
                 bare(axes)
             line[0].set_ylabel(name, rotation=0, ha="right", va="center")
             if quantity:
-                bar = picture.colorbar(drawn, ax=list(line), fraction=0.02, pad=0.01, aspect=12)
+                look = {"fraction": 0.02, "pad": 0.01, "aspect": 12, "extend": "both"}
+                bar = picture.colorbar(drawn, ax=list(line), **look)
                 bar.ax.tick_params(labelsize=7.5)
                 bar.outline.set_visible(False)
+        if classes:
+            maps = [t for tensors in rows.values() for t in tensors if _is_classes(t)]
+            class_legend(picture, maps, classes, palette or ())
     return picture
 
 
 def _is_quantity(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dim() == 2
+
+
+def _is_classes(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def _rgb(tensor: Tensor, palette: Sequence[Sequence[int]] | None) -> object:
@@ -117,11 +127,12 @@ def history(
                 if axes is grid[0, 0]:
                     at = (step, axes.get_ylim()[1])
                     axes.annotate(text, at, rotation=90, va="top", ha="right", fontsize=7.5)
-            axes.set_xlim(0, max(line["step"] for line in metrics))
+            last = max(line["step"] for line in metrics)
+            axes.set_xlim(0, 1.02 * last)  # the last marker is drawn whole
             axes.set_xlabel("step")
             axes.set_title(title)
             if len(lines) > 1:
-                axes.legend(fontsize=8, loc="lower right")
+                axes.legend(fontsize=8, frameon=True, edgecolor="none", framealpha=0.85)
     return picture
 
 

@@ -180,8 +180,8 @@ def expectation(ledger: pd.DataFrame) -> str:
     return (
         f"In our runs of `make reproduce`, `ddfp` minus `consistency` was {signed(gap)} points of "
         f"mIoU with {gap['seeds']} seeds (95 % CI in parentheses). Another machine gives different "
-        "numbers. With so few seeds, even the sign can change. "
-        f"[STUDY.md](reproduce/STUDY.md) has the results of {study_seeds()} seeds."
+        "numbers. With so few seeds, even the sign of this difference can change. "
+        f"[Study 2](reproduce/STUDY.md) has this difference for {study_seeds()} seeds."
     )
 
 
@@ -198,15 +198,15 @@ def paper_cells(ledger: pd.DataFrame, scores: pd.DataFrame) -> str:
         return paper_table(ledger, scores)
     paper = scores[scores["source"] == PAPER]
     known = ", ".join(
-        f"{cell.miou:.1f} with {cell.split} labeled images"
+        f"{cell.miou:.1f} ({cell.split} labeled images)"
         for cell in paper.itertuples()
         if not pd.isna(cell.miou)
     )
     return (
-        f"The paper reports this mIoU on VOC: {known}. We know these numbers from another project, "
-        "which quotes them. `ddfp reproduce voc --data DIR` trains on all five splits (lists of "
-        "labeled images). Add `--splits 732` to train on one split. If you have one GPU, see "
-        "[One GPU](reproduce/README.md#one-gpu)."
+        f"The paper reports these mIoUs of DDFP on VOC: {known}. We know these numbers from "
+        "another project, which quotes them. `ddfp reproduce voc --data DIR` trains on all five "
+        "splits (lists of labeled images). Add `--splits 732` to train on one split. If you have "
+        "one GPU, see [One GPU](reproduce/README.md#one-gpu)."
     )
 
 

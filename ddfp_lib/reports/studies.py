@@ -199,10 +199,11 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         by_preset: dict[str, list[str]] = {}
         for name in means.index:
             by_preset.setdefault(study.variants[name].preset, []).append(name)
-        best = [means[names].idxmax() for names in by_preset.values() if len(names) > 1]
-        chosen = ", ".join(f"`{name}` ({means[name]:.1f})" for name in best)
-        each = "" if len(by_preset) == 1 else " of each preset"
-        return f"Best variant{each} on validation images: {chosen}."
+        several = [means[names].round(1) for names in by_preset.values() if len(names) > 1]
+        best = {name: top for some in several for name, top in some[some == some.max()].items()}
+        chosen = ", ".join(f"`{name}` ({top:.1f})" for name, top in best.items())
+        has = "This variant has" if len(best) == 1 else "These variants have"
+        return f"{has} the highest mean validation mIoU (%) of all with the same preset: {chosen}."
     return significance(runs, study.baseline, study.score)
 
 
@@ -300,11 +301,10 @@ def _summary() -> str:
         runs = study.stored()
         anchor = re.sub(r"[^\w\- ]", "", f"{study.number}. {study.question}".lower())
         question = f"[{study.question}](#{anchor.replace(' ', '-')})"
-        answer = "Not run yet."
+        answer, seeds = "Not run yet.", ""
         if runs is not None:
             found = study.stored_mechanism(), study.stored_classes()
-            answer = filled(study, runs, study.answer, *found)
-        seeds = "" if runs is None else _seeds(runs)
+            answer, seeds = filled(study, runs, study.answer, *found), _seeds(runs)
         lines.append(_row([str(study.number), question, answer, seeds]))
     return "\n".join(lines)
 
@@ -317,14 +317,15 @@ def page() -> str:
         "(../docs/glossary.md) defines the methods; `supervised` trains on labels alone. [Lesson 6]"
         "(../notebooks/06_does_the_density_matter.ipynb) explains how to read the numbers.",
         _summary(),
-        "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the"
-        " teacher after the last training step, in %. Means are over the seeds that all methods "
-        "of a table have in common; `±` is the standard deviation between seeds. Differences are "
-        "in points of mIoU, paired by seed, with the 95 % interval (Student's t) in parentheses "
-        "if there are at least three seeds. A difference is significant if its interval does not "
-        "contain 0. Intervals are not corrected for the number of comparisons. *Seconds* is the "
-        "mean time of a run on one core, while the machine did other work too. Tables come from "
-        "different machines: compare only scores of one table.",
+        "`ddfp report` generates this page from [`studies/`](studies). Scores are the mIoU of the "
+        "teacher after the last training step, in %. Means are over the seeds that all methods of "
+        "a table have in common; `±` is the standard deviation between seeds. Differences between "
+        "two methods are in points of mIoU, and paired by seed. If there are at least three "
+        "seeds, the 95 % interval (Student's t) is in parentheses. A difference is significant if "
+        "its interval does not contain 0. Unless the text says so, intervals are not corrected "
+        "for the number of comparisons. *Seconds* is the mean time of a run on one core, while "
+        "the machine did other work too. Tables come from different machines: compare only scores "
+        "of one table. `SEED` in a setting is the seed of the run.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
@@ -341,9 +342,9 @@ def page() -> str:
                 parts.append(f"![{alt}](studies/{study.name}-mechanism.png)")
             parts.append(section(study, runs, mechanism, study.stored_classes()))
             if study.settings:
-                words = ", ".join(f"`{one}`" for one in study.settings)
-                text = "Unless a variant sets another value, it has these settings: "
-                parts.append(text + words.replace("{seed}", "SEED") + ".")
+                words = ", ".join(f"`{one}`" for one in study.settings).replace("{seed}", "SEED")
+                text = "Unless a variant sets another value, it has these settings"
+                parts.append(f"{text}: {words}.")
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
     return "\n\n".join(parts) + "\n"

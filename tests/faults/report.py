@@ -80,7 +80,8 @@ class FaultTable:
                 "",
                 *lines,
                 "",
-                f"The cases were counted on {date.today()}, with the code of commit `{commit()}`.",
+                f"The trials in this table were run on {date.today()}, with the code of commit "
+                f"`{commit()}`.",
             ]
         )
 
