@@ -2,15 +2,16 @@
 
 Nobody knows the true density of a network's features, so nobody can say how close the flow comes to
 it. Here the flow learns a density of 64 dimensions that has a formula, so the flow's log-densities
-and gradients can be compared with the exact ones. A new flow is trained for each number of steps,
-from 50 to 1,500. For comparison: a run of the benchmark `voc_animals` has 900 training steps.
+and gradients can be compared with the exact ones. We train a new flow for each number of steps in
+the table (the smallest is 50, the largest 1,500). For comparison: a run of the benchmark
+`voc_animals` has 900 training steps.
 
 We make the known density from a mixture of seven Gaussians with different widths. One has the
 weight 0.6, and the other six have equal weights. Then we apply a nonlinear monotone function to
 each coordinate. The axes are then scaled by factors that we chose, from 1 down to 0.1, and rotated.
-The class of a row is the Gaussian from which the row was drawn. On average, the flow gets the class
-of one row in thirty. At each training step, the flow learns from new rows, as in the training of
-DDFP.
+The class of a row is the Gaussian from which the row was drawn. The training of the flow uses the
+class of only one row in thirty, on average. At each training step, the flow learns from new rows,
+as in the training of DDFP.
 
 Let p be the known density and q the estimate. The table reports three quantities, measured on new
 rows. ``gap`` is the mean of log p - log q in nats. This is the KL divergence, and 0 is perfect.
@@ -158,8 +159,8 @@ def main() -> None:
     asked = parser.parse_args()
     table = measure(tuple(asked.steps), asked.samples, asked.hidden)
     introduction = (__doc__ or "").split("\n", 2)[2].strip().replace("``", "`")
-    command = "Measured by `python -m bench.known_density`, with "
-    command += f"{asked.samples:,} rows per step and one seed."
+    command = "The command `python -m bench.known_density` makes this table, with "
+    command += f"{asked.samples:,} rows per training step and one seed."
     write_text(
         PAGE, f"# A known density of 64 dimensions\n\n{introduction}\n\n{command}\n\n{table}\n"
     )

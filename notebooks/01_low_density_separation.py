@@ -101,8 +101,9 @@ diagram("flow", "step")
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
 # Until exercise 2, we use the exact density only to *measure* the results. *Training* with density
-# descent uses a learned density. The other rules use no density. For each seed, we choose three
-# points of each class at random and give them a label. The other points have no label.
+# descent uses a learned density. The other two rules, entropy minimization and random steps, use no
+# density. For each seed, we choose three points of each class at random and give them a label. The
+# other points have no label.
 
 # %%
 clouds = {"moons": two_moons(), "rings": two_rings(), "blobs": three_blobs()}
@@ -265,8 +266,8 @@ assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] 
 #
 # A *normalizing flow* learns the density of the points, without labels. [Lesson
 # 2](02_normalizing_flow_density.ipynb) explains how. Here we train one flow for each cloud with the
-# library, and then we only use this flow. It returns $\log p(x)$, and PyTorch computes the gradient
-# of $\log p(x)$.
+# library. After this training, the flow of a cloud does not change. It returns $\log p(x)$, and
+# PyTorch computes the gradient of $\log p(x)$.
 
 
 # %%
@@ -596,7 +597,7 @@ maps(
 # the maps of one seed prove nothing. Rely on the table under "Which rule wins, and by how much?",
 # which uses all eight seeds.
 #
-# **Play with it.** The [explorer's page on low-density
+# **Play with it.** The explorer is a set of interactive pages. Its [page on low-density
 # separation](../docs/explorer.md#low-density-separation) has all clouds of this lesson. There you
 # can choose the seed, and the direction and the length of the step. A slider shows the boundary at
 # different moments of training. In a clone of the repository, the command `make explorer` builds
@@ -705,12 +706,12 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # points) that is True everywhere, and `rng` is `generator("vat")`. Write a function
 # `rule(student, teacher, x)`. Inside `rule`, define a function `step(x)` that returns the VAT step.
 # It must be inside `rule`, because the VAT step needs the student. Create `rng` outside of `rule`,
-# so that each training step uses new random numbers. Return
+# so that each training step uses new random numbers. At its end, `rule` must return
 # `keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds "moons" and
-# "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers. The first
-# number is the mean gain of this rule in accuracy, and the second is the mean change in the density
-# at the boundary. Is the gain of VAT closer to the gain of the random step or to the gain of
-# descent?
+# "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers. Both numbers
+# compare the random step or descent with labels alone. The first number is the mean gain in
+# accuracy, and the second is the mean change in the density at the boundary. Is the gain of VAT
+# closer to the gain of the random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -772,11 +773,11 @@ for name in ("moons", "gap"):
 #
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - On the rings, the mean density at the boundary is lower with each of the three rules than with
-#   labels alone. On the moons, the mean change in this density is small: with each rule, it is
-#   smaller than the standard deviation of the changes over the seeds. We did not investigate why
-#   the boundary moves. A probable reason is that the classifier learns from its own confident
-#   predictions, and some of these predictions are wrong. These predictions spread from point to
-#   point until they reach a region with few points.
+#   labels alone. On the moons, this density is only a little lower with each rule than with labels
+#   alone: for each rule, the mean of the eight changes (one for each seed) is smaller than their
+#   standard deviation. We did not investigate why the boundary moves. A probable reason is that the
+#   classifier learns from its own confident predictions, and some of these predictions are wrong.
+#   These predictions spread from point to point until they reach a region with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But the errors of the learned

@@ -163,8 +163,8 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 #
 # Then the halves exchange their roles. A setting, the *clamp* $c$, keeps each $s$ between $-c$ and
 # $c$, so that no scale becomes extreme. The network does not return $s$ directly. Its output
-# consists of two vectors of equal length, $u$ and $t$. The code computes
-# $s = c \cdot 0.636 \cdot \arctan u$. The factor $0.636 \approx 2/\pi$ scales the arctangent to the
+# consists of two vectors of equal length, $q$ and $t$. From $q$, the code computes
+# $s = c \cdot 0.636 \cdot \arctan q$. The factor $0.636 \approx 2/\pi$ scales the arctangent to the
 # range from -1 to 1.
 
 
@@ -185,8 +185,9 @@ def coupling(x, block):
 # `block` provides two small networks (`from_right` and `from_left`), a fixed permutation, the clamp
 # and the sizes of the halves. In the library, the forward pass of a block returns the same values
 # as `coupling`. For speed, the forward pass calls a function `_Affine` once for each half. For the
-# half $a$, `_Affine` does the work of the three lines that compute `s`, `t` and the new `a`. Its
-# gradient is written by hand. The next cell prints the forward pass:
+# half $a$, `_Affine` gets the output of `from_right`. From this output, it computes `s`, `t` and
+# the new `a`, as three lines of `coupling` do. Its gradient is written by hand. The next cell
+# prints the forward pass:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -396,9 +397,10 @@ assert few.min() < 50 and many.min() > 95
 # with other numbers.)
 #
 # In DDFP, the flow is trained with labels and has two blocks. In [study 4](../reproduce/STUDY.md),
-# we trained DDFP on digit scenes (small images with handwritten digits). We changed one setting at
-# a time: the labels or the number of blocks. The mIoU is a score for segmentation, in percent (see
-# lesson 4). The next output shows the effect of each change on the test mIoU, in percentage points:
+# we trained DDFP on digit scenes (small images with handwritten digits). We changed one setting of
+# the flow at a time: we trained the flow without labels, with one block, or with four blocks. The
+# mIoU is a score for segmentation, in percent (see lesson 4). The next output shows the effect of
+# each change on the test mIoU, in percentage points:
 
 # %%
 study = find_study("ablations")
@@ -633,10 +635,11 @@ for name in ("flow, 2,000 steps", "another seed"):
 # steps, the held-out log-likelihood is clearly higher than after 200 steps. But it is still lower
 # than the held-out log-likelihood of the exact density. In some places between the two rings, the
 # density stays high. We call these places *bridges*. The median density between the rings is lower
-# after 2,000 steps than after 200 steps. With one seed, the highest density between the rings is
-# about the same as after 200 steps. With the other seed, it is higher. We did not find the cause of
-# the bridges. The cause may be the size of the flow (six blocks with clamped scales) or the
-# training. Some smooth invertible maps make no bridges. An example is a map of the form
+# after 2,000 steps than after 200 steps. For one of the two flows with 2,000 steps, the highest
+# density between the rings is about the same as for the flow with 200 steps. For the other flow
+# with 2,000 steps, the highest density is higher than for the flow with 200 steps. We did not find
+# the cause of the bridges. The cause may be the size of the flow (six blocks with clamped scales)
+# or the training. Some smooth invertible maps make no bridges. An example is a map of the form
 # $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, like the map from the beginning of this section.
 # There, $g$ is chosen for one blurred ring. If $g$ is chosen for two blurred rings instead, the map
 # gives exactly their density. (The flows with 2,000 steps also had new points at every step. So the
@@ -837,14 +840,14 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # The flow that is trained on the same 300 points at every step overfits badly. It gives its
 # training points a much higher log-likelihood than the exact density gives them. It gives other
 # points a much lower log-likelihood than the exact density gives them. Of the four densities, the
-# flow with fresh points at every step is closest to the exact density. A kernel density is 3.2 nats
-# below the exact density with 300 points, and 2.1 nats below with 3,000 points. The comparison is
-# not fair: the flow with fresh points was trained on 150 x 300 = 45,000 different points, and we
-# did not choose the width of the kernels by cross-validation. But the flow stores none of these
-# points, and a kernel density must store all its points. In DDFP, the features have many
-# dimensions, and they are new at every step. A flow does not have to store them, and this is one
-# argument for a flow. In lesson 6, DDFP is trained with other densities instead of the flow, and we
-# compare the scores.
+# flow with fresh points at every step is closest to the exact density. A kernel density that is
+# fitted to 300 points is 3.2 nats below the exact density. A kernel density that is fitted to 3,000
+# points is 2.1 nats below it. The comparison is not fair: the flow with fresh points was trained on
+# 150 x 300 = 45,000 different points, and we did not choose the width of the kernels by
+# cross-validation. But the flow stores none of these points, and a kernel density must store all
+# its points. In DDFP, the features have many dimensions, and they are new at every step. A flow
+# does not have to store them, and this is one argument for a flow. In lesson 6, DDFP is trained
+# with other densities instead of the flow, and we compare the scores.
 
 # %% [markdown]
 # ## What we saw

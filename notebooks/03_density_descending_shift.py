@@ -131,10 +131,10 @@ def draw(count, *seed):
 
 # %% [markdown]
 # The method knows neither the true density nor the true classes. It has a classifier and a flow.
-# The flow is trained on points, and one in ten of these points has a label. (The flow sees only
-# this tenth of the labels. But in this example, we train the classifier with the labels of all
-# points. Later, we compare density descent with the adversarial step, which uses the classifier. A
-# better classifier makes this comparison fairer.)
+# The flow is trained on points, and one in ten of these points has a label. (The flow gets only the
+# labels of this tenth of the points. But in this example, we train the classifier with the labels
+# of all points. Later, we compare density descent with the adversarial step, which uses the
+# classifier. A better classifier makes this comparison fairer.)
 #
 # **Predict first.** We move each point by one step down the density that the flow learned. Will the
 # points of one class move towards the other classes, or in all directions?
@@ -464,18 +464,18 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 )
 
 # %% [markdown]
-# **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about 1.5
-# times the median distance before the step. After a random step, this distance hardly changes. So
-# descent moves embeddings away from the other embeddings. In the projection onto two principal
-# components, descent also moves $v$ farther than a random step does. This longer movement of $v$
-# may be one reason why the median distance is larger after descent.
+# **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about one
+# and a half times the median distance before the step. After a random step, this distance hardly
+# changes. So descent moves embeddings away from the other embeddings. In the projection onto two
+# principal components, descent also moves $v$ farther than a random step does. This longer movement
+# of $v$ may be one reason why the median distance is larger after descent.
 
 # %% [markdown]
 # ## Where does log p fall most?
 #
-# Now we look at the images. Each feature covers 4 x 4 pixels of the image. A white square is a
-# feature that we did not move, because it is not confident or because the pixel at its center is
-# *ignored* (the mask gives no class for this pixel).
+# Now we look at the images. Each feature covers 4 x 4 pixels of the image. In the maps of $\log p$
+# below, a white square is a feature that we did not move, because it is not confident or because
+# the pixel at its center is *ignored* (the mask gives no class for this pixel).
 #
 # **Predict first.** For which features does $\log p$ fall most: for features with a high density,
 # or for features that already have a low density?

@@ -293,8 +293,9 @@ assert last["pseudo_precision"] > 0.85
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
-# If only the flow's loss rises, this is not a sign of a problem. It can rise, because the
-# embeddings change while the network learns.
+# The third panel of the figure shows the flow's loss, in bits per dimension. If only this loss
+# rises, this is not a sign of a problem. It can rise, because the embeddings change while the
+# network learns.
 #
 # ## Predict
 #

@@ -217,16 +217,16 @@ assert gains["up the density"].mean() < -1
 # **Finding.** On the moons the direction of the step matters. Compared with the second pass alone,
 # descent gains the most accuracy, and the step up the density clearly loses accuracy. (It also
 # matters which density gives the direction. In exercise 2 of [lesson
-# 1](01_low_density_separation.ipynb), descent in the exact density gains less accuracy than descent
-# in the learned density.) Now compare the two random arms. Their steps have the same length, and
-# neither arm uses the density. But the arm whose directions are *drawn once* gains more. In this
-# arm, each point moves in the same way at every training step. This is also true for descent,
-# because points and density do not change in this experiment. The usual random step differs from
-# descent in *two* respects: it has another direction, and it is new every time. Descent is about 3
-# points better than the usual random step. The random step that is drawn once differs from descent
-# only in direction, and descent is about 2 points better than it. The 95 % confidence interval (CI)
-# of descent minus "random, drawn once" begins just below 0. The interval contains 0, so the
-# difference is not *significant* (explained below).
+# 1](01_low_density_separation.ipynb), descent in the exact density of the moons gains less accuracy
+# than descent in the learned density.) Now compare the two random arms. Their steps have the same
+# length, and neither arm uses the density. But the arm whose directions are *drawn once* gains
+# more. In this arm, each point moves in the same way at every training step. This is also true for
+# descent, because points and density do not change in this experiment. The usual random step
+# differs from descent in *two* respects: it has another direction, and it is new every time.
+# Descent is about 3 points better than the usual random step. The random step that is drawn once
+# differs from descent only in direction, and descent is about 2 points better than it. The 95 %
+# confidence interval (CI) of descent minus "random, drawn once" begins just below 0. The interval
+# contains 0, so the difference is not *significant* (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
@@ -736,7 +736,7 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # teacher of the release, three methods are significantly better than consistency training: the
 # second pass alone, random steps and adversarial steps. Neither of the two variants of descent is
 # significantly better. So we see no sign that the density is the reason for the higher score of the
-# release. But three seeds are few, and the intervals are wide.
+# release. But three seeds are few, and most of the intervals are wide.
 
 # %% [markdown]
 # ## Real photographs

@@ -163,7 +163,9 @@ def spoil_order_of_prediction(notebook):
     """A prediction that is asked for below the figure has its answer above."""
     cell = next(c for c in notebook.cells if "## Can a flow make a ring?" in c.source)
     cell.source = cell.source.replace("**Predict first.**", "")
-    finding = next(c for c in notebook.cells if "**Finding.** After 200 steps, the density" in c.source)
+    finding = next(
+        c for c in notebook.cells if "**Finding.** After 200 steps, the density" in c.source
+    )
     finding.source = "**Predict first.** " + finding.source
 
 

@@ -160,13 +160,13 @@ def overview(seed: int = 1) -> Figure:
             row[2].contour(x, y, margins[name], levels=[0], **look)
         row[2].set_title("3  claim: the boundary moves there")
         found = ", ".join(f"{name} {percent:.0f} %" for name, percent in right.items())
-        row[2].set_xlabel(f"right: {found}", fontsize=7.5)
+        row[2].set_xlabel(f"right class: {found}", fontsize=7.5)
         lines = [
             Line2D([], [], color=BOUNDARY_COLOURS[name], ls=style, lw=2, label=name)
             for name, (_, style) in boundaries.items()
         ]
-        row[2].legend(handles=lines, fontsize=7, loc="upper right", frameon=True)
-        row[0].set_xlabel("dark: dense; dots: the six labels", fontsize=8.5)
+        row[2].legend(handles=lines, fontsize=7, loc="lower right")
+        row[0].set_xlabel("dark: dense; large dots: the six labels", fontsize=8.5)
     return figure
 
 

@@ -76,10 +76,10 @@ def significance(runs: pd.DataFrame, baseline: str, score: str = "test_miou") ->
 NOT_RUN = "not run yet"
 
 CONTRIBUTED = (
-    "This section is for runs that other people made on their own machines. `ddfp record --check` "
-    "checks whether the configuration, the log and the scores of each contributed run agree (they "
-    "are stored in `contributed/`). We did not repeat these runs, and no other table of this page "
-    "has them."
+    "This section is for runs that other people made on their own machines. These runs are stored "
+    "in `contributed/`. For each of them, `ddfp record --check` checks whether its configuration, "
+    "its log and its scores agree with each other. We did not repeat these runs, and no other "
+    "table of this page has them."
 )
 
 

@@ -202,8 +202,8 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         several = [means[names].round(1) for names in by_preset.values() if len(names) > 1]
         best = {name: top for some in several for name, top in some[some == some.max()].items()}
         chosen = ", ".join(f"`{name}` ({top:.1f})" for name, top in best.items())
-        has = "This variant has" if len(best) == 1 else "These variants have"
-        return f"{has} the highest mean validation mIoU (%) of all with the same preset: {chosen}."
+        text = "For each preset with several variants, this list names the best by mean validation"
+        return f"{text} mIoU (%): {chosen}."
     return significance(runs, study.baseline, study.score)
 
 
