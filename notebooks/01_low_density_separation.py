@@ -706,12 +706,12 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # points) that is True everywhere, and `rng` is `generator("vat")`. Write a function
 # `rule(student, teacher, x)`. Inside `rule`, define a function `step(x)` that returns the VAT step.
 # It must be inside `rule`, because the VAT step needs the student. Create `rng` outside of `rule`,
-# so that each training step uses new random numbers. At its end, `rule` must return
-# `keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds "moons" and
-# "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers. Both numbers
-# compare the random step or descent with labels alone. The first number is the mean gain in
-# accuracy, and the second is the mean change in the density at the boundary. Is the gain of VAT
-# closer to the gain of the random step or to the gain of descent?
+# so that each training step uses new random numbers. The last line of `rule` must be
+# `return keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds
+# "moons" and "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers.
+# Both numbers compare the random step or descent with labels alone. The first number is the mean
+# gain in accuracy, and the second is the mean change in the density at the boundary. Is the gain of
+# VAT closer to the gain of the random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]

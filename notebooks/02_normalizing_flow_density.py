@@ -486,10 +486,10 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # method was trained.
 #
 # In both panels, the horizontal lines show the classical estimators on held-out points. The right
-# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Where
-# this curve is below 0, the flow gives its training points a higher mean log-likelihood than the
-# exact density gives to held-out points. In the left panel, the mean curve of the held-out points
-# changes little from 1,000 to 2,000 steps. We did not try longer training.
+# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Below
+# 0, the mean log-likelihood of the flow on its training points is higher than the mean
+# log-likelihood of the exact density on held-out points. In the left panel, the mean curve of the
+# held-out points changes little from 1,000 to 2,000 steps. We did not try longer training.
 
 # %% [markdown]
 # The next figure shows the densities for one seed. (The flow with 200 steps is the first flow of

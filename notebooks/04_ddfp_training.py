@@ -769,8 +769,8 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - A training step has six parts. The step by hand gives the same weights as the library, bit for
-#   bit.
+# - A training step has six parts. We coded one step by hand, and it gives the same weights as the
+#   step of the library, bit for bit.
 # - In the warm-up, the loss is only the supervised loss. After consistency begins, the loss is the
 #   supervised loss + the clean loss. After perturbation begins, the loss is the supervised loss + ½
 #   the clean loss + ½ the perturbed loss.
