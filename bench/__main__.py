@@ -19,9 +19,10 @@ HERE = Path(__file__).parent
 GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 
 ABOUT = """\
-`make bench` makes this page. It copies the stored results for photographs and GPUs. Most parts of
-this page name a command that makes only that part, such as `python -m bench.step`. This command
-runs the file `bench/step.py`. The first lines of this file explain what is measured.
+`make bench` makes this page. For photographs and GPUs, this command measures nothing: it copies
+stored results. In most parts of this page, you find a command that makes only that part, such as
+`python -m bench.step`. This command runs the file `bench/step.py`. The first lines of this file
+explain what the command measures.
 
 | name on this page | meaning |
 |---|---|
@@ -128,12 +129,17 @@ def gpu_page(page: Path, command: str) -> str:
     """Return a page that was filled on a GPU, or the command that fills it."""
     if page.is_file():
         return page.read_text(encoding="utf-8").strip()
-    return f"Not run on a GPU yet. This command fills this section: `{command}`."
+    return (
+        "The measurements of this section have not been run on a GPU yet. The command "
+        f"`{command}` fills this section."
+    )
 
 
 def by(title: str) -> str:
     """Return a line that names the command of a part of the page, or nothing."""
-    return f"Measured by `{COMMANDS[title]}`.\n\n" if title in COMMANDS else ""
+    if title not in COMMANDS:
+        return ""
+    return f"The command `{COMMANDS[title]}` measured the numbers in this section.\n\n"
 
 
 def main() -> None:
@@ -153,9 +159,10 @@ def main() -> None:
         "Training step on photographs": photos.PAGE.read_text().strip(),
         "Growth, each quantity alone": "Each line of the table is about one quantity, for example "
         "the number of classes. This quantity grows to 2, 4 and 8 times its first value, while all "
-        "other quantities stay the same. The columns for time and memory show ratios: the time or "
-        "the memory, divided by its value at the start. Memory is the number of elements that all "
-        "operations write. The last column is the number of elements of the largest tensor.\n\n"
+        "other quantities stay the same. The columns for time and memory show ratios. For "
+        "example, a time is divided by the time when the quantity has its first value. To measure "
+        "memory, we count the elements that each operation writes, and add these numbers over all "
+        "operations. The last column is the number of elements of the largest tensor.\n\n"
         "![Curves of time and memory while rows, "
         "features, classes, pixels or images grow]"
         f"(growth.png)\n\n{growth.table(grown)}",

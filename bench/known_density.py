@@ -13,11 +13,12 @@ The class of a row is the Gaussian from which the row was drawn. The training of
 class of only one row in thirty, on average. At each training step, the flow learns from new rows,
 as in the training of DDFP.
 
-Let p be the known density and q the estimate. The table reports three quantities, measured on new
-rows. ``gap`` is the mean of log p - log q in nats. This is the KL divergence, and 0 is perfect.
-``order`` is the rank correlation of log q with log p. ``direction`` is the mean cosine between the
-gradients of log q and log p. (A step of DDFP goes against the gradient of log q.) A Gaussian and a
-mixture of 16 Gaussians, each fitted once to 10,000 rows, are compared with the flow.
+Let p be the known density. Let q be an estimate of p, for example the density that the flow has
+learned. The table reports three quantities, measured on new rows. ``gap`` is the mean of log p -
+log q in nats. This is the KL divergence, and 0 is perfect. ``order`` is the rank correlation of log
+q with log p. ``direction`` is the mean cosine between the gradients of log q and log p. (A step of
+DDFP goes against the gradient of log q.) A Gaussian and a mixture of 16 Gaussians, each fitted once
+to 10,000 rows, are compared with the flow.
 """
 
 import argparse
@@ -159,8 +160,8 @@ def main() -> None:
     asked = parser.parse_args()
     table = measure(tuple(asked.steps), asked.samples, asked.hidden)
     introduction = (__doc__ or "").split("\n", 2)[2].strip().replace("``", "`")
-    command = "The command `python -m bench.known_density` makes this table, with "
-    command += f"{asked.samples:,} rows per training step and one seed."
+    command = "The command `python -m bench.known_density` makes this table. At each training "
+    command += f"step, the flow learns from {asked.samples:,} rows. We used one seed."
     write_text(
         PAGE, f"# A known density of 64 dimensions\n\n{introduction}\n\n{command}\n\n{table}\n"
     )

@@ -17,10 +17,10 @@
 # [All lessons](README.md) · next: [2. Normalizing flows](02_normalizing_flow_density.ipynb)
 #
 # Six points have a label, and 234 points have no label. Where should the decision boundary between
-# two classes run? *Semi-supervised learning* trains on both kinds of points. One of its oldest
-# ideas is the **cluster assumption**: points of one cluster share a class. If this is true, the
-# boundary should lie in regions with few points. This second idea is called *low-density
-# separation*.
+# two classes run? *Semi-supervised learning* trains on points with a label and on points without a
+# label. One of its oldest ideas is the **cluster assumption**: points of one cluster share a class.
+# If this is true, the boundary should lie in regions with few points. This second idea is called
+# *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on the cluster assumption.
 # The method learns the density of the features. It moves a feature one step *down the density*.
@@ -92,11 +92,11 @@ diagram("flow", "step")
 # %% [markdown]
 # ## Clouds with a known density
 #
-# We start with three *clouds* of points: the first cloud has the shape of two moons, the second of
-# two rings, and the third of three blobs. Each moon, ring or blob is one class. The points of a
-# cloud are drawn from a mixture of $M$ small Gaussians in the plane. All Gaussians have the same
-# weight and the same covariance $\sigma^2 I$. We choose their centers $s_1, \dots, s_M$, so we know
-# the density of the cloud exactly:
+# We start with three *clouds* of points. The first cloud has the shape of two moons, the second
+# cloud has the shape of two rings, and the third cloud has the shape of three blobs. Each moon,
+# ring or blob is one class. The points of a cloud are drawn from a mixture of $M$ small Gaussians
+# in the plane. All Gaussians have the same weight and the same covariance $\sigma^2 I$. We choose
+# their centers $s_1, \dots, s_M$, so we know the density of the cloud exactly:
 #
 # $$ p(x) = \frac1M \sum_{m=1}^M \mathcal N(x;\, s_m,\, \sigma^2 I) $$
 #
@@ -355,9 +355,9 @@ assert table["rings"]["cosine with the exact step"] < 0.3
 # often differ a lot. The mean cosine of the angle between the two directions is about 0.5 on the
 # moons and 0.2 on the rings. The reason is probably that the flows are small and were trained for
 # only 400 steps. So the flow for the moons and the flow for the rings fit their clouds only
-# roughly. (In lesson 2, a larger flow that is trained longer fits the moons well, but not the
-# rings.) From here on, descent uses the *learned* density, except in exercise 2. So its results
-# also depend on the errors of the flow.
+# roughly. (Lesson 2 trains larger flows for 2,000 steps. They fit the moons well, but not the
+# rings.) From here on, descent uses the *learned* density, except in exercise 2. So the results of
+# descent also depend on the errors of the flow.
 
 # %% [markdown]
 # ## Three rules for points without labels
@@ -448,13 +448,14 @@ seed_dots(scores, "accuracy on fresh points (%)", colours).described(
 
 # %% [markdown]
 # On the moons and the rings, the results of each rule differ a lot between seeds. The seed
-# determines the labeled points and the starting weights. So we compare each rule with labels alone
-# *within a seed*. For each seed, the training run with the rule and the training run on labels
-# alone have the same labeled points and the same starting weights. For each seed, we compute the
-# result of the rule minus the result of labels alone. This is a *paired* comparison. For each cloud
-# and each rule, the table below has the mean ± standard deviation of the eight differences, one for
-# each seed. Differences in accuracy are in *percentage points*, which tables and pictures call
-# "points". A seed "lost" if its accuracy is more than 0.5 points lower with the rule than with
+# determines the labeled points and the starting weights. So we compare each rule with training on
+# labels alone *within a seed*: both training runs of a comparison have the same seed. For each
+# seed, the training run with the rule and the training run on labels alone have the same labeled
+# points and the same starting weights. For each seed, we compute the result of the rule minus the
+# result of labels alone. This is a *paired* comparison. For each cloud and each rule, the table
+# below has the mean ± standard deviation of the eight differences, one for each seed. Differences
+# in accuracy are in *percentage points*, which tables and pictures call "points". The column "seeds
+# that lost" counts the seeds whose accuracy is more than 0.5 points lower with the rule than with
 # labels alone.
 
 
@@ -523,9 +524,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 # their averages over all seeds. In the maps, the dashed line is the boundary at step 60, before the
 # rules begin.
 #
-# **Predict first.** On the moons, descent gains more accuracy than the other rules. At the end of
-# training with descent, will the boundary follow the whole gap between the moons? Will the boundary
-# differ more between rules or between seeds?
+# **Predict first.** We already know that descent gains more accuracy than the other rules on the
+# moons. At the end of training with descent, will the boundary follow the whole gap between the
+# moons? Will the boundary differ more between rules or between seeds?
 
 
 # %%
@@ -592,10 +593,10 @@ maps(
 )
 
 # %% [markdown]
-# **Finding.** No boundary in these maps follows the whole gap. In most cases, the boundaries of two
-# seeds with the same rule differ more than the boundaries of the two rules with the same seed. So
-# the maps of one seed prove nothing. Rely on the table under "Which rule wins, and by how much?",
-# which uses all eight seeds.
+# **Finding.** No boundary in these maps follows the whole gap. These maps compare two rules: random
+# and descent. In most cases, the boundary differs more between two seeds (same rule) than between
+# the two rules (same seed). So the maps of one seed prove nothing. Rely on the table under "Which
+# rule wins, and by how much?", which uses all eight seeds.
 #
 # **Play with it.** The explorer is a set of interactive pages. Its [page on low-density
 # separation](../docs/explorer.md#low-density-separation) has all clouds of this lesson. There you
@@ -623,22 +624,23 @@ assert gains["descent"][0.4].mean() > 2 > gains["descent"][0.8].mean()
 assert gains["descent"][0.4].std() > 1.5 * gains["descent"][eps].std()
 
 # %% [markdown]
-# **Finding.** With steps of length 0.2 and 0.4, random or down the density, the mean accuracy is
-# higher than with labels alone. For descent, the standard deviation of the gain is more than 1.5
-# times as large at length 0.4 as at length 0.2. With steps of length 0.8, the mean accuracy is
-# lower than with labels alone. A step of this length is longer than the gap is wide. Probably such
-# a step moves many points to the other moon. The points would keep their pseudo-labels, so the
-# student would learn the wrong class there. The best length depends on the width of the gap, and
-# this width is not known beforehand. The length is a *hyperparameter*, a setting that is chosen and
-# not learned. Choose the length on validation data, *in the same way for every method* (see lesson
-# 6).
+# **Finding.** At the lengths 0.2 and 0.4, both random steps and steps down the density lead to a
+# higher mean accuracy than labels alone. For descent, the standard deviation of the gain is more
+# than 1.5 times as large at length 0.4 as at length 0.2. With steps of length 0.8, the mean
+# accuracy is lower than with labels alone. The length of such a step is greater than the width of
+# the gap. Probably such a step moves many points to the other moon. The points would keep their
+# pseudo-labels, so the student would learn the wrong class there. The best length depends on the
+# width of the gap, and this width is not known beforehand. The length is a *hyperparameter*, a
+# setting that is chosen and not learned. Choose the length on validation data, *in the same way for
+# every method* (see lesson 6).
 
 # %% [markdown]
 # ## A gap in the wrong place
 #
 # The cluster assumption is false for the next cloud. Class 0 has two clusters with a wide gap
-# between them. The right cluster of class 0 touches the cluster of class 1. So the only gap in the
-# data lies between the two clusters of class 0 and does not separate the classes.
+# between them. One of these clusters is on the left, and the other is in the middle. The middle
+# cluster touches the cluster of class 1. So the only gap in the data lies between the two clusters
+# of class 0 and does not separate the classes.
 #
 # **Predict first.** Where will descent move the boundary? Will descent gain or lose accuracy?
 
@@ -689,11 +691,12 @@ assert change["gap"]["descent"][1] < change["gap"]["random"][1] - 0.05  # to low
 assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it loses accuracy
 
 # %% [markdown]
-# **Finding.** On this cloud, the mean density at the boundary with descent is more than 0.1 lower
-# than with each of the other rules. This is not true for any other cloud. (The difference in this
-# density, descent minus random step, varies a lot between seeds. So eight seeds do not prove that
-# the mean difference is below 0.) But here descent loses accuracy with most seeds, and the losses
-# differ a lot between seeds. The cluster assumption is an assumption about *classes*. Points
+# **Finding.** On this cloud, the mean density at the boundary is lowest for descent: for each of
+# the other rules, it is more than 0.1 higher. This is not true for any other cloud. (For each seed,
+# we subtract the density at the boundary with the random step from that with descent. This
+# difference varies a lot between seeds. So eight seeds do not prove that the mean difference is
+# below 0.) But on this cloud, descent has a lower accuracy than labels alone with most seeds. The
+# loss differs a lot between seeds. The cluster assumption is an assumption about *classes*. Points
 # without labels cannot confirm or refute this assumption.
 
 # %% [markdown]
@@ -709,9 +712,10 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # so that each training step uses new random numbers. The last line of `rule` must be
 # `return keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds
 # "moons" and "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers.
-# Both numbers compare the random step or descent with labels alone. The first number is the mean
-# gain in accuracy, and the second is the mean change in the density at the boundary. Is the gain of
-# VAT closer to the gain of the random step or to the gain of descent?
+# The numbers in `change[name]["random"]` compare the random step to labels alone. The numbers in
+# `change[name]["descent"]` compare descent to labels alone. The first number is the mean gain in
+# accuracy, and the second is the mean change in the density at the boundary. Is the gain of VAT
+# closer to the gain of the random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -746,10 +750,10 @@ for name in ("moons", "gap"):
 # use the density, so its steps do not always lead into a gap.
 
 # %% [markdown]
-# **2. A better density.** The learned density is a coarse copy of the exact density. `descent(name,
-# eps, log_density)` returns the rule for any given log-density. The exact log-density is
-# `clouds[name].log_density`. Train with the exact log-density on the clouds "moons" and "gap". What
-# do you expect? What do you find?
+# **2. A better density.** The learned density is a coarse copy of the exact density.
+# `descent(name, eps, log_density)` returns the rule for density descent. The argument `log_density`
+# can be any log-density. The exact log-density is `clouds[name].log_density`. Train with the exact
+# log-density on the clouds "moons" and "gap". What do you expect? What do you find?
 
 # %% tags=["solution", "nbval-ignore-output"]
 for name in ("moons", "gap"):
@@ -757,16 +761,18 @@ for name in ("moons", "gap"):
     print(f"{name}: exact density {better}, learned density {change[name]['descent'][0]:+z.1f}")
 
 # %% [markdown] tags=["solution"]
-# You may expect a better result with the exact density. On "gap", this is true on average: descent
-# loses accuracy with the learned density, and hardly changes the mean accuracy with the exact
-# density. (With the exact density, the change in accuracy from labels alone to descent varies a lot
-# between seeds.) But on "moons", the gain is *smaller* with the exact density. We did not
-# investigate why. The reason is probably the shape of the moons. A moon is a thin band along an
-# arc. Steps down the exact density go at a right angle to the arc, to an edge of the moon. There,
-# the classifier probably predicts the right class anyway. Steps down the learned density have other
-# directions, because the flow has errors. So the result of descent on these two clouds seems to
-# depend on these *errors*. The paper says that DDFP works because steps down the density move the
-# decision boundary into regions with few features. Is this reason right? Lesson 6 tests this.
+# Perhaps you expected a better result with the exact density than with the learned density. On
+# "gap", this is true on average: with the learned density, the mean accuracy of descent is lower
+# than with labels alone. With the exact density, the mean accuracy of descent is about the same as
+# with labels alone. (On "gap", the gain of descent with the exact density varies a lot between
+# seeds. This gain is the accuracy of descent minus the accuracy of labels alone.) But on "moons",
+# the gain is *smaller* with the exact density. We did not investigate why. The reason is probably
+# the shape of the moons. A moon is a thin band along an arc. Steps down the exact density go at a
+# right angle to the arc, to an edge of the moon. There, the classifier probably predicts the right
+# class anyway. Steps down the learned density have other directions, because the flow has errors.
+# So the result of descent on these two clouds seems to depend on these *errors*. The paper says
+# that DDFP works because steps down the density move the decision boundary into regions with few
+# features. Is this reason right? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
@@ -777,27 +783,29 @@ for name in ("moons", "gap"):
 #   alone: for each rule, the mean of the eight changes (one for each seed) is smaller than their
 #   standard deviation. We did not investigate why the boundary moves. A probable reason is that the
 #   classifier learns from its own confident predictions, and some of these predictions are wrong.
-#   These predictions spread from point to point until they reach a region with few points.
+#   The confident predictions, right or wrong, spread from point to point until they reach a region
+#   with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But the errors of the learned
 #   density may not be the reason why descent loses accuracy on the rings. Entropy minimization uses
 #   no density, and it also loses accuracy on the rings.
-# - On the cloud with the misplaced gap, the mean density at the boundary with descent is more than
-#   0.1 lower than with each of the other rules. This is not true for any other cloud. But the
-#   difference in this density between descent and the random step varies a lot between seeds. So
-#   eight seeds do not prove that descent leads to a lower density than the random step. On this
-#   cloud, descent loses accuracy.
-# - On the moons and the rings, the results of each rule differ a lot between seeds. Compare rules
-#   within a seed, and use several seeds.
+# - On the cloud with the misplaced gap, descent leads to a lower mean density at the boundary than
+#   each of the other rules. Each difference is more than 0.1. This is not true for any other cloud.
+#   But on the cloud with the misplaced gap, the density at the boundary with descent minus that
+#   with the random step varies a lot between seeds. So eight seeds do not prove that descent leads
+#   to a lower density than the random step. On the cloud with the misplaced gap, the mean accuracy
+#   with descent is lower than with labels alone.
+# - On the moons and the rings, the results of each rule differ a lot between seeds. Compare two
+#   rules only with the same seed. Repeat the comparison with several seeds.
 #
 # ## In the real method
 #
 # In the real method, the points are features of pixels, with hundreds of dimensions. These features
 # change while the network learns, so after a warm-up, the flow learns at every training step. In
 # the last phase of training, features also move down the density. At every training step, the
-# method computes a new step down the density for each feature whose pixel has a pseudo-label. The
-# code calls the step down the density `shift`:
+# method computes a new step down the density for each feature whose pixel has a pseudo-label. In
+# the code, the variable `shift` contains these steps down the density:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

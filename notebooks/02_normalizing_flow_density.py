@@ -143,11 +143,12 @@ for start, stop in [(-1.3, -0.7), (-0.3, 0.3)]:  # and each shaded pair has the 
 
 # %% [markdown]
 # **Finding.** The density of $x$ has two modes (peaks), although the density of $z$ is one
-# Gaussian. The modes lie near the steep places -1 and 1. Each mode lies a little closer to $x = 0$
-# than its steep place. The reason: the density of $z$ is highest at $z = 0$, and $f(0) = 0$. A flow
-# is an invertible map like $f$, but in many dimensions and with many parameters. A flow is built so
-# that the second term of the change of variables (the log of the slope) is cheap to compute in many
-# dimensions too.
+# Gaussian. The modes lie near -1 and 1, the two places where $f$ is steep. The left mode lies a
+# little to the right of -1, and the right mode lies a little to the left of 1. So both modes are
+# shifted a little towards $x = 0$. The reason: the density of $z$ is highest at $z = 0$, and
+# $f(0) = 0$. A flow is an invertible map like $f$, but in many dimensions and with many parameters.
+# A flow is built so that the second term of the change of variables (the log of the slope) is cheap
+# to compute in many dimensions too.
 
 # %% [markdown]
 # ## Many dimensions, in ten lines
@@ -186,8 +187,9 @@ def coupling(x, block):
 # and the sizes of the halves. In the library, the forward pass of a block returns the same values
 # as `coupling`. For speed, the forward pass calls a function `_Affine` once for each half. For the
 # half $a$, `_Affine` gets the output of `from_right`. From this output, it computes `s`, `t` and
-# the new `a`, as three lines of `coupling` do. Its gradient is written by hand. The next cell
-# prints the forward pass:
+# the new `a`, as three lines of `coupling` do. The gradient of `_Affine` also has its own code:
+# PyTorch's autograd does not compute it. The next cell prints the library's code for the forward
+# pass of a block:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -333,7 +335,7 @@ assert abs(mass - 1) < 0.02  # the flow is a density: nothing has to be normaliz
 # each place: the class whose Gaussian gives the highest density. In code, this class is
 # `class_log_prob(x).argmax(1)`.
 #
-# ## Does the flow classify?
+# ## Does the flow predict the right class?
 #
 # **Predict first.** Six of 300 points have a label. Is that enough for the flow to learn which
 # Gaussian belongs to which class? We compare the flow with a simple classifier that predicts the
@@ -371,12 +373,12 @@ assert few.min() < 50 and many.min() > 95
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the held-out
 # points correctly. This is true for every seed. With thirty labels per class, the simple classifier
-# is right for all or nearly all held-out points, also with every seed. With three labels per class,
-# the flow is more accurate than the simple classifier for two seeds, and less accurate for the
-# other two seeds. With seed 3, the flow swaps the two classes for most points. A probable reason:
-# the initialization was bad, and the labels were too few to correct it. Only 2 % of the points have
-# a label, and the likelihood gives all points the same weight. (We did not try a second
-# initialization with the points and the labels of seed 3.) DDFP does not use the flow as a
+# is right for all or nearly all held-out points. This is true for every seed, too. With three
+# labels per class, the flow is more accurate than the simple classifier for two seeds, and less
+# accurate for the other two seeds. With seed 3, the flow swaps the two classes for most points. A
+# probable reason: the initialization was bad, and the labels were too few to correct it. Only 2 %
+# of the points have a label, and the likelihood gives all points the same weight. (We did not try a
+# second initialization with the points and the labels of seed 3.) DDFP does not use the flow as a
 # classifier. The step needs only the marginal density, which stays the same when the classes are
 # swapped.
 
@@ -393,8 +395,8 @@ assert few.min() < 50 and many.min() > 95
 # shift that depend on $b$. So all points with the same $b$ get the same scale and the same shift.
 # In the second half of the block, $a$ and $b$ exchange their roles. A single block makes only maps
 # of this kind. A more complex map needs several blocks, one after another. (Four blocks fit better
-# than one or two: see "What do blocks, clamp and noise do?" below. We did not compare six blocks
-# with other numbers.)
+# than one or two: see "What do blocks, clamp and noise do?" below. We did not compare a flow of six
+# blocks with flows that have fewer or more blocks.)
 #
 # In DDFP, the flow is trained with labels and has two blocks. In [study 4](../reproduce/STUDY.md),
 # we trained DDFP on digit scenes (small images with handwritten digits). We changed one setting of
@@ -409,9 +411,9 @@ for change in ("flow without labels", "1 block", "4 blocks"):
     print(f"{change:<20}{pair['difference']:+.1f}, {verdict(pair)}, {pair['seeds']} seeds")
 
 # %% [markdown]
-# None of the three changes makes a significant difference. (*Not significant* means that the 95 %
-# confidence interval, CI, contains 0. Lesson 6 explains such intervals.) With only three seeds, the
-# 95 % confidence intervals for one block and for four blocks are wide: an effect of two percentage
+# None of the three effects is significant. (*Not significant* means that the 95 % confidence
+# interval, CI, contains 0. Lesson 6 explains such intervals.) With only three seeds, the 95 %
+# confidence intervals for one block and for four blocks are wide: an effect of two percentage
 # points is possible. (The flow without labels still has one Gaussian per class, but it does not
 # learn which Gaussian belongs to which class. We did not test a flow with a single Gaussian instead
 # of the mixture.)
@@ -486,10 +488,10 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # method was trained.
 #
 # In both panels, the horizontal lines show the classical estimators on held-out points. The right
-# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Below
-# 0, the mean log-likelihood of the flow on its training points is higher than the mean
-# log-likelihood of the exact density on held-out points. In the left panel, the mean curve of the
-# held-out points changes little from 1,000 to 2,000 steps. We did not try longer training.
+# panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Where
+# this curve is below 0, the flow gives its training points a higher mean log-likelihood than the
+# exact density gives the held-out points. In the left panel, the mean curve of the held-out points
+# changes little from 1,000 to 2,000 steps. We did not try longer training.
 
 # %% [markdown]
 # The next figure shows the densities for one seed. (The flow with 200 steps is the first flow of
@@ -535,11 +537,12 @@ maps(
 #
 # Draw points on a circle of radius 1 around 0. Add Gaussian noise with standard deviation 0.08 to
 # both coordinates. We call the density of these points a *blurred ring*. The radius of a point is
-# its distance from 0. A map sends each point $x$ to $z = g(\lVert x \rVert)\, x / \lVert x \rVert$,
-# so it changes only the radius. Choose the function $g$ so that the radius of $z$ has the same
-# distribution as the radius of a standard normal point. This map is smooth and has a smooth
-# inverse. The next cell compares two log-densities: the log-density of the blurred ring, and the
-# log-density that the change of variables gives for this map. The second log-density is:
+# its distance from 0. Let $g$ be a function of the radius. We look at the map that sends each point
+# $x$ to $z = g(\lVert x \rVert)\, x / \lVert x \rVert$. This map changes only the radius of a
+# point. Choose the function $g$ so that the radius of $z$ has the same distribution as the radius
+# of a standard normal point. This map is smooth and has a smooth inverse. The next cell compares
+# two log-densities: the log-density of the blurred ring, and the log-density that the change of
+# variables gives for this map. The second log-density is:
 #
 # $$ \log p(x) = \log \mathcal N(z; 0, I) + \log g'(r) + \log \frac{g(r)}{r}, \qquad
 #    r = \lVert x \rVert $$
@@ -637,14 +640,16 @@ for name in ("flow, 2,000 steps", "another seed"):
 # density stays high. We call these places *bridges*. The median density between the rings is lower
 # after 2,000 steps than after 200 steps. For one of the two flows with 2,000 steps, the highest
 # density between the rings is about the same as for the flow with 200 steps. For the other flow
-# with 2,000 steps, the highest density is higher than for the flow with 200 steps. We did not find
-# the cause of the bridges. The cause may be the size of the flow (six blocks with clamped scales)
-# or the training. Some smooth invertible maps make no bridges. An example is a map of the form
-# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, like the map from the beginning of this section.
-# There, $g$ is chosen for one blurred ring. If $g$ is chosen for two blurred rings instead, the map
-# gives exactly their density. (The flows with 2,000 steps also had new points at every step. So the
-# figure does not show the effect of the number of steps alone. In lesson 1, a flow that was trained
-# for 400 steps, on the same points at every step, also turned the rings into one disc.)
+# with 2,000 steps, the highest density between the rings is higher than for the flow with 200
+# steps. We did not find the cause of the bridges. The cause may be the size of the flow (six blocks
+# with clamped scales) or the training. Some smooth invertible maps make no bridges. An example is a
+# map of the form $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, like the map from the beginning of
+# this section. There, $g$ is chosen for one blurred ring. If $g$ is chosen for two blurred rings
+# instead, the map gives exactly their density. (The number of steps is not the only difference
+# between these flows. The flows with 2,000 steps had new points at every step, but the flow with
+# 200 steps had the same points at every step. So the figure does not show the effect of the number
+# of steps alone. In lesson 1, a flow that was trained for 400 steps, on the same points at every
+# step, also turned the rings into one disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -726,7 +731,8 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 # training runs, this noise does not make the held-out points more likely: their log-likelihood is
 # about the same as without noise, or a little lower. Noise of 0.2 blurs the density, because the
 # points themselves scatter around the arcs of the moons with a standard deviation of only 0.1. So
-# both log-likelihoods fall.
+# with noise of 0.2, training points and held-out points have a lower log-likelihood than with noise
+# of 0.05.
 
 # %% [markdown]
 # The clamp bounds the log-determinant: each block changes it by at most clamp · $D$. So the
@@ -749,8 +755,8 @@ assert flow.log_prob(far).isfinite().all()
 # the inverse of the map. Write the inverse of `coupling`. Check that the inverse returns the input
 # of `coupling`. (Undo the last operation of `coupling` first. The index
 # `block.permutation.argsort()` undoes the permutation. `block` is the coupling block from the
-# section "Many dimensions, in ten lines". Its input has the shape (N, 5) and double precision:
-# `torch.randn(100, 5, dtype=torch.float64)`.)
+# section "Many dimensions, in ten lines". Its input has the shape (N, 5) and double precision. For
+# example, `torch.randn(100, 5, dtype=torch.float64)` is a possible input.)
 
 
 # %% tags=["solution"]
@@ -786,10 +792,10 @@ maps(
 # at every step. Create each flow with `DensityEstimator(16, 2, config, total_steps=150)`, where
 # `config = DensityConfig(blocks=4, hidden=32, lr=0.01)`. Train each flow with `fit_step`, as the
 # function `fit` does in the section "One Gaussian per class". Then compare both flows with two
-# kernel densities, `KernelDensity(bandwidth=0.7).fit(points)`, fitted to 300 and to 3,000 points.
-# For each of these four densities, compute the mean log-likelihood of 1,000 other points. How far
-# is it below the mean log-likelihood that the exact density gives to these 1,000 points? Does one
-# of the flows overfit?
+# kernel densities. Fit the first one to 300 points and the second one to 3,000 points, each with
+# `KernelDensity(bandwidth=0.7).fit(points)`. For each of these four densities, compute the mean
+# log-likelihood of 1,000 other points. How far is it below the mean log-likelihood that the exact
+# density gives to these 1,000 points? Does one of the flows overfit?
 
 
 # %%
@@ -842,9 +848,9 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # points a much lower log-likelihood than the exact density gives them. Of the four densities, the
 # flow with fresh points at every step is closest to the exact density. A kernel density that is
 # fitted to 300 points is 3.2 nats below the exact density. A kernel density that is fitted to 3,000
-# points is 2.1 nats below it. The comparison is not fair: the flow with fresh points was trained on
-# 150 x 300 = 45,000 different points, and we did not choose the width of the kernels by
-# cross-validation. But the flow stores none of these points, and a kernel density must store all
+# points is 2.1 nats below the exact density. The comparison is not fair: the flow with fresh points
+# was trained on 150 x 300 = 45,000 different points, and we did not choose the width of the kernels
+# by cross-validation. But the flow stores none of these points, and a kernel density must store all
 # its points. In DDFP, the features have many dimensions, and they are new at every step. A flow
 # does not have to store them, and this is one argument for a flow. In lesson 6, DDFP is trained
 # with other densities instead of the flow, and we compare the scores.
@@ -859,23 +865,23 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #   After 200 steps, the flow is worse than the kernel density.
 # - A smooth invertible map can turn one Gaussian into a blurred ring. Our small trained flows do
 #   not separate two rings: bridges of density join the rings.
-# - On few points a flow overfits. Noise on the points makes the log-likelihoods of training and
-#   held-out points more similar. In exercise 2, a flow with new points at every step is much closer
-#   to the exact density than a flow with the same points at every step.
+# - A flow that is trained on few points overfits. Noise on the points makes the log-likelihoods of
+#   training and held-out points more similar. In exercise 2, a flow with new points at every step
+#   is much closer to the exact density than a flow with the same points at every step.
 #
 # ## In the real method
 #
-# The method uses the same Python class (`DensityEstimator`), with two blocks. Each embedding $v$
-# has 256 numbers in the method and 32 or 64 numbers in our small networks. After the warm-up, the
-# flow learns from the teacher's embeddings at every training step. For the pixels that have a
-# label, the flow also learns from the label:
+# The flow of DDFP is an object of the same Python class as the flows of this lesson:
+# `DensityEstimator`. It has two blocks. Each embedding $v$ has 256 numbers in the method and 32 or
+# 64 numbers in our small networks. After the warm-up, the flow learns from the teacher's embeddings
+# at every training step. For the pixels that have a label, the flow also learns from the label:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
-# In the library, these two lines of the coupling block scale and shift the two halves:
+# In the library, the class `CouplingBlock` scales and shifts the two halves with these two lines:
 #
 # ```python
 # # ddfp_lib/method/flow.py

@@ -194,9 +194,9 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 
 # %% [markdown]
 # **Finding.** Both panels show the same steps, down the learned density. On all sides of a class,
-# these steps point outwards, and not only towards the other classes. "Down" means "away from
-# typical points". Where the flow has a valley of low density between two classes, the steps point
-# into this valley.
+# these steps point outwards, even on the sides where there is no other class. "Down" means "away
+# from typical points". Where the flow has a valley of low density between two classes, the steps
+# point into this valley.
 
 # %% [markdown]
 # ## How far down does a step go, and how often does the class change?
@@ -206,8 +206,8 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # direction in which the prediction changes fastest. Descent in eight small steps computes a new
 # gradient before each small step. Density descent, the random step and the adversarial step have
 # equal length. The lengths of the eight small steps add up to this length too. But the path of the
-# eight steps may bend. Then its end is closer to the starting point than the end of one straight
-# step. We measure two quantities on fresh points, for three seeds:
+# eight steps may bend. If the path bends, the distance from its start to its end is smaller than
+# the length of one straight step. We measure two quantities on fresh points, for three seeds:
 #
 # - how much the *true* log-density falls, in *nats* (the unit of the natural logarithm);
 # - for how many points the true class *changes*. In training, a moved point keeps the label from
@@ -342,8 +342,8 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # descent, a random step and the adversarial step. Each step starts from the unperturbed feature.
 # The flow was not trained on these scenes.
 #
-# **Predict first.** For what percentage of the features does $\log p$ fall under descent, under a
-# random step and under the adversarial step?
+# **Predict first.** For what percentage of the features is $\log p$ lower after the step than
+# before? Give one answer for descent, one for a random step and one for the adversarial step.
 
 # %%
 config = small_config("ddfp", seed=0, steps=train_steps)
@@ -396,12 +396,13 @@ assert unmoved > descent[right] > vat[right] and abs(random[right] - unmoved) < 
 # normal density above, a random step lowers the log-density of about 69 % of the points. The median
 # fall is more than 8 nats for descent, about 1 nat for the adversarial step, and about 0 for the
 # random step. For more than 95 % of the features, descent does not change the class that the
-# network predicts. But this class can be wrong. The last column shows for how many features the
-# network predicts the *true* class: about 94 % without a step and after a random step. The
-# percentage is a little lower after descent, and lowest after the adversarial step. The column
-# "network keeps its class" shows that, in this network, the adversarial step changes the predicted
-# class of more features than descent does. (In the plane, the result was the opposite for long
-# steps: descent changed the true class of more points than the adversarial step did.)
+# network predicts. But this class can be wrong. The last column shows the percentage of features
+# for which the network predicts the *true* class. This percentage is about 94 % without a step, and
+# also about 94 % after a random step. The percentage is a little lower after descent, and lowest
+# after the adversarial step. The column "network keeps its class" shows that, in this network, the
+# adversarial step changes the predicted class of more features than descent does. (In the plane,
+# the result was the opposite for long steps: descent changed the true class of more points than the
+# adversarial step did.)
 #
 # ## Where do the moved features lie?
 #
@@ -449,7 +450,7 @@ assert abs(nearest["random step"] - 1) < 0.15
 # The projection onto two principal components is a linear map. *UMAP* (McInnes et al.) makes a
 # nonlinear map that tries to keep neighbors close to one another. UMAP takes a minute, so we stored
 # its result. The script `weights/03_map.py` fits UMAP to three groups of embeddings together:
-# unperturbed embeddings, embeddings after random steps and embeddings after descent. On such a map,
+# unperturbed embeddings, embeddings after random steps and embeddings after descent. On a UMAP map,
 # the distances between clusters have no clear meaning. So trust the median distances above, not the
 # distances on the UMAP map below.
 
@@ -474,8 +475,8 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 # ## Where does log p fall most?
 #
 # Now we look at the images. Each feature covers 4 x 4 pixels of the image. In the maps of $\log p$
-# below, a white square is a feature that we did not move, because it is not confident or because
-# the pixel at its center is *ignored* (the mask gives no class for this pixel).
+# below, a white square is a feature that we did not move. Such a feature is not confident, or the
+# pixel at the center of the feature is *ignored* (the mask gives no class for this pixel).
 #
 # **Predict first.** For which features does $\log p$ fall most: for features with a high density,
 # or for features that already have a low density?
@@ -519,9 +520,9 @@ assert rank_correlation < -0.2
 #
 # **Play with it.** On the [explorer's page on
 # pictures](../docs/explorer.md#what-a-step-does-to-a-picture) you can choose a feature of an image
-# and the length of the step. The page shows $\log p$ before and after density descent, a random
-# step and an adversarial step. In a clone of the repository, the command `make explorer` builds the
-# page.
+# and the length of the step. The page has three kinds of steps: density descent, a random step and
+# an adversarial step. For each of them, it shows $\log p$ before and after the step. In a clone of
+# the repository, the command `make explorer` builds the page.
 
 # %% [markdown]
 # ## Exercises
@@ -532,9 +533,10 @@ assert rank_correlation < -0.2
 # the length 0.8. Draw 1,500 points with `draw(1500, "fresh", seeds[0])`, and move them with
 # `DensityDescent(0.8)` and `learned[0]`, which contains the flow's log-density and the classifier.
 # Split the points into two groups: points whose true class changed, and points whose true class did
-# not change. The function `true_class` returns the true class. For each step, compare the flow's
-# log-density (`learned[0].log_density`) in the middle of the step and at its end. In which group is
-# the log-density at the end more often *higher* than the log-density in the middle?
+# not change. The function `true_class` returns the true class. Each point moves by one straight
+# step. For each point, compare the flow's log-density (`learned[0].log_density`) in the middle of
+# this step and at the end of this step. In which group is the log-density at the end more often
+# *higher* than the log-density in the middle?
 
 # %% tags=["solution", "nbval-ignore-output"]
 x, _ = draw(1500, "fresh", seeds[0])
@@ -576,15 +578,15 @@ assert abs(fall - wanted) < 0.5
 # %% [markdown]
 # ## What we saw
 #
-# - The step of density descent has length $\varepsilon$ and points outwards, away from the dense
-#   middle of a class.
+# - The step of density descent has length $\varepsilon$. Its direction is outwards, away from the
+#   dense middle of a class.
 # - At equal length, descent lowers the log-density more than a random step or an adversarial step
 #   does.
-# - In the plane, at the lengths 0.8 and 1.2, descent in one straight step also changes the true
-#   class more often than a random step or an adversarial step of the same length does. If a step of
-#   descent and a random step lower the log-density by the same amount, descent changes the true
-#   class less often. In the trained network, the adversarial step changes the predicted class most
-#   often, descent less often, and a random step hardly ever.
+# - In the plane, a step can also change the true class. At the lengths 0.8 and 1.2, one straight
+#   step of descent changes it more often than a random step or an adversarial step of the same
+#   length. If a step of descent and a random step lower the log-density by the same amount, descent
+#   changes the true class less often. In the trained network, the adversarial step changes the
+#   predicted class most often, descent less often, and a random step hardly ever.
 # - With one seed, we looked at straight steps of density descent that have length 0.8 and change
 #   the true class. In nearly half of these steps, the flow's log-density rises again between the
 #   middle and the end of the step. At length 0.8, in the mean over three seeds, descent in eight

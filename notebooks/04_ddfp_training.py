@@ -459,12 +459,13 @@ assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 #
 # We call `train` again with the same folder. It finds the checkpoint and continues the training.
 # *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of the
-# pseudo-labels that are right. (The next figure and table show both for the validation scenes.)
-# *mIoU*, the mean intersection over union, scores a segmentation. The IoU of a class is the number
-# of pixels that have this class in both prediction and mask, divided by the number of pixels that
-# have it in at least one of the two. mIoU is the mean IoU over all classes. The third panel of the
-# next figure shows the flow's loss in *bits per dimension*: the negative log-likelihood with
-# logarithms to the base 2, divided by the number of channels of $v$.
+# pseudo-labels that are right. (The next figure and the next table show coverage and precision for
+# the validation scenes.) *mIoU*, the mean intersection over union, measures how well a segmentation
+# agrees with the mask. The IoU of a class is the number of pixels that have this class in both
+# prediction and mask, divided by the number of pixels that have it in at least one of the two. mIoU
+# is the mean IoU over all classes. The third panel of the next figure shows the flow's loss in
+# *bits per dimension*: the negative log-likelihood with logarithms to the base 2, divided by the
+# number of channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -510,7 +511,7 @@ assert bits[-1] < bits[0] - 0.3
 # 2](../reproduce/studies/perturbations-mechanism.csv).)
 
 # %% [markdown]
-# ## What does the teacher segment?
+# ## Which digits does the teacher find?
 #
 # **Predict first.** At the end of the training, will the teacher still miss whole digits? Will it
 # give digits a wrong class?
@@ -648,9 +649,9 @@ assert all(theirs is ours for theirs, ours in pairs)
 # teacher labels the same six scenes twice: once in a batch with four labeled scenes, and once in a
 # batch with four other labeled scenes.
 #
-# **Predict first.** Take the teacher in train mode. For what percentage of the pixels of the six
-# scenes do the pseudo-labels from the two batches differ? (A pixel that has a pseudo-label in only
-# one of the two batches counts as different.)
+# **Predict first.** Take the teacher in train mode. What percentage of the pixels of the six scenes
+# get different pseudo-labels in the two batches? (A pixel that has a pseudo-label in only one of
+# the two batches counts as different.)
 
 
 # %%
@@ -698,10 +699,10 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. Many of
-# the pixels with different pseudo-labels lie close together and fill whole regions of a digit. The
-# others form thin lines and dots, most of them along the outlines of the digits. In evaluation
-# mode, the pseudo-labels are the same in both batches.
+# **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. For some
+# pixels, the two batches give different pseudo-labels. Many of these pixels lie close together and
+# fill whole regions of a digit. The others form thin lines and dots, most of them along the
+# outlines of the digits. In evaluation mode, the pseudo-labels are the same in both batches.
 
 # %% [markdown]
 # ## Exercises
@@ -744,7 +745,8 @@ torch.testing.assert_close(by_confident, by_valid / y.coverage())
 # section "How does a whole training run go?".)
 
 # %% [markdown]
-# **3. The early teacher.** Part 6 has the formula of $a$. Take $a_\text{max}$ = 0.95, 0.99 and
+# **3. The early teacher.** The teacher's weights are an exponential moving average (EMA) with the
+# decay $a$. Part 6 of this lesson has the formula of $a$. Take $a_\text{max}$ = 0.95, 0.99 and
 # 0.999. (The release has 0.999.) For each value, what is the first step at which $a$ equals
 # $a_\text{max}$? `ema_decay_at(n, a_max)` returns $a$ at step $n$. What does the result mean for a
 # run of 240 steps?
@@ -755,13 +757,14 @@ for decay in (0.95, 0.99, 0.999):
     print(f"a_max {decay}: from step {begin}")
 
 # %% [markdown] tags=["solution"]
-# For each $a_\text{max}$, the output gives one step. At each step before this printed step, the
-# teacher's weights are a plain mean. This is the mean of the student's weights after step 0, after
-# step 1, and so on, up to the current step. Every step counts equally in this mean, including the
-# first steps, when the student is almost random. (At step 0, $a = 0$, so the starting weights are
-# not part of this mean.) After the printed step, the teacher forgets the first steps more and more.
-# With $a_\text{max}$ = 0.999, the printed step is 999. So in a run of 240 steps, the teacher's
-# weights are the plain mean at every step.
+# For each $a_\text{max}$, the output gives one training step: the first step at which $a$ equals
+# $a_\text{max}$. At each step before this printed step, the teacher's weights are a plain mean.
+# This is the mean of the student's weights after step 0, after step 1, and so on, up to the current
+# step. Every step counts equally in this mean, including the first steps, when the student is
+# almost random. (At step 0, $a = 0$, so the starting weights are not part of this mean.) After the
+# printed step, the teacher forgets the first steps more and more. With $a_\text{max}$ = 0.999, the
+# printed step is 999. So in a run of 240 steps, the teacher's weights are the plain mean at every
+# step.
 
 # %%
 temporary.cleanup()

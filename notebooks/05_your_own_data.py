@@ -355,10 +355,11 @@ assert iou["background"] > 80
 assert min(iou, key=iou.get) == "2"
 
 # %% [markdown]
-# **Finding.** A wrong class is more frequent than a missed digit: the network finds all seven
-# digits at about the right place, but some have the wrong class. The digit 2 is the hardest class
-# here, although it occurs in as many masks as the digit 0. Two of the seven pictures above show the
-# digit 2. In these pictures, the network gives most pixels of the digit a wrong class.
+# **Finding.** In the seven pictures above, a wrong class is more frequent than a missed digit. Each
+# picture has one digit. The network finds each digit at about the right place, but gives some
+# digits a wrong class. The digit 2 is the hardest class here, although it occurs in as many masks
+# as the digit 0. Two of the seven pictures above show the digit 2. In these pictures, the network
+# gives most pixels of the digit a wrong class.
 #
 # ## What do the error messages say?
 #
@@ -435,9 +436,10 @@ assert not Path("other").exists()
 #
 # ## Exercises
 #
-# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Will the error message
-# name the list of classes or a mask? Predict first. Then write the file `root / "classes.txt"`
-# without its last line, and print `complaint()`. Restore the file at the end.
+# **1. A missing class.** A colleague forgets the last line of `classes.txt`. Which file will be in
+# the error message: the list of classes or a mask? Predict first. Then write the file
+# `root / "classes.txt"` without its last line, and print `complaint()`. Restore the file at the
+# end.
 
 # %% tags=["solution"]
 listed = (root / "classes.txt").read_text()
@@ -449,8 +451,8 @@ assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown] tags=["solution"]
 # The message names the first mask with a digit 2. In the mask, the pixels of this digit have the
-# value 3. Without its last line, the list of classes has no class for this value. So the message
-# names the mask, but the error is in the list.
+# value 3. The list of classes lacks its last line, so it has no class for this value. So the
+# message names the mask, but the error is in the list.
 
 # %% [markdown]
 # **2. A new camera.** Its pictures have five times as many pixels per side as the training
@@ -460,9 +462,10 @@ assert "mask value 3 is no class (0..2" in forgotten
 # `--long-side 40` shrinks the longer side of each picture to 40 pixels. In each of the two results,
 # what percentage of the digits' pixels has the right class? What is this percentage in the
 # predictions for the original pictures of 40 x 40 pixels (folder `predictions`)? Resize the
-# predicted masks to 40 x 40 pixels. Compare each of them with `validation.mask(i)`, where `i` is
-# the index of the picture in `indices`. (`Image.fromarray(validation.image(i).permute(1, 2,
-# 0).numpy())` is a picture that PIL can resize and save.)
+# predicted masks to 40 x 40 pixels. Compare the predicted mask of each picture with its true mask,
+# `validation.mask(i)`. For the picture `names[k]`, `i` is `indices[k]`.
+# (`Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())` is a picture that PIL can resize
+# and save.)
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()

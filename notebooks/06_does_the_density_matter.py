@@ -83,8 +83,8 @@ steps = 300
 #
 # The claim of the paper is about the flow and the step. These are the colored boxes of the diagram
 # below. The other boxes do not need a density. Among them are the boxes of the teacher, the
-# pseudo-labels, the strong augmentation and the second pass. Other methods have some or all of
-# these boxes too.
+# pseudo-labels, the strong augmentation and the second pass. Other methods have some or all of the
+# boxes that do not need a density.
 
 # %%
 diagram("flow", "step")
@@ -287,10 +287,10 @@ assert fall[descent] > 2 * max(fall[random], fall[adversarial_step])
 #
 # Study 10 of this project ([STUDY.md](../reproduce/STUDY.md)) makes two comparisons on digit
 # scenes. In the first comparison, the steps have an *equal effect*: all of them change the
-# prediction by about the same amount. Descent takes a step of length 3 (`ddfp, eps 3`). A random
-# step then has length 11.5 (`noise, eps 11.5`), and an adversarial step has length 1
-# (`vat, eps 1`). (We chose these lengths so that both the KL divergence and the percentage of
-# flipped classes are about equal.) In the second comparison, all steps have length 3
+# prediction by about the same amount. Descent takes a step of length 3 (`ddfp, eps 3`). For the
+# same effect, a random step needs length 11.5 (`noise, eps 11.5`), and an adversarial step needs
+# length 1 (`vat, eps 1`). (We chose these lengths so that both the KL divergence and the percentage
+# of flipped classes are about equal.) In the second comparison, all steps have length 3
 # (`noise, eps 3` and `vat, eps 3`). The output shows four differences: the test mIoU of descent
 # minus the test mIoU of each of the other four variants:
 
@@ -317,8 +317,8 @@ assert longer["difference"] < 0 < longer["high"]
 #
 # One fair rule is that each method takes steps of the length that is best for this method. Choose
 # this length from the *same number* of candidates for each method. Choose the candidate with the
-# best score on *validation* data. Look at the scores on test data only after this choice. Study 1
-# chose the lengths on the digit scenes in this way, with two seeds and four lengths for each
+# best score on *validation* data. Do not look at the scores on test data before this choice. Study
+# 1 chose the lengths on the digit scenes in this way, with two seeds and four lengths for each
 # method:
 
 # %%
@@ -361,9 +361,10 @@ wide.round(1).T
 # %% [markdown]
 # A comparison of two methods within the same seed is *paired*. How much narrower does pairing make
 # the confidence interval of the mean difference? Take DDFP and the second pass alone, with $n$
-# seeds. Let $s_1$ and $s_2$ be the standard deviations of their scores. Let $s_d$ be the standard
-# deviation of the $n$ differences within seeds. Without pairing, the standard error of the mean
-# difference is $\sqrt{(s_1^2 + s_2^2)/n}$. With pairing, it is $s_d/\sqrt n$.
+# seeds. Let $s_1$ and $s_2$ be the standard deviations of their scores. For each seed, subtract one
+# score from the other. Let $s_d$ be the standard deviation of these $n$ differences. Without
+# pairing, the standard error of the mean difference is $\sqrt{(s_1^2 + s_2^2)/n}$. With pairing, it
+# is $s_d/\sqrt n$.
 #
 # **Predict first.** The paired interval is narrower than the unpaired interval. By which factor?
 
@@ -435,26 +436,28 @@ for other in ("noise, eps 10", "vat, eps 3"):
     assert gap(other, "ddfp, eps 3")["difference"] > 0  # part 3
 
 # %% [markdown]
-# **Finding.** On average, adversarial steps gain most over the second pass alone, and descent gains
-# least. Part 1: DDFP is significantly better than `consistency`. (After the correction for several
-# comparisons, this is no longer true; see below.) Part 2 (DDFP scores higher because it moves
-# features): the results for DDFP do not show whether this is true. The second pass alone has more
-# than half of the gain of DDFP over `consistency`. DDFP is not significantly better than the second
-# pass alone. The random step is significantly better than the second pass alone, even after the
-# correction. Part 3 (DDFP scores higher because it moves features *down the density*): the results
-# do not support this claim. Random, dropout and adversarial steps all have a *higher* mean score
-# than descent. (Each method takes steps of the length that was best for this method in the tuning
-# runs.) Random, dropout and adversarial steps are significantly better than the second pass alone.
-# (After the correction, only random steps are.) So moving features helps on this benchmark, but we
-# have not shown this for descent. We find no sign that a direction from the density helps more than
-# another direction. With about equal training time, DDFP (1,500 training steps) has a lower score
-# than `consistency` (2,000 training steps). With 1,500 training steps, the score of DDFP is more
-# than seven points lower than with 2,000. We did not investigate the reason for this large
-# difference between 1,500 and 2,000 steps. Both the second pass and the density take time. `noise`
-# has a second pass but no density. A training step of `noise` takes longer than a training step of
-# `consistency`. A training step of DDFP takes even longer. (In the output, the difference in mIoU
-# between random steps and DDFP is `noise` minus `ddfp`. The [README](../README.md#what-we-found)
-# shows it with the opposite sign: `ddfp` minus `noise`.)
+# **Finding.** For each kind of step, we compare the mean score with the mean score of the second
+# pass alone. The gain is largest for adversarial steps and smallest for descent. Part 1: DDFP is
+# significantly better than `consistency`. (After the correction for several comparisons, this is no
+# longer true; see below.) Part 2 (DDFP scores higher because it moves features): the results for
+# DDFP do not show whether this is true. The second pass alone has more than half of the gain of
+# DDFP over `consistency`. DDFP is not significantly better than the second pass alone. The random
+# step is significantly better than the second pass alone, even after the correction. Part 3 (DDFP
+# scores higher because it moves features *down the density*): the results do not support this
+# claim. Random, dropout and adversarial steps all have a *higher* mean score than descent. (Each
+# method takes steps of the length that was best for this method in the tuning runs.) Random,
+# dropout and adversarial steps are significantly better than the second pass alone. (After the
+# correction, only random steps are significantly better than the second pass alone.) So moving
+# features helps on this benchmark, but we have not shown this for descent. We find no sign that a
+# direction from the density helps more than another direction. With about equal training time, DDFP
+# (1,500 training steps) has a lower score than `consistency` (2,000 training steps). With 1,500
+# training steps, the score of DDFP is more than seven points lower than with 2,000. We did not
+# investigate the reason for this large difference between 1,500 and 2,000 steps. Both the second
+# pass and the density take time. `noise` has a second pass but no density. A training step of
+# `noise` takes longer than a training step of `consistency`. A training step of DDFP takes even
+# longer. (In the output, the difference in mIoU between random steps and DDFP is `noise` minus
+# `ddfp`. The [README](../README.md#what-we-found) shows it with the opposite sign: `ddfp` minus
+# `noise`.)
 
 # %% [markdown]
 # ## What does "significant" mean?
@@ -574,17 +577,17 @@ assert len(kinds) == 3 and (table.loc[kinds, "difference"] < 0).all()
 # either.
 #
 # Is the density itself good? In exercise 2 of lesson 2, we trained a flow on points in 16
-# dimensions, with new points at every training step. This flow came closer to the exact density
-# than two kernel densities. But lesson 2 also has flows that learn the density of two rings. In
-# some places between the rings, the density of these flows stays too high ("bridges"). For the
-# features of a network, we do not know the exact density, so we can only compare densities with one
-# another. For this comparison, we compute the log-likelihood of the features of *validation*
-# images. We call a density better if it gives these features a higher log-likelihood. We also test
-# whether the network is more often wrong at pixels with a low density. Then we compare low density
-# with low confidence. Which of the two is a better sign of an error? (We measure the quality of a
-# sign with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 % is perfect.
-# In the output, "both" is a logistic regression on confidence and density, and "confidence fitted"
-# is a logistic regression on confidence alone.)
+# dimensions, with new points at every training step. This flow was closer to the exact density than
+# either of two kernel densities was. But lesson 2 also has flows that learn the density of two
+# rings. In some places between the rings, the density of these flows stays too high ("bridges").
+# For the features of a network, we do not know the exact density, so we can only compare densities
+# with one another. For this comparison, we compute the log-likelihood of the features of
+# *validation* images. We call a density better if it gives these features a higher log-likelihood.
+# We also test whether the network is more often wrong at pixels with a low density. Then we compare
+# low density with low confidence. Which of the two is a better sign of an error? (We measure the
+# quality of a sign with the AUROC, the area under the ROC curve. 50 % is a random guess, and 100 %
+# is perfect. In the output, "both" is a logistic regression on confidence and density, and
+# "confidence fitted" is a logistic regression on confidence alone.)
 #
 # **Predict first.** After the warm-up, the flow learns at every step of the training. Does the flow
 # fit the features better than one Gaussian does?
@@ -681,12 +684,12 @@ assert (pseudo["error percentile"] < 48).all()
 # too. With `supervised` (training on labels alone), the boundary has about the same percentile at
 # the end as at step 500. Does the boundary move further with DDFP than with `consistency`? We
 # cannot say, because the interval of `ddfp` minus `consistency` is wide (-6.2 to +6.0). On the
-# photographs (study 9), we measured four methods. The output shows means over the three seeds that
-# all four methods have. In these means, the boundary lies at percentile 17 to 21, lower than on the
-# digits. Compare step 300 with the end of the training (step 900). For each of the three methods
-# with pseudo-labels, the two means differ by less than one percentile. We did not measure before
-# step 300. During the training of a single network, the percentile can change by several points
-# from one measurement to the next.
+# photographs (study 9), we measured four methods with three seeds. The output shows means over
+# these seeds. These means of the boundary percentile are about 17 to 21. The means on the digits
+# are higher. Compare step 300 with the end of the training (step 900). For each of the three
+# methods with pseudo-labels, the mean at step 300 and the mean at step 900 differ by less than one
+# percentile. We did not measure before step 300. During the training of a single network, the
+# percentile can change by several points from one measurement to the next.
 #
 # On the digits, we also measured the error percentile. It is the mean percentile of the features
 # that the network classifies wrongly. For the four methods with pseudo-labels, this percentile is
@@ -702,10 +705,10 @@ assert (pseudo["error percentile"] < 48).all()
 # of `ddfp` or of the release. The scores of this study are on validation images. One variant is the
 # release with random steps instead of steps down the density. In study 6, all methods have the
 # teacher of the release. This teacher is *tied*: it shares the weights of the student. It is also
-# in *train mode*: its BatchNorm uses the statistics of the current batch. The flow computes the
-# direction of a step from embeddings. Study 6 has two variants of `ddfp` (see the output). In the
-# variant "asked in train mode", these embeddings are normalized with the statistics of the current
-# batch. In the other variant, they are normalized with running statistics.
+# in *train mode*: its BatchNorm uses the statistics of the current batch. The flow receives
+# embeddings and computes the direction of a step. Study 6 has two variants of `ddfp` (see the
+# output). In the variant "asked in train mode", these embeddings are normalized with the statistics
+# of the current batch. In the other variant, they are normalized with running statistics.
 #
 # **Predict first.** Study 6 compares four methods with consistency training: the second pass alone,
 # random steps, adversarial steps and descent. All five methods have the teacher of the release.
@@ -734,21 +737,23 @@ assert released.loc["released, noise, eps 10", "difference"] > 0
 # difference is significant. The mean score of the release with random steps is 1.6 points above
 # that of `ddfp` with its steps down the density, but this difference is not significant. With the
 # teacher of the release, three methods are significantly better than consistency training: the
-# second pass alone, random steps and adversarial steps. Neither of the two variants of descent is
-# significantly better. So we see no sign that the density is the reason for the higher score of the
-# release. But three seeds are few, and most of the intervals are wide.
+# second pass alone, random steps and adversarial steps. Neither of the two variants of `ddfp` in
+# study 6 is significantly better than consistency training. So we see no sign that the density is
+# the reason for the higher score of the release. But three seeds are few, and most of the intervals
+# are wide.
 
 # %% [markdown]
 # ## Real photographs
 #
-# Four studies use real photographs instead of digit scenes. Two of them use street scenes (CamVid):
+# Five studies use real photographs instead of digit scenes. Two of them use street scenes (CamVid):
 # in study 7, the network starts from random weights, and in study 11, it is pretrained. The other
-# two use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network. We
-# call these photographs "the animals" (studies 8 and 9). For the animals, we wrote a
-# [plan](../reproduce/PLAN.md) before the main experiment (study 9). The plan says which comparisons
-# count, how many seeds they have, and what we may claim. Before the plan, we had tuned two methods,
-# `supervised` and `consistency`, on validation images. The runs of this tuning also stored test
-# scores. No setting was chosen by these test scores.
+# three use photographs of animals and persons (a part of PASCAL VOC), with a pretrained network. We
+# call these photographs "the animals" (studies 8, 9 and 12). In study 12, the backbone of the
+# network does not learn. For the animals, we wrote a [plan](../reproduce/PLAN.md) before the main
+# experiment (study 9). The plan says which comparisons count, how many seeds they have, and what we
+# may claim. Before the plan, we had tuned two methods, `supervised` and `consistency`, on
+# validation images. The runs of this tuning also stored test scores. No setting was chosen by these
+# test scores.
 #
 # **Predict first.** The plan compares DDFP with consistency training, with the second pass alone
 # and with random steps. In how many of these three comparisons is DDFP significantly better?
@@ -799,24 +804,29 @@ assert strict["low"] < planned["low"] < 0 < planned["high"] < strict["high"]
 assert clear == 0
 
 # %% [markdown]
-# **Finding.** On the animals (study 9), all three planned intervals contain 0. DDFP and the second
-# pass alone have three common seeds. On these seeds, their means are almost equal. So on these
-# photographs, we see no sign that DDFP is better than consistency training, the second pass alone
-# or random steps. For the three classes that look similar (cow, horse, sheep), we see no sign that
-# DDFP is better than `consistency`. The interval of DDFP minus the second pass alone is narrow. The
-# interval of DDFP minus `consistency` is wide, although these two methods have five seeds. (We
-# added two of the five seeds later, by a rule of the plan. The rule applies to a difference that is
-# not significant, but is larger than a limit. This limit is the standard deviation, between seeds,
-# of the difference `noise` minus `consistency`. If you add seeds after you have seen a result, the
-# new interval is less reliable. So be even more careful with DDFP minus `consistency`.)
+# **Finding.** On the animals (study 9), the plan has three comparisons. The 95 % intervals of all
+# three contain 0. DDFP and the second pass alone have three common seeds. On these seeds, their
+# means are almost equal. So on these photographs, we see no sign that DDFP is better than
+# consistency training, the second pass alone or random steps. For the three classes that look
+# similar (cow, horse, sheep), we see no sign that DDFP is better than `consistency`. The confidence
+# interval for the difference between DDFP and the second pass alone is narrow. The interval of DDFP
+# minus `consistency` is wide, although these two methods have five seeds. (We added two of the five
+# seeds later, by a rule of the plan. The rule applies to a difference that is not significant, but
+# is larger than a limit. This limit is the standard deviation, between seeds, of the difference
+# `noise` minus `consistency`. If you add seeds after you have seen a result, the new interval is
+# less reliable. So be even more careful with DDFP minus `consistency`.)
 #
 # The comparisons on the animals (study 9) have three more limitations. First, the chosen step
 # length of DDFP is the shortest length that we tried. A step of this length changes few predictions
 # (see study 9 in [STUDY.md](../reproduce/STUDY.md)). So we cannot expect a large difference between
 # DDFP and the second pass alone. Second, consistency training gains only 3 points over training on
 # labels alone. This gain is not significant with three seeds, because it varies a lot between
-# seeds. (Each seed has different labeled images.) Third, the step lengths were chosen with one seed
-# and with half of the training steps (study 8).
+# seeds. (Each seed has different labeled images.) Third, the step lengths were chosen in study 8.
+# Its runs have only one seed, and half as many training steps as the runs of study 9.
+#
+# In study 12, the backbone keeps its ImageNet weights, so the features change less during the
+# training. There too, DDFP is not significantly better than `consistency`. The interval of this
+# difference is narrow (-0.5 to +0.7, three seeds).
 #
 # Now look at `supervised` in the lines of study 7 (street scenes, CamVid). These lines are in the
 # first output of this section. On the test images, training on labels alone is *better* than
@@ -847,9 +857,9 @@ assert clear == 0
 #    comparisons, this difference is not significant (-0.5 to +2.5).
 # 4. Perhaps DDFP needs a density that fits the features well and keeps learning. Three seeds are
 #    not enough to know this.
-# 5. On the digit scenes, we measured the decision boundary of four methods that use pseudo-labels.
-#    With all four methods, the boundary moves to features with a lower density. One of these
-#    methods, `consistency`, takes no step.
+# 5. On the digit scenes, we measured the density at the decision boundary for each of four methods
+#    that use pseudo-labels. With all four methods, the boundary moves to features with a lower
+#    density. One of these methods, `consistency`, takes no step.
 # 6. On the digit scenes, the flow fits the features better than one Gaussian, but a mixture of 16
 #    Gaussians fits them better than the flow. Low density hardly predicts the errors of the
 #    network.
@@ -869,8 +879,8 @@ assert clear == 0
 # ## Exercises
 #
 # **1. Find the flaw.** "We compare the methods `ddfp` and `noise` on validation images. DDFP is
-# better with every seed." The output below shows the differences in validation mIoU, from study 1.
-# These numbers are real:
+# better with every seed." The output below shows the differences in validation mIoU. The runs come
+# from study 1. These numbers are real:
 
 # %%
 faulty = paired_difference(tried, "ddfp, eps 3", "noise, eps 0.3", choice.score)
@@ -898,8 +908,8 @@ assert fair["difference"] < faulty["difference"]
 # seeds, we cannot conclude anything. In the unfair comparison, DDFP is 1.5 points better than noise
 # with one seed and 1.4 points better with the other. These two differences are almost equal,
 # perhaps by chance. So the interval of the unfair comparison (+0.7 to +2.3) is narrow and does not
-# contain 0. Both comparisons use the validation images on which the lengths were chosen. A test of
-# the claim needs test images, as in study 2.
+# contain 0. Both comparisons use the validation images on which the lengths were chosen. To test
+# whether DDFP is better than noise, we need test images, as in study 2.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run
@@ -917,8 +927,9 @@ log.tail(3)
 # last score of its log? Now suppose that the network no longer improves from epoch to epoch, so
 # that its scores vary only by chance. On average, how far is the best of 20 such scores above their
 # mean? To answer this second question, assume that the scores of the last 20 epochs have no trend.
-# Draw 20 of these scores with replacement, and take the best of the 20. Repeat this many times, and
-# compute the mean of the best scores. How far is it above the mean of the last 20 scores?
+# Draw 20 of these scores with replacement, and take the best of the 20. Repeat the draw of 20
+# scores many times, and compute the mean of the best scores. How far is it above the mean of the
+# last 20 scores?
 
 # %% tags=["solution"]
 values = log["first_line_miou"].to_numpy()
@@ -934,10 +945,10 @@ assert values.max() > values[-1] and best > late.mean()
 # The score 81.2 is the *best of 80 epochs*. The best epoch was chosen with the same images that
 # give the reported score. The score 80.9 is the score of the last epoch. The best of many noisy
 # scores is higher than a typical score. With more evaluations, the best score becomes even higher.
-# For this log, assume that the last 20 scores have no trend. If we draw 20 of these scores, the
-# best drawn score is on average 0.34 points above the mean of the last 20 scores. So compare the
-# last score of your run with the last score in the paper's log. Or choose the best epoch on images
-# that are not used for the reported score.
+# For this log, assume that the last 20 scores have no trend. We draw 20 times from these scores,
+# with replacement, and take the best drawn score. On average, it is 0.34 points above the mean of
+# the last 20 scores. So compare the last score of your run with the last score in the paper's log.
+# Or choose the best epoch on images that are not used for the reported score.
 
 # %% [markdown]
 # **3. Plan a test.** UniMatch (CVPR 2023) is a method that *drops channels* of the features at
@@ -966,8 +977,8 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # seeds to find a difference of half a point. We decide this number before the first run.
 # *Mechanism:* one possible reason for a gain is that a network with dropout depends less on single
 # channels. To test this reason, evaluate each trained network with one channel of the features set
-# to zero. Then compare the networks that were trained with channel dropout with the networks that
-# were trained with noise: which of them lose less accuracy?
+# to zero. Then compare two groups of networks: those that were trained with channel dropout, and
+# those that were trained with noise. Which group loses less accuracy?
 
 # %% [markdown]
 # ## What we saw

@@ -51,8 +51,11 @@ def test_the_counts_at_the_top_are_those_of_the_tables():
     equal, option, differs = (
         sum(row[1] == verdict for row in ROWS) for verdict in ("equal", "by option", "differs")
     )
-    counts = f"{len(ROWS)} pieces: {equal} equal, {option} by option, {differs} differ."
-    assert f"The tables have {counts}" in " ".join(PAGE.split())
+    counts = (
+        f'compare {len(ROWS)} pieces. The verdict is "equal" for {equal} pieces, "by option" for '
+    )
+    counts += f'{option} pieces, and "differs" for {differs} pieces.'
+    assert f"The tables {counts}" in " ".join(PAGE.split())
 
 
 def test_the_named_tests_exist():

@@ -127,7 +127,7 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
     assert (
-        "Measured on 4 x Some GPU (at most 10.5 GiB each). Micro-batches: 2. Evaluation protocol: "
+        "measured on 4 x Some GPU (at most 10.5 GiB each). Micro-batches: 2. Evaluation protocol: "
         "*whole*." in page
     )
 
@@ -165,7 +165,7 @@ def test_a_published_score_keeps_its_decimals():
 
 def test_the_page_names_benchmarks_that_only_studies_measured():
     """Photographs have rows in studies alone, and no longer once the ledger has them."""
-    assert "results of `camvid` (study 7), `voc_animals` (studies 8, 9)" in results_page(
+    assert "results of `camvid` (study 7), `voc_animals` (studies 8, 9, 12)" in results_page(
         rows({"ddfp": [50.0]}), published_scores()
     )
     measured = rows({"ddfp": [50.0]}, "104", "voc_animals")

@@ -102,7 +102,7 @@ def test_the_page_says_which_studies_learned_padding():
         f"the flow also learned features at the padding of labeled images ({share} batch)."
         for share in ("2 % of the features of a digits", "0.2 % of the features of a camvid")
     )
-    assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], [], []]
+    assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], [], [], []]
 
 
 def test_studies_have_places_of_their_own():
@@ -321,7 +321,7 @@ def test_a_choice_is_made_on_validation_images(minimal):
     scores = {"consistency": 50, "noise, eps 3": 51, "noise, eps 9": 52}
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed)
     runs["test_miou"] = 0.0
-    best = "this list names the best by mean validation mIoU (%)"
+    best = "this list names the variants with the highest mean validation mIoU (%)"
     assert f"{best}: `noise, eps 9` (52.5)." in section(chooser, runs)
     scores["noise, eps 3"] = 52  # both are best, and both are named
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed).assign(test_miou=0.0)

@@ -77,9 +77,9 @@ NOT_RUN = "not run yet"
 
 CONTRIBUTED = (
     "This section is for runs that other people made on their own machines. These runs are stored "
-    "in `contributed/`. For each of them, `ddfp record --check` checks whether its configuration, "
-    "its log and its scores agree with each other. We did not repeat these runs, and no other "
-    "table of this page has them."
+    "in `contributed/`. For each of these runs, `ddfp record --check` checks whether the "
+    "configuration, the log and the scores of the run agree with each other. We did not repeat "
+    "these runs, and no other table of this page has them."
 )
 
 
@@ -204,15 +204,16 @@ def results_page(
         "# Results",
         "`ddfp report` generates this page from [`results.csv`](results.csv) and "
         "[`paper.csv`](paper.csv). Nobody edits it by hand. Scores are mIoU in %, and each image "
-        "is segmented at one scale. The evaluation protocol *whole* segments an image in one "
-        "piece. *Test mIoU* is the score of the teacher after the last step, on test images. No "
-        "setting was chosen on test images. *Val, last* is the score of the teacher after the last "
-        "step, on validation images. *Val, best* is the highest score of the teacher on validation "
-        "images during a run, so it is optimistic. Differences are paired by seed. The 95 % "
-        "confidence intervals (CI) are computed with Student's t distribution. A difference is "
-        "significant if its interval does not contain 0. Tables "
-        "may come from different machines and dates, so compare only scores of the same table. The "
-        "results of the studies are in [`studies/`](studies), and [STUDY.md](STUDY.md) reports "
+        "is segmented at one scale. With the evaluation protocol *whole*, the network segments "
+        "an image in one piece. *Test mIoU* is the score of the teacher after the last step, on "
+        "test images. No setting was chosen on test images. *Val, last* is the score of the "
+        "teacher after the last step, on validation images. *Val, best* is the highest score of "
+        "the teacher on validation images during a run, so it is optimistic. Differences are "
+        "paired by seed. The 95 % confidence intervals (CI) are computed with Student's t "
+        "distribution. A difference is significant if its interval does not contain 0. Tables "
+        "may come from different machines and dates, so compare only scores of the same table. "
+        "The results of the studies are in [`studies/`](studies), and [STUDY.md](STUDY.md) "
+        "reports "
         f"them{_alone(ledger)}.",
     ]
     stale = unmatched(ledger)
@@ -233,11 +234,11 @@ def results_page(
     parts += [
         "## The paper's tables, cell by cell",
         "*Paper*: the paper's score of DDFP, at the epoch that is best on validation images. "
-        "*Unknown*: the paper has a number for this cell, but no public table that we could read "
-        "has it. *Unproved*: we know a number for this cell, but we found it in no public table "
-        "(see the column *notes* of the tables below). "
-        "*Here*: our score of the teacher after the last step (mean and standard deviation over "
-        "seeds). *Difference*: our mean score of `ddfp` minus the paper's score.",
+        "*Unknown*: the paper has a number for this cell, but we do not know this number. None "
+        "of the public tables that we could read contains it. *Unproved*: we know a number for "
+        "this cell, but we found it in no public table (see the column *notes* of the tables "
+        "below). *Here*: our score of the teacher after the last step (mean and standard "
+        "deviation over seeds). *Difference*: our mean score of `ddfp` minus the paper's score.",
         paper_table(ledger, scores),
     ]
     for benchmark in scores["benchmark"].unique():
@@ -272,7 +273,7 @@ def _measured(runs: pd.DataFrame) -> str:
     ]
     if len(on_gpu) < len(runs):
         devices.append("a CPU")
-    text = f"Measured on {', '.join(devices)}."
+    text = f"These results were measured on {', '.join(devices)}."
     taken = runs["micro_batches"].dropna().unique()
     if set(taken) - {"1"}:
         text += f" Micro-batches: {', '.join(taken)}."

@@ -202,8 +202,8 @@ def _answer(study: Study, runs: pd.DataFrame) -> str:
         several = [means[names].round(1) for names in by_preset.values() if len(names) > 1]
         best = {name: top for some in several for name, top in some[some == some.max()].items()}
         chosen = ", ".join(f"`{name}` ({top:.1f})" for name, top in best.items())
-        text = "For each preset with several variants, this list names the best by mean validation"
-        return f"{text} mIoU (%): {chosen}."
+        text = "Some presets have several variants. For each of these presets, this list names the"
+        return f"{text} variants with the highest mean validation mIoU (%): {chosen}."
     return significance(runs, study.baseline, study.score)
 
 
@@ -322,10 +322,10 @@ def page() -> str:
         "a table have in common; `±` is the standard deviation between seeds. Differences between "
         "two methods are in points of mIoU, and paired by seed. If there are at least three "
         "seeds, the 95 % interval (Student's t) is in parentheses. A difference is significant if "
-        "its interval does not contain 0. Unless the text says so, intervals are not corrected "
-        "for the number of comparisons. *Seconds* is the mean time of a run on one core, while "
-        "the machine did other work too. Tables come from different machines: compare only scores "
-        "of one table. `SEED` in a setting is the seed of the run.",
+        "its interval does not contain 0. Intervals are corrected for the number of comparisons "
+        "only if the text says this. *Seconds* is the mean time of a run on one core, while the "
+        "machine did other work too. Tables come from different machines: compare only scores of "
+        "one table. `SEED` in a setting is the seed of the run.",
     ]
     for study in studies():
         parts.append(f"## {study.number}. {study.question}")
@@ -343,7 +343,7 @@ def page() -> str:
             parts.append(section(study, runs, mechanism, study.stored_classes()))
             if study.settings:
                 words = ", ".join(f"`{one}`" for one in study.settings).replace("{seed}", "SEED")
-                text = "Unless a variant sets another value, it has these settings"
+                text = "Each variant has these settings, if it does not set other values itself"
                 parts.append(f"{text}: {words}.")
             parts.append(f"{measured(runs)} {outdated(study)}".strip())
         parts.append(command(study))
