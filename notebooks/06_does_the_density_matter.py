@@ -832,12 +832,13 @@ assert clear == 0
 # first output of this section. On the test images, training on labels alone is *better* than
 # consistency training. (On the validation images, the mean of `supervised` is lower than the mean
 # of `consistency`: see [study 7](../reproduce/STUDY.md).) The runs of study 7 have three seeds and
-# 600 steps, and start from random weights. On the test images of study 7, DDFP and noise have
-# higher means than `consistency`, but lower means than `supervised`. In study 11, the network is
-# pretrained, and training on labels alone is better than consistency training there too. For six
-# classes that get few right pseudo-labels, the mean IoU is lower with `consistency` than with
-# labels alone. With a higher threshold for pseudo-labels, this difference is smaller. Both studies
-# show why you should always report the simplest baseline too (here training on labels alone).
+# 600 steps, and start from random weights. On the test images of study 7, the mean scores of DDFP
+# and noise are higher than that of `consistency`, but lower than that of `supervised`. In study 11,
+# the network is pretrained, and training on labels alone is better than consistency training there
+# too. For six classes that get few right pseudo-labels, the mean IoU is lower with `consistency`
+# than with labels alone. With a higher threshold for pseudo-labels, this difference is smaller.
+# Both studies show why you should always report the simplest baseline too (here training on labels
+# alone).
 #
 # ## What may we conclude?
 #

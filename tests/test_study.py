@@ -99,7 +99,7 @@ def test_the_page_says_which_studies_learned_padding():
         for text in sections
     ]
     digits, camvid = (
-        f"the flow also learned features at the padding of labeled images ({share} batch)."
+        f"the flow was also trained on the padding of labeled images ({share} batch)."
         for share in ("2 % of the features of a digits", "0.2 % of the features of a camvid")
     )
     assert said == [[digits], [], *[[digits]] * 4, [camvid], [], [], [], [], []]

@@ -45,7 +45,7 @@ EFFECTS = {
 """Columns of the table of steps."""
 
 
-FIXES = {"padding": ("8c74a5a", "the flow also learned features at the padding of labeled images")}
+FIXES = {"padding": ("8c74a5a", "the flow was also trained on the padding of labeled images")}
 """Commits that changed a method after results were kept, and what was wrong, by name."""
 
 PADDED = {"digits": "2 %", "camvid": "0.2 %"}
