@@ -437,27 +437,27 @@ for other in ("noise, eps 10", "vat, eps 3"):
 
 # %% [markdown]
 # **Finding.** For each kind of step, we compare the mean score with the mean score of the second
-# pass alone. The gain is largest for adversarial steps and smallest for descent. Part 1: DDFP is
-# significantly better than `consistency`. (After the correction for several comparisons, this is no
-# longer true; see below.) Part 2 (DDFP scores higher because it moves features): the results for
-# DDFP do not show whether this is true. The second pass alone has more than half of the gain of
-# DDFP over `consistency`. DDFP is not significantly better than the second pass alone. The random
-# step is significantly better than the second pass alone, even after the correction. Part 3 (DDFP
-# scores higher because it moves features *down the density*): the results do not support this
-# claim. Random, dropout and adversarial steps all have a *higher* mean score than descent. (Each
-# method takes steps of the length that was best for this method in the tuning runs.) Random,
-# dropout and adversarial steps are significantly better than the second pass alone. (After the
-# correction, only random steps are significantly better than the second pass alone.) So moving
-# features helps on this benchmark, but we have not shown this for descent. We find no sign that a
-# direction from the density helps more than another direction. With about equal training time, DDFP
-# (1,500 training steps) has a lower score than `consistency` (2,000 training steps). With 1,500
-# training steps, the score of DDFP is more than seven points lower than with 2,000. We did not
-# investigate the reason for this large difference between 1,500 and 2,000 steps. Both the second
-# pass and the density take time. `noise` has a second pass but no density. A training step of
-# `noise` takes longer than a training step of `consistency`. A training step of DDFP takes even
-# longer. (In the output, the difference in mIoU between random steps and DDFP is `noise` minus
-# `ddfp`. The [README](../README.md#what-we-found) shows it with the opposite sign: `ddfp` minus
-# `noise`.)
+# pass alone. The gain is largest for adversarial steps and smallest for descent. Part 1 of the
+# claim (DDFP scores higher than `consistency`): the difference is significant. (After the
+# correction for several comparisons, this is no longer true; see below.) Part 2 of the claim (the
+# reason is that DDFP moves features): the results for DDFP do not show whether this is true. The
+# second pass alone has more than half of the gain of DDFP over `consistency`. DDFP is not
+# significantly better than the second pass alone. The random step is significantly better than the
+# second pass alone, even after the correction. Part 3 of the claim (the reason is that DDFP moves
+# features *down the density*): the results do not support this claim. Random, dropout and
+# adversarial steps all have a *higher* mean score than descent. (Each method takes steps of the
+# length that was best for this method in the tuning runs.) Random, dropout and adversarial steps
+# are significantly better than the second pass alone. (After the correction, only random steps are
+# significantly better than the second pass alone.) So moving features helps on this benchmark, but
+# we have not shown this for descent. We find no sign that a direction from the density helps more
+# than another direction. With about equal training time, DDFP (1,500 training steps) has a lower
+# score than `consistency` (2,000 training steps). With 1,500 training steps, the score of DDFP is
+# more than seven points lower than with 2,000. We did not investigate the reason for this large
+# difference between 1,500 and 2,000 steps. Both the second pass and the density take time. `noise`
+# has a second pass but no density. A training step of `noise` takes longer than a training step of
+# `consistency`. A training step of DDFP takes even longer. (In the output, the difference in mIoU
+# between random steps and DDFP is `noise` minus `ddfp`. The [README](../README.md#what-we-found)
+# shows it with the opposite sign: `ddfp` minus `noise`.)
 
 # %% [markdown]
 # ## What does "significant" mean?
