@@ -699,10 +699,11 @@ assert differing["train"] > 0.003
 assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
-# **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. For some
-# pixels, the two batches give different pseudo-labels. Many of these pixels lie close together and
-# fill whole regions of a digit. The others form thin lines and dots, most of them along the
-# outlines of the digits. In evaluation mode, the pseudo-labels are the same in both batches.
+# **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. We put
+# the same six scenes into two batches. Some of their pixels have different pseudo-labels in these
+# two batches. Many of these pixels lie close together and fill whole regions of a digit. The others
+# form thin lines and dots, most of them along the outlines of the digits. In evaluation mode, the
+# pseudo-labels are the same in both batches.
 
 # %% [markdown]
 # ## Exercises
