@@ -160,7 +160,8 @@ def main() -> None:
         "Growth, each quantity alone": "Each line of the table is about one quantity, for example "
         "the number of classes. This quantity grows to 2, 4 and 8 times its first value, while all "
         "other quantities stay the same. The columns for time and memory show ratios. For "
-        "example, a time is divided by the time when the quantity has its first value. To measure "
+        'example, "time at x 2" is the time at twice the first value, divided by the time at the '
+        "first value. To measure "
         "memory, we count the elements that each operation writes, and add these numbers over all "
         "operations. The last column is the number of elements of the largest tensor.\n\n"
         "![Curves of time and memory while rows, "

@@ -16,11 +16,11 @@
 #
 # [All lessons](README.md) · next: [2. Normalizing flows](02_normalizing_flow_density.ipynb)
 #
-# Six points have a label, and 234 points have no label. Where should the decision boundary between
-# two classes run? *Semi-supervised learning* trains on points with a label and on points without a
-# label. One of its oldest ideas is the **cluster assumption**: points of one cluster share a class.
-# If this is true, the boundary should lie in regions with few points. This second idea is called
-# *low-density separation*.
+# Six points have a label, and 234 points have no label. Where should we put the decision boundary
+# between two classes? *Semi-supervised learning* trains on points with a label and on points
+# without a label. One of its oldest ideas is the **cluster assumption**: points of one cluster
+# share a class. If this is true, the boundary should lie in regions with few points. This second
+# idea is called *low-density separation*.
 #
 # **DDFP**, *Density-Descending Feature Perturbation* (CVPR 2024), builds on the cluster assumption.
 # The method learns the density of the features. It moves a feature one step *down the density*.
@@ -501,9 +501,9 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #
 # - *Moons:* descent gains the most accuracy. On average, it gains about five percentage points more
 #   than a random step. With descent, no seed loses more than 0.5 points. But the mean density at
-#   the boundary changes by about the same amount with all three rules. With each rule, the mean
-#   change is smaller than the standard deviation of the eight changes. So the density at the
-#   boundary does not explain why descent gains more accuracy than the other rules.
+#   the boundary changes by about the same amount with all three rules. With each rule, the mean of
+#   the eight changes (one for each seed) is smaller than their standard deviation. So the density
+#   at the boundary does not explain why descent gains more accuracy than the other rules.
 # - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
 #   between seeds. A random step hardly changes the mean accuracy, but half of the seeds lose
 #   accuracy. On average, the random step and entropy minimization move the boundary to a *lower*
@@ -693,11 +693,12 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # %% [markdown]
 # **Finding.** On this cloud, the mean density at the boundary is lowest for descent: for each of
 # the other rules, it is more than 0.1 higher. This is not true for any other cloud. (For each seed,
-# we subtract the density at the boundary with the random step from that with descent. This
-# difference varies a lot between seeds. So eight seeds do not prove that the mean difference is
-# below 0.) But on this cloud, descent has a lower accuracy than labels alone with most seeds. The
-# loss differs a lot between seeds. The cluster assumption is an assumption about *classes*. Points
-# without labels cannot confirm or refute this assumption.
+# we compute a difference: the density at the boundary with descent minus the density at the
+# boundary with the random step. This difference varies a lot between seeds. So eight seeds do not
+# prove that the mean difference is below 0.) But on this cloud, descent has a lower accuracy than
+# labels alone with most seeds. The difference in accuracy between descent and labels alone varies a
+# lot from seed to seed. The cluster assumption is an assumption about *classes*. Points without
+# labels cannot confirm or refute this assumption.
 
 # %% [markdown]
 # ## Exercises
@@ -705,8 +706,8 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # **1. Use the classifier, not the density.** *Virtual adversarial training* (VAT) moves each point
 # in the direction in which the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved,
 # FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
-# step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor (seeds,
-# points) that is True everywhere, and `rng` is `generator("vat")`. Write a function
+# step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor of shape
+# (seeds, points). It is True everywhere. `rng` is `generator("vat")`. Write a function
 # `rule(student, teacher, x)`. Inside `rule`, define a function `step(x)` that returns the VAT step.
 # It must be inside `rule`, because the VAT step needs the student. Create `rng` outside of `rule`,
 # so that each training step uses new random numbers. The last line of `rule` must be
@@ -762,17 +763,18 @@ for name in ("moons", "gap"):
 
 # %% [markdown] tags=["solution"]
 # Perhaps you expected a better result with the exact density than with the learned density. On
-# "gap", this is true on average: with the learned density, the mean accuracy of descent is lower
-# than with labels alone. With the exact density, the mean accuracy of descent is about the same as
-# with labels alone. (On "gap", the gain of descent with the exact density varies a lot between
-# seeds. This gain is the accuracy of descent minus the accuracy of labels alone.) But on "moons",
-# the gain is *smaller* with the exact density. We did not investigate why. The reason is probably
-# the shape of the moons. A moon is a thin band along an arc. Steps down the exact density go at a
-# right angle to the arc, to an edge of the moon. There, the classifier probably predicts the right
-# class anyway. Steps down the learned density have other directions, because the flow has errors.
-# So the result of descent on these two clouds seems to depend on these *errors*. The paper says
-# that DDFP works because steps down the density move the decision boundary into regions with few
-# features. Is this reason right? Lesson 6 tests this.
+# "gap", the mean accuracy of descent is indeed higher with the exact density than with the learned
+# density. With the learned density, this mean accuracy is lower than the mean accuracy with labels
+# alone. With the exact density, the mean accuracy of descent is about the same as with labels
+# alone. (On "gap", the gain of descent with the exact density varies a lot between seeds. This gain
+# is the accuracy of descent minus the accuracy of labels alone.) But on "moons", the gain of
+# descent is *smaller* with the exact density than with the learned density. We did not investigate
+# why. The reason is probably the shape of the moons. A moon is a thin band along an arc. Steps down
+# the exact density go at a right angle to the arc, to an edge of the moon. There, the classifier
+# probably predicts the right class anyway. Steps down the learned density have other directions,
+# because the flow has errors. So the result of descent on these two clouds seems to depend on these
+# *errors*. The paper says that DDFP works because steps down the density move the decision boundary
+# into regions with few features. Is this reason right? Lesson 6 tests this.
 
 # %% [markdown]
 # ## What we saw
@@ -792,10 +794,10 @@ for name in ("moons", "gap"):
 #   no density, and it also loses accuracy on the rings.
 # - On the cloud with the misplaced gap, descent leads to a lower mean density at the boundary than
 #   each of the other rules. Each difference is more than 0.1. This is not true for any other cloud.
-#   But on the cloud with the misplaced gap, the density at the boundary with descent minus that
-#   with the random step varies a lot between seeds. So eight seeds do not prove that descent leads
-#   to a lower density than the random step. On the cloud with the misplaced gap, the mean accuracy
-#   with descent is lower than with labels alone.
+#   But on the cloud with the misplaced gap, one of these differences varies a lot between seeds:
+#   the density at the boundary with descent minus the density at the boundary with the random step.
+#   So eight seeds do not prove that descent leads to a lower density than the random step. On the
+#   cloud with the misplaced gap, the mean accuracy with descent is lower than with labels alone.
 # - On the moons and the rings, the results of each rule differ a lot between seeds. Compare two
 #   rules only with the same seed. Repeat the comparison with several seeds.
 #

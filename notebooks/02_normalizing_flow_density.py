@@ -415,8 +415,8 @@ for change in ("flow without labels", "1 block", "4 blocks"):
 # interval, CI, contains 0. Lesson 6 explains such intervals.) With only three seeds, the 95 %
 # confidence intervals for one block and for four blocks are wide: an effect of two percentage
 # points is possible. (The flow without labels still has one Gaussian per class, but it does not
-# learn which Gaussian belongs to which class. We did not test a flow with a single Gaussian instead
-# of the mixture.)
+# learn which Gaussian belongs to which class. We did not test a flow whose base density is a single
+# Gaussian for all classes.)
 
 # %% [markdown]
 # ## How long must a flow train?
@@ -724,8 +724,8 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
-# better. A clamp of 0.1 restricts the flow too much. A clamp of 8 is worse than a clamp of 2 with
-# both seeds. If training points are more likely than held-out points, this is a sign of
+# better. A clamp of 0.1 restricts the flow too much. With both seeds, a clamp of 8 is worse than a
+# clamp of 2. If training points are more likely than held-out points, this is a sign of
 # overfitting. Without noise, the training points are clearly more likely than the held-out points.
 # With noise of 0.05, the value of the released code, the difference is smaller. But in these short
 # training runs, this noise does not make the held-out points more likely: their log-likelihood is
@@ -782,14 +782,15 @@ maps(
 )
 
 # %% [markdown]
-# **2. A stream of points.** Features of a network have many dimensions, and they are new at every
-# training step. So we append 14 standard normal numbers to each point of the moons. The exact
-# log-density is the sum of the log-density of the moons and the log-density of the 14 numbers. In
-# the next cell, `wide` makes such points. Its first argument is the number of points. Its second
-# argument is a name, and each name gives other points: `wide(300, "a")` and `wide(300, "b")` are
-# two different sets of 300 points. `exact_of_wide` returns the exact log-density of such points.
-# Train two flows for 150 steps: one on the same 300 points at every step, one on 300 fresh points
-# at every step. Create each flow with `DensityEstimator(16, 2, config, total_steps=150)`, where
+# **2. A stream of points.** Features of a network have many dimensions. At every training step, the
+# network computes new features. So we append 14 standard normal numbers to each point of the moons.
+# The exact log-density is the sum of the log-density of the moons and the log-density of the 14
+# numbers. In the next cell, `wide` makes such points. Its first argument is the number of points.
+# Its second argument is a name, and each name gives other points: `wide(300, "a")` and
+# `wide(300, "b")` are two different sets of 300 points. `exact_of_wide` returns the exact
+# log-density of such points. Train two flows for 150 steps: one on the same 300 points at every
+# step, one on 300 fresh points at every step. Create each flow with
+# `DensityEstimator(16, 2, config, total_steps=150)`, where
 # `config = DensityConfig(blocks=4, hidden=32, lr=0.01)`. Train each flow with `fit_step`, as the
 # function `fit` does in the section "One Gaussian per class". Then compare both flows with two
 # kernel densities. Fit the first one to 300 points and the second one to 3,000 points, each with

@@ -299,8 +299,8 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # $\delta$ has a random direction, $v \cdot \delta$ is normally distributed with mean 0 and standard
 # deviation $\varepsilon$, for every number of dimensions $D$.
 #
-# **Predict first.** For what fraction of the points does $\log p$ fall under a random step of
-# length 1? Is this fraction more or less than half?
+# **Predict first.** For what fraction of the points does a random step of length 1 lower $\log p$?
+# Is this fraction more or less than half?
 
 # %%
 table = {}
@@ -330,7 +330,8 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the
 # points, which is more than half. The network below has 48 channels in $F$. If $F$ were standard
 # normal, descent of length 1 would lower the log-density of $F$ about 15 times as much as a random
-# step would. In a trained network, $F$ is not normally distributed, so we measure the fall there.
+# step would. In a trained network, $F$ is not normally distributed. So we measure in such a network
+# by how much a step lowers the log-density.
 
 # %% [markdown]
 # ## In a trained network, does descent also lower the density more than a random step?

@@ -633,12 +633,12 @@ assert all(theirs is ours for theirs, ours in pairs)
 
 # %% [markdown]
 # **Finding.** After the assignment `t.data = s.data`, the released teacher and the student share
-# the memory of their weights. So their weights are equal after every step. (After the first step,
-# the EMA teacher has the same weights as the student too. The first step has the number $n = 0$, so
-# the EMA formula of part 6 has $a = 0$.) Because the released teacher always has the student's
-# weights, the release does self-training: the student learns from its own confident predictions.
-# Self-training is not necessarily worse than training with an EMA teacher. Study 3 in
-# [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
+# the memory of their weights. So their weights are equal after every step. (Directly after the
+# first step, the weights of the EMA teacher are also equal to the student's weights. The first step
+# has the number $n = 0$, so the EMA formula of part 6 has $a = 0$.) Because the released teacher
+# always has the student's weights, the release does self-training: the student learns from its own
+# confident predictions. Self-training is not necessarily worse than training with an EMA teacher.
+# Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch

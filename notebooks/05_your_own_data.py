@@ -184,7 +184,7 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 # You write the settings into one file. A setting that is not in this file has its default value.
 # Most defaults fit the paper's experiments: a ResNet-101 that is trained on photographs. The file
 # below is for pictures of 40 x 40 pixels and for training on a CPU. For photographs, start from the
-# file in [data.md](../docs/data.md), which uses a pretrained network.
+# file `mine.yaml` in [data.md](../docs/data.md). This file uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -497,9 +497,10 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 
 # %% [markdown] tags=["solution"]
 # This network is worse on digits that are five times as large as in training. If we do not shrink
-# the large pictures, a smaller percentage of the digits' pixels gets the right class than in the
-# small pictures. The size of this difference depends on the machine. If we shrink the large
-# pictures to 40 pixels, the result is about as good as with the small pictures.
+# the large pictures, the network gives the right class to a smaller percentage of the digits'
+# pixels in the large pictures than in the small pictures. The size of this difference depends on
+# the machine. If we shrink the large pictures to 40 pixels, the result is about as good as with the
+# small pictures.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take

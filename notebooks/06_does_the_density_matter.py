@@ -98,9 +98,9 @@ diagram("flow", "step")
 # | 4. The density must be good and keep learning | test mIoU | fitted once; mixture without flow |
 # | 5. The step moves the boundary | boundary percentile (part 5) | `consistency`, `noise`, `vat` |
 #
-# The controls of part 3 take steps in another direction. `noise` takes a step in a random
-# direction. `dropout` takes a step in the direction of channel dropout (which sets some channels to
-# zero). `vat` takes an adversarial step (lesson 3).
+# The controls of part 3 take steps in a direction that does not come from the density. `noise`
+# takes a step in a random direction. `dropout` takes a step in the direction of channel dropout
+# (which sets some channels to zero). `vat` takes an adversarial step (lesson 3).
 #
 # A **baseline** is a method to compare with. A **control** is a baseline that differs from DDFP in
 # only *one* respect. If the scores differ by more than chance, this one respect is the reason.
@@ -968,18 +968,19 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 # This is one possible plan. *Parts:* (1) feature perturbation improves the score; (2) the second
 # pass alone does not explain the gain; (3) dropping *channels* is better than another random
 # change. *Controls:* for part (1), the control is `consistency`. For part (2), it is a second pass
-# in which nothing is dropped. For part (3), there are two controls: noise of the same length as the
-# change by channel dropout, and dropout of single values instead of channels. *Kept equal:* all
-# methods have the same labeled images, the same starting weights, the same number of training steps
-# and the same loss weights. All methods have the same number of candidates for the strength of the
-# perturbation. The strength is chosen on validation images. *The comparison:* we compare channel
-# dropout with noise. Each method has its chosen strength. We use the scores on test images after
-# the last training step, and pair them by seed. *Seeds:* according to the output above, we need 20
-# seeds to find a difference of half a point. We decide this number before the first run.
-# *Mechanism:* one possible reason for a gain is that a network with dropout depends less on single
-# channels. To test this reason, evaluate each trained network with one channel of the features set
-# to zero. Then compare two groups of networks: those that were trained with channel dropout, and
-# those that were trained with noise. Which group loses less accuracy?
+# in which nothing is dropped. For part (3), there are two controls. The first control adds noise.
+# This noise has the same length as the change that channel dropout makes. The second control drops
+# single values instead of channels. *Kept equal:* all methods have the same labeled images, the
+# same starting weights, the same number of training steps and the same loss weights. All methods
+# have the same number of candidates for the strength of the perturbation. The strength is chosen on
+# validation images. *The comparison:* we compare channel dropout with noise. Each method has its
+# chosen strength. We use the scores on test images after the last training step, and pair them by
+# seed. *Seeds:* according to the output above, we need 20 seeds to find a difference of half a
+# point. We decide this number before the first run. *Mechanism:* one possible reason for a gain is
+# that a network with dropout depends less on single channels. To test this reason, evaluate each
+# trained network with one channel of the features set to zero. Then compare two groups of networks:
+# those that were trained with channel dropout, and those that were trained with noise. Which group
+# loses less accuracy?
 
 # %% [markdown]
 # ## What we saw
