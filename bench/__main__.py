@@ -21,8 +21,8 @@ GPU_COMMAND = ".venv/bin/python -m bench.gpu --set training.precision=bfloat16"
 ABOUT = """\
 `make bench` makes this page. For photographs and GPUs, this command measures nothing: it copies
 stored results. In most parts of this page, you find a command that makes only that part, such as
-`python -m bench.step`. This command runs the file `bench/step.py`. The first lines of this file
-explain what the command measures.
+`python -m bench.step`. The command `python -m bench.step` runs the file `bench/step.py`. The first
+lines of this file explain what the command measures.
 
 | name on this page | meaning |
 |---|---|
@@ -157,13 +157,12 @@ def main() -> None:
         "Density estimator": density.table(densities),
         "Training step": step.table(seconds),
         "Training step on photographs": photos.PAGE.read_text().strip(),
-        "Growth, each quantity alone": "Each line of the table is about one quantity, for example "
-        "the number of classes. This quantity grows to 2, 4 and 8 times its first value, while all "
-        "other quantities stay the same. The columns for time and memory show ratios. For "
-        'example, "time at x 2" is the time at twice the first value, divided by the time at the '
-        "first value. To measure "
-        "memory, we count the elements that each operation writes, and add these numbers over all "
-        "operations. The last column is the number of elements of the largest tensor.\n\n"
+        "Growth, each quantity alone": "Each line of the next table is about one quantity, for "
+        "example the number of classes. This quantity grows to 2, 4 and 8 times its first value, "
+        "while all other quantities stay the same. The columns for time and memory show ratios. "
+        'For example, "time at x 2" is the time at twice the first value, divided by the time at '
+        "the first value. To measure memory, we count the elements that each operation writes, and "
+        "add these numbers over all operations. The last column is the number of elements of the largest tensor.\n\n"
         "![Curves of time and memory while rows, "
         "features, classes, pixels or images grow]"
         f"(growth.png)\n\n{growth.table(grown)}",

@@ -3,24 +3,24 @@
 Nobody knows the true density of a network's features, so nobody can say how close the flow comes to
 it. Here the flow learns a density of 64 dimensions. This density has a formula, so we can compare
 the flow's log-densities and gradients with the exact values. We train a new flow for each number of
-steps in the table (the smallest is 50, the largest 1,500). For comparison: a run of the benchmark
-`voc_animals` has 900 training steps.
+steps in the table at the end of this page (the smallest number is 50, the largest is 1,500). For
+comparison: a run of the benchmark `voc_animals` has 900 training steps.
 
-We make the known density from a mixture of seven Gaussians with different widths. One has the
-weight 0.6, and the other six have equal weights. Then we apply a nonlinear monotone function to
-each coordinate. Next, we multiply each coordinate by a fixed factor. We chose these factors: they
-go from 1 (first coordinate) down to 0.1 (last coordinate). After this, we rotate the axes. The
-class of a row is the Gaussian from which the row was drawn. The training of the flow uses the class
-of only one row in thirty, on average. At each training step, the flow learns from new rows, as in
-the training of DDFP.
+We make the known density from a mixture of seven Gaussians with different widths. One Gaussian has
+the weight 0.6, and the other six Gaussians have equal weights. Then we apply a nonlinear monotone
+function to each coordinate. Next, we multiply each coordinate by a fixed factor. We chose these
+factors: they go from 1 (first coordinate) down to 0.1 (last coordinate). After this, we rotate the
+axes. The class of a row is the Gaussian from which the row was drawn. The training of the flow uses
+the class of only one row in thirty, on average. At each training step, the flow learns from new
+rows, as in the training of DDFP.
 
 Let p be the known density. Let q be an estimate of p, for example the density that the flow has
-learned. The table reports three quantities. We computed them on new samples from p. No estimate was
-fitted to these samples. ``gap`` is the mean of log p - log q in nats. This is the KL divergence,
-and 0 is perfect. ``order`` is the rank correlation of log q with log p. ``direction`` is the mean
-cosine between the gradients of log q and log p. (A step of DDFP goes against the gradient of log
-q.) A Gaussian and a mixture of 16 Gaussians, each fitted once to 10,000 rows, are compared with the
-flow.
+learned. The table at the end of this page reports three quantities. We computed them on new samples
+from p. No estimate was fitted to these samples. ``gap`` is the mean of log p - log q in nats. This
+is the KL divergence, and 0 is perfect. ``order`` is the rank correlation of log q with log p.
+``direction`` is the mean cosine between the gradients of log q and log p. (A step of DDFP goes
+against the gradient of log q.) A Gaussian and a mixture of 16 Gaussians, each fitted once to 10,000
+rows, are compared with the flow.
 """
 
 import argparse

@@ -257,9 +257,9 @@ assert 75 < alone["moons"] < 85 and 68 < alone["rings"] < 78 and alone["blobs"] 
 
 # %% [markdown]
 # **Finding.** The loss depends only on the labeled points. So the boundary separates the labeled
-# points, but in the figure it crosses both moons and the outer ring. On the moons, about a fifth of
-# the points get the wrong class, and on the rings more than a quarter. On the blobs, the accuracy
-# is already about 98 %.
+# points, but in the figure above the table, the boundary crosses both moons and the outer ring. On
+# the moons, about a fifth of the points get the wrong class, and on the rings more than a quarter.
+# On the blobs, the accuracy is already about 98 %.
 
 # %% [markdown]
 # ## In which direction does the density fall?
@@ -467,7 +467,7 @@ def changes(name):
         gain = scores[name][rule] - scores[name]["labels alone"]
         moved = densities[name][rule] - densities[name]["labels alone"]
         rows[rule] = {
-            "accuracy (points)": f"{gain.mean():+z.0f} ± {gain.std():.0f}",
+            "accuracy (points)": f"{gain.mean():+z.1f} ± {gain.std():.1f}",
             "seeds that lost": f"{int((gain < -0.5).sum())} of {seeds}",
             "density at the boundary": f"{moved.mean():+z.2f} ± {moved.std():.2f}",
         }
@@ -607,7 +607,8 @@ maps(
 # %% [markdown]
 # ## How long should a step be?
 #
-# **Predict first.** The gap between the moons is about 0.5 wide. What will steps of length 0.8 do?
+# **Predict first.** At its narrowest places, the gap between the moons is about 0.5 wide. What will
+# steps of length 0.8 do?
 
 # %% tags=["nbval-ignore-output"]
 lengths = [eps, 0.4, 0.8]
@@ -617,7 +618,7 @@ for length in lengths:
         model = trained["moons"][rule] if length == eps else train("moons", function)
         gains[rule][length] = accuracy("moons", model[steps]) - scores["moons"]["labels alone"]
 table = pd.DataFrame(gains).rename_axis("length of the step")
-table.map(lambda gain: f"{gain.mean():+z.0f} ± {gain.std():.0f} points")
+table.map(lambda gain: f"{gain.mean():+z.1f} ± {gain.std():.1f} points")
 
 # %% tags=["check"]
 assert gains["descent"][0.4].mean() > 2 > gains["descent"][0.8].mean()
@@ -705,18 +706,19 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 #
 # **1. Use the classifier, not the density.** *Virtual adversarial training* (VAT) moves each point
 # in the direction in which the *prediction* changes fastest. `AdversarialVAT(eps)(x, moved,
-# FeatureModels(None, student), rng)` returns this step. `FeatureModels` has the functions that a
-# step may use: a log-density (here none) and a classifier. `moved` is a boolean tensor of shape
-# (seeds, points). It is True everywhere. `rng` is `generator("vat")`. Write a function
-# `rule(student, teacher, x)`. Inside `rule`, define a function `step(x)` that returns the VAT step.
-# It must be inside `rule`, because the VAT step needs the student. Create `rng` outside of `rule`,
-# so that each training step uses new random numbers. The last line of `rule` must be
+# FeatureModels(None, student), rng)` returns the VAT step of each point. `FeatureModels` has the
+# functions that a step may use: a log-density (here none) and a classifier. `moved` is a boolean
+# tensor of shape (seeds, points). It is True everywhere. `rng` is `generator("vat")`. Write a
+# function `rule(student, teacher, x)`. Inside `rule`, define a function `step(x)` that returns the
+# VAT step. It must be inside `rule`, because the VAT step needs the student. Create `rng` outside
+# of `rule`, so that each training step uses new random numbers. The last line of `rule` must be
 # `return keep_class(step)(student, teacher, x)`. Then call `train(name, rule)` for the clouds
 # "moons" and "gap". `change[name]["random"]` and `change[name]["descent"]` each have two numbers.
 # The numbers in `change[name]["random"]` compare the random step to labels alone. The numbers in
-# `change[name]["descent"]` compare descent to labels alone. The first number is the mean gain in
-# accuracy, and the second is the mean change in the density at the boundary. Is the gain of VAT
-# closer to the gain of the random step or to the gain of descent?
+# `change[name]["descent"]` compare descent to labels alone. In `change[name]["random"]` and in
+# `change[name]["descent"]`, the first number is the mean gain in accuracy, and the second number is
+# the mean change in the density at the boundary. Is the gain of VAT closer to the gain of the
+# random step or to the gain of descent?
 
 
 # %% tags=["solution", "nbval-ignore-output"]
@@ -747,8 +749,7 @@ for name in ("moons", "gap"):
 # %% [markdown] tags=["solution"]
 # On average, VAT gains about as much as the random step. We did not investigate why. One probable
 # reason: where the classifier is certain, its prediction hardly changes in any direction. So the
-# direction of the fastest change has little meaning there. Another probable reason: VAT does not
-# use the density, so its steps do not always lead into a gap.
+# direction of the fastest change has little meaning there.
 
 # %% [markdown]
 # **2. A better density.** The learned density is a coarse copy of the exact density.
@@ -765,16 +766,15 @@ for name in ("moons", "gap"):
 # Perhaps you expected a better result with the exact density than with the learned density. On
 # "gap", the mean accuracy of descent is indeed higher with the exact density than with the learned
 # density. With the learned density, this mean accuracy is lower than the mean accuracy with labels
-# alone. With the exact density, the mean accuracy of descent is about the same as with labels
-# alone. (On "gap", the gain of descent with the exact density varies a lot between seeds. This gain
-# is the accuracy of descent minus the accuracy of labels alone.) But on "moons", the gain of
-# descent is *smaller* with the exact density than with the learned density. We did not investigate
-# why. The reason is probably the shape of the moons. A moon is a thin band along an arc. Steps down
-# the exact density go at a right angle to the arc, to an edge of the moon. There, the classifier
-# probably predicts the right class anyway. Steps down the learned density have other directions,
-# because the flow has errors. So the result of descent on these two clouds seems to depend on these
-# *errors*. The paper says that DDFP works because steps down the density move the decision boundary
-# into regions with few features. Is this reason right? Lesson 6 tests this.
+# alone. On "gap", the mean accuracy of descent with the exact density is about the same as the mean
+# accuracy with labels alone. (On "gap", the gain of descent with the exact density varies a lot
+# between seeds. This gain is the accuracy of descent minus the accuracy of labels alone.) But on
+# "moons", the gain of descent is *smaller* with the exact density than with the learned density. We
+# did not investigate why. Steps down the learned density have other directions than steps down the
+# exact density, because the flow has errors. So the result of descent on "gap" and on "moons" seems
+# to depend on these *errors*. The paper says that DDFP works because steps down the density move
+# the decision boundary into regions with few features. Is the paper's reason right? Lesson 6 tests
+# this.
 
 # %% [markdown]
 # ## What we saw
@@ -782,11 +782,12 @@ for name in ("moons", "gap"):
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - On the rings, the mean density at the boundary is lower with each of the three rules than with
 #   labels alone. On the moons, this density is only a little lower with each rule than with labels
-#   alone: for each rule, the mean of the eight changes (one for each seed) is smaller than their
-#   standard deviation. We did not investigate why the boundary moves. A probable reason is that the
-#   classifier learns from its own confident predictions, and some of these predictions are wrong.
-#   The confident predictions, right or wrong, spread from point to point until they reach a region
-#   with few points.
+#   alone. For each rule and each of the eight seeds, we computed the change in the density at the
+#   boundary from labels alone to the rule. For each rule, the mean of these eight changes is
+#   smaller than their standard deviation. We did not investigate why the boundary moves. A probable
+#   reason is that the classifier learns from its own confident predictions, and some of these
+#   predictions are wrong. The confident predictions, right or wrong, spread from point to point
+#   until they reach a region with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But the errors of the learned
@@ -804,10 +805,10 @@ for name in ("moons", "gap"):
 # ## In the real method
 #
 # In the real method, the points are features of pixels, with hundreds of dimensions. These features
-# change while the network learns, so after a warm-up, the flow learns at every training step. In
-# the last phase of training, features also move down the density. At every training step, the
-# method computes a new step down the density for each feature whose pixel has a pseudo-label. In
-# the code, the variable `shift` contains these steps down the density:
+# change while the network learns, so after a warm-up, the flow learns at every training step. Later
+# in the training, features also move down the density. At every training step, the method computes
+# a new step down the density for each feature whose pixel has a pseudo-label. In the code, the
+# variable `shift` contains these steps down the density:
 #
 # ```python
 # # ddfp_lib/training/reference_step.py

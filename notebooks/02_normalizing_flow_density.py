@@ -94,7 +94,7 @@ diagram("flow")
 #    + \log \left| \frac{\mathrm d f}{\mathrm d x} \right| $$
 #
 # This is the *change of variables*. The first term is the log-density of $z$ at $f(x)$, the place
-# to which the map sends the point. The second term accounts for stretching: where $f$ is steep,
+# to which the map $f$ sends $x$. The second term accounts for stretching: where $f$ is steep,
 # points that are close in $x$ are far apart in $z$.
 #
 # **Predict first.** The map below is steep at -1 and 1, and nearly flat between them. Where is the
@@ -186,10 +186,10 @@ def coupling(x, block):
 # `block` provides two small networks (`from_right` and `from_left`), a fixed permutation, the clamp
 # and the sizes of the halves. In the library, the forward pass of a block returns the same values
 # as `coupling`. For speed, the forward pass calls a function `_Affine` once for each half. For the
-# half $a$, `_Affine` gets the output of `from_right`. From this output, it computes `s`, `t` and
-# the new `a`, as three lines of `coupling` do. The gradient of `_Affine` also has its own code:
-# PyTorch's autograd does not compute it. The next cell prints the library's code for the forward
-# pass of a block:
+# half $a$, `_Affine` gets the output of `from_right`. From this output, `_Affine` computes `s`, `t`
+# and the new `a`. In `coupling`, the three lines that begin with `s, t =`, `s =` and `a =` compute
+# the same values. The gradient of `_Affine` also has its own code: PyTorch's autograd does not
+# compute it. The next cell prints the library's code for the forward pass of a block:
 
 # %%
 print(inspect.getsource(CouplingBlock.forward))
@@ -224,8 +224,8 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # %% [markdown]
 # **Finding.** The Jacobian is triangular, so its determinant is the product of the entries on the
 # diagonal. The log of this product is the sum of the $s_i$. For the determinant, we do not need the
-# derivatives or the inverses of the two small networks. Several coupling blocks in a row form a
-# *flow*. Real NVP and Glow are flows of this type.
+# derivatives or the inverses of the two small networks `from_right` and `from_left`. Several
+# coupling blocks in a row form a *flow*. Real NVP and Glow are flows of this type.
 #
 # **Play with it.** The explorer is a set of interactive pages. On its [page on the
 # flow](../docs/explorer.md#the-flow-coupling-by-coupling), you can move a point. The page shows
@@ -243,8 +243,8 @@ pd.DataFrame(torch.autograd.functional.jacobian(first_half, x[0]).numpy()).round
 # $$ p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; \mu_k, I), \qquad
 #    p(z \mid y) = \mathcal N(z; \mu_y, I) $$
 #
-# The first density is called the *marginal* density. The flow sends each point to its *latent* $z$.
-# Training adds a little noise to the points and maximizes their mean log-likelihood.
+# The density $p(z)$ is called the *marginal* density. The flow sends each point to its *latent*
+# $z$. Training adds a little noise to the points and maximizes their mean log-likelihood.
 # Log-likelihoods are in *nats*, the unit of the natural logarithm. We test the density on
 # *held-out* points, which are not used for training. Now we train a flow for 200 steps on 300
 # points of the *two moons*. These are two half circles with noise, and each half circle is one
@@ -364,7 +364,7 @@ for many in (3, 30):
     name = f"moons, {many} labels"
     found[f"flow, {many} labels a class"] = [right(stored(name, s), s) for s in seeds]
     found[f"nearest label, {many} a class"] = [nearest(many, s) for s in seeds]
-pd.DataFrame(found, index=[f"seed {s} (% right)" for s in seeds]).T.round(0)
+pd.DataFrame(found, index=[f"seed {s} (% right)" for s in seeds]).T.round(1)
 
 # %% tags=["check"]
 few, many = (np.array(found[f"flow, {n} labels a class"]) for n in (3, 30))
@@ -375,12 +375,13 @@ assert few.min() < 50 and many.min() > 95
 # points correctly. This is true for every seed. With thirty labels per class, the simple classifier
 # is right for all or nearly all held-out points. This is true for every seed, too. With three
 # labels per class, the flow is more accurate than the simple classifier for two seeds, and less
-# accurate for the other two seeds. With seed 3, the flow swaps the two classes for most points. A
-# probable reason: the initialization was bad, and the labels were too few to correct it. Only 2 %
-# of the points have a label, and the likelihood gives all points the same weight. (We did not try a
-# second initialization with the points and the labels of seed 3.) DDFP does not use the flow as a
-# classifier. The step needs only the marginal density, which stays the same when the classes are
-# swapped.
+# accurate for the other two seeds. With three labels per class and seed 3, the flow swaps the two
+# classes for most held-out points. A probable reason: the initialization was bad, and the labels
+# were too few to correct it. With three labels per class, only 2 % of the training points have a
+# label, and the likelihood gives all training points the same weight. (We did not try a second
+# initialization with the points and the labels of seed 3.) DDFP does not use the flow as a
+# classifier. The step down the density needs only the marginal density, which stays the same when
+# the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason: the flow has one Gaussian per class, and it has six blocks in this
@@ -394,9 +395,10 @@ assert few.min() < 50 and many.min() > 95
 # which have only two coordinates, $a$ and $b$. In the first half of a block, $a$ gets a scale and a
 # shift that depend on $b$. So all points with the same $b$ get the same scale and the same shift.
 # In the second half of the block, $a$ and $b$ exchange their roles. A single block makes only maps
-# of this kind. A more complex map needs several blocks, one after another. (Four blocks fit better
-# than one or two: see "What do blocks, clamp and noise do?" below. We did not compare a flow of six
-# blocks with flows that have fewer or more blocks.)
+# of this kind: it scales and shifts $a$ once, and then $b$ once. A more complex map needs several
+# blocks, one after another. (Four blocks fit better than one or two: see "What do blocks, clamp and
+# noise do?" below. We did not compare a flow of six blocks with flows that have fewer or more
+# blocks.)
 #
 # In DDFP, the flow is trained with labels and has two blocks. In [study 4](../reproduce/STUDY.md),
 # we trained DDFP on digit scenes (small images with handwritten digits). We changed one setting of
@@ -487,16 +489,18 @@ assert at_step[2000].mean() < np.mean(gap["2 Gaussians"]) / 3
 # density. So 200 steps were too few for this flow. A fair comparison must state how long each
 # method was trained.
 #
-# In both panels, the horizontal lines show the classical estimators on held-out points. The right
+# The figure above has two panels: held-out points on the left and training points on the right. In
+# both panels, the horizontal lines show the classical estimators on held-out points. The right
 # panel shows **overfitting**: for most seeds, the curve of the training points falls below 0. Where
 # this curve is below 0, the flow gives its training points a higher mean log-likelihood than the
 # exact density gives the held-out points. In the left panel, the mean curve of the held-out points
 # changes little from 1,000 to 2,000 steps. We did not try longer training.
 
 # %% [markdown]
-# The next figure shows the densities for one seed. (The flow with 200 steps is the first flow of
-# the section "One Gaussian per class". It was trained with six labels and a learning rate of 0.01.
-# The flows in the figure above were trained without labels, with a learning rate of 0.005.)
+# The next figure shows the densities for one seed. (In the next figure, the flow with 200 steps is
+# the first flow of the section "One Gaussian per class". It was trained with six labels and a
+# learning rate of 0.01. The previous figure shows log-likelihoods over the training steps. Its
+# flows were trained without labels, with a learning rate of 0.005.)
 
 # %%
 x, _ = train_set[0]
@@ -637,19 +641,20 @@ for name in ("flow, 2,000 steps", "another seed"):
 # 2,000 steps, the outer ring is visible in parts, and the inner ring is still a disc. After 2,000
 # steps, the held-out log-likelihood is clearly higher than after 200 steps. But it is still lower
 # than the held-out log-likelihood of the exact density. In some places between the two rings, the
-# density stays high. We call these places *bridges*. The median density between the rings is lower
-# after 2,000 steps than after 200 steps. For one of the two flows with 2,000 steps, the highest
-# density between the rings is about the same as for the flow with 200 steps. For the other flow
-# with 2,000 steps, the highest density between the rings is higher than for the flow with 200
-# steps. We did not find the cause of the bridges. The cause may be the size of the flow (six blocks
-# with clamped scales) or the training. Some smooth invertible maps make no bridges. An example is a
-# map of the form $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, like the map from the beginning of
-# this section. There, $g$ is chosen for one blurred ring. If $g$ is chosen for two blurred rings
-# instead, the map gives exactly their density. (The number of steps is not the only difference
-# between these flows. The flows with 2,000 steps had new points at every step, but the flow with
-# 200 steps had the same points at every step. So the figure does not show the effect of the number
-# of steps alone. In lesson 1, a flow that was trained for 400 steps, on the same points at every
-# step, also turned the rings into one disc.)
+# density of the flows with 2,000 steps stays high. We call these places *bridges*. The median
+# density between the rings is lower after 2,000 steps than after 200 steps. For one of the two
+# flows with 2,000 steps, the highest density between the rings is about the same as for the flow
+# with 200 steps. For the other flow with 2,000 steps, the highest density between the rings is
+# higher than for the flow with 200 steps. We did not find the cause of the bridges. The cause may
+# be the size of the flow (six blocks with clamped scales) or the training. Some smooth invertible
+# maps make no bridges. An example is a map of the form
+# $z = g(\lVert x \rVert)\, x / \lVert x \rVert$, like the map from the beginning of this section.
+# There, $g$ is chosen for one blurred ring. If $g$ is chosen for two blurred rings instead, the map
+# gives exactly their density. (The number of steps is not the only difference between these flows.
+# The flows with 2,000 steps had new points at every step, but the flow with 200 steps had the same
+# points at every step. So a comparison of the flow with 200 steps and the flows with 2,000 steps
+# does not show the effect of the number of steps alone. In lesson 1, a flow that was trained for
+# 400 steps, on the same points at every step, also turned the rings into one disc.)
 
 # %% [markdown]
 # ## What do blocks, clamp and noise do?
@@ -724,15 +729,15 @@ assert unseen["noise on the points"][2] < unseen["noise on the points"][1] - 0.1
 
 # %% [markdown]
 # **Finding.** With more blocks, the flow fits both the training points and the held-out points
-# better. A clamp of 0.1 restricts the flow too much. With both seeds, a clamp of 8 is worse than a
-# clamp of 2. If training points are more likely than held-out points, this is a sign of
-# overfitting. Without noise, the training points are clearly more likely than the held-out points.
-# With noise of 0.05, the value of the released code, the difference is smaller. But in these short
-# training runs, this noise does not make the held-out points more likely: their log-likelihood is
-# about the same as without noise, or a little lower. Noise of 0.2 blurs the density, because the
-# points themselves scatter around the arcs of the moons with a standard deviation of only 0.1. So
-# with noise of 0.2, training points and held-out points have a lower log-likelihood than with noise
-# of 0.05.
+# better. A clamp of 0.1 restricts the flow too much. With each of the two seeds of this experiment,
+# a clamp of 8 is worse than a clamp of 2. If training points are more likely than held-out points,
+# this is a sign of overfitting. Without noise, the training points are clearly more likely than the
+# held-out points. With noise of 0.05, the value of the released code, the difference is smaller.
+# But in these short training runs, this noise does not make the held-out points more likely: their
+# log-likelihood is about the same as without noise, or a little lower. Noise of 0.2 blurs the
+# density, because the points themselves scatter around the arcs of the moons with a standard
+# deviation of only 0.1. So with noise of 0.2, training points and held-out points have a lower
+# log-likelihood than with noise of 0.05.
 
 # %% [markdown]
 # The clamp bounds the log-determinant: each block changes it by at most clamp · $D$. So the
@@ -753,7 +758,7 @@ assert flow.log_prob(far).isfinite().all()
 #
 # **1. The way back.** We can draw new points from a flow: draw $z$ from the base density and apply
 # the inverse of the map. Write the inverse of `coupling`. Check that the inverse returns the input
-# of `coupling`. (Undo the last operation of `coupling` first. The index
+# of `coupling`. (The last operation of `coupling` is the permutation. Undo it first. The index
 # `block.permutation.argsort()` undoes the permutation. `block` is the coupling block from the
 # section "Many dimensions, in ten lines". Its input has the shape (N, 5) and double precision. For
 # example, `torch.randn(100, 5, dtype=torch.float64)` is a possible input.)
@@ -794,9 +799,9 @@ maps(
 # `config = DensityConfig(blocks=4, hidden=32, lr=0.01)`. Train each flow with `fit_step`, as the
 # function `fit` does in the section "One Gaussian per class". Then compare both flows with two
 # kernel densities. Fit the first one to 300 points and the second one to 3,000 points, each with
-# `KernelDensity(bandwidth=0.7).fit(points)`. For each of these four densities, compute the mean
-# log-likelihood of 1,000 other points. How far is it below the mean log-likelihood that the exact
-# density gives to these 1,000 points? Does one of the flows overfit?
+# `KernelDensity(bandwidth=0.7).fit(points)`. For each of the two flows and each of the two kernel
+# densities, compute the mean log-likelihood of 1,000 other points. How far is it below the mean
+# log-likelihood that the exact density gives to these 1,000 points? Does one of the flows overfit?
 
 
 # %%
@@ -846,15 +851,15 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 # %% [markdown] tags=["solution"]
 # The flow that is trained on the same 300 points at every step overfits badly. It gives its
 # training points a much higher log-likelihood than the exact density gives them. It gives other
-# points a much lower log-likelihood than the exact density gives them. Of the four densities, the
-# flow with fresh points at every step is closest to the exact density. A kernel density that is
-# fitted to 300 points is 3.2 nats below the exact density. A kernel density that is fitted to 3,000
-# points is 2.1 nats below the exact density. The comparison is not fair: the flow with fresh points
-# was trained on 150 x 300 = 45,000 different points, and we did not choose the width of the kernels
-# by cross-validation. But the flow stores none of these points, and a kernel density must store all
-# its points. In DDFP, the features have many dimensions, and they are new at every step. A flow
-# does not have to store them, and this is one argument for a flow. In lesson 6, DDFP is trained
-# with other densities instead of the flow, and we compare the scores.
+# points a much lower log-likelihood than the exact density gives them. We compared two flows and
+# two kernel densities: the flow with fresh points at every step is closest to the exact density. A
+# kernel density that is fitted to 300 points is 3.2 nats below the exact density. A kernel density
+# that is fitted to 3,000 points is 2.1 nats below the exact density. The comparison is not fair:
+# the flow with fresh points was trained on 150 x 300 = 45,000 different points, and we did not
+# choose the width of the kernels by cross-validation. But the flow stores none of these points, and
+# a kernel density must store all its points. In DDFP, the features have many dimensions, and they
+# are new at every step. A flow does not have to store them, and this is one argument for a flow. In
+# lesson 6, DDFP is trained with other densities instead of the flow, and we compare the scores.
 
 # %% [markdown]
 # ## What we saw
@@ -882,7 +887,8 @@ assert below["flow, the same 300 points"] > 2 * below["flow, 300 fresh points a 
 #         learner.density.fit_step(rows, classes, generator=for_features)
 # ```
 #
-# In the library, the class `CouplingBlock` scales and shifts the two halves with these two lines:
+# In the library, the class `CouplingBlock` scales and shifts the two halves $a$ and $b$ of its
+# input with these two lines:
 #
 # ```python
 # # ddfp_lib/method/flow.py

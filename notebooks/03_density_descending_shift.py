@@ -17,10 +17,10 @@
 # [All lessons](README.md) · previous: [2. Normalizing flows](02_normalizing_flow_density.ipynb) ·
 # next: [4. Training](04_ddfp_training.ipynb)
 #
-# DDFP moves a feature down the density and trains the classifier to predict the same class after
-# this step. This lesson measures such steps: how much the log-density falls, and how often the
-# class changes. The first half uses points in the plane, and the second half uses features of a
-# trained network.
+# DDFP takes a step: it moves a feature down the density. DDFP trains the classifier to predict the
+# same class before and after the step. This lesson measures such steps: how much the log-density
+# falls, and how often the class changes. The first half uses points in the plane, and the second
+# half uses features of a trained network.
 #
 # **You will**
 # - draw the step on a density, and compare it with random and adversarial steps of equal length;
@@ -213,8 +213,8 @@ assert (true_log_density(x + shift) < true_log_density(x)).float().mean() > 0.85
 # - for how many points the true class *changes*. In training, a moved point keeps the label from
 #   before the step. If the true class changes, this label is wrong.
 #
-# **Predict first.** Which of the four kinds of steps moves the most points to a place with another
-# true class?
+# **Predict first.** Which kind of step moves the most points to a place with another true class:
+# density descent, the random step, the adversarial step, or descent in eight small steps?
 
 
 # %%
@@ -397,24 +397,25 @@ assert unmoved > descent[right] > vat[right] and abs(random[right] - unmoved) < 
 # normal density above, a random step lowers the log-density of about 69 % of the points. The median
 # fall is more than 8 nats for descent, about 1 nat for the adversarial step, and about 0 for the
 # random step. For more than 95 % of the features, descent does not change the class that the
-# network predicts. But this class can be wrong. The last column shows the percentage of features
-# for which the network predicts the *true* class. This percentage is about 94 % without a step, and
-# also about 94 % after a random step. The percentage is a little lower after descent, and lowest
-# after the adversarial step. The column "network keeps its class" shows that, in this network, the
-# adversarial step changes the predicted class of more features than descent does. (In the plane,
-# the result was the opposite for long steps: descent changed the true class of more points than the
-# adversarial step did.)
+# network predicts. But this class can be wrong. The column "network finds the true class" shows the
+# percentage of features for which the network predicts the *true* class. This percentage is about
+# 94 % without a step, and also about 94 % after a random step. The percentage is a little lower
+# after descent, and lowest after the adversarial step. The column "network keeps its class" shows
+# that, in this network, the adversarial step changes the predicted class of more features than
+# descent does. (In the plane, the result was the opposite for long steps: descent changed the true
+# class of more points than the adversarial step did.)
 #
 # ## Where do the moved features lie?
 #
 # We project the embeddings onto their first two *principal components*, the directions in which
-# they vary most. A line joins each embedding to its place after the step. A projection hides the
-# other dimensions. So we also compute one number that uses all dimensions. For each feature, we
-# measure a distance twice, before and after the step: the distance from the embedding of this
-# feature to the nearest unperturbed embedding of another feature. For each kind of step, the number
-# is the median distance after the step, divided by the median distance before the step. The steps
-# have equal length in $F$, but not in $v$. So this number depends on two things: how far a step
-# moves $v$, and in which direction the step moves $v$.
+# they vary most. A line joins each embedding to its place after the step. The projection shows only
+# two dimensions of the embeddings and hides all other dimensions. So we also compute one number
+# that uses all dimensions. For each of 700 random features, we measure a distance twice, before and
+# after the step: the distance from the embedding of this feature to the nearest unperturbed
+# embedding of another feature. For each kind of step, the number is the median distance after the
+# step, divided by the median distance before the step. The steps have equal length in $F$, but not
+# in $v$. So this number depends on two things: how far a step moves $v$, and in which direction the
+# step moves $v$.
 #
 # **Predict first.** How does the median distance change after a random step? How does it change
 # after descent?
@@ -468,9 +469,10 @@ embeddings(stored["unperturbed"], places, stored_classes, validation.classes, PA
 # %% [markdown]
 # **Finding.** After descent, the median distance to the nearest unperturbed neighbor is about one
 # and a half times the median distance before the step. After a random step, this distance hardly
-# changes. So descent moves embeddings away from the other embeddings. In the projection onto two
-# principal components, descent also moves $v$ farther than a random step does. This longer movement
-# of $v$ may be one reason why the median distance is larger after descent.
+# changes. So descent moves an embedding away from the unperturbed embeddings of other features. In
+# the projection onto two principal components, descent also moves $v$ farther than a random step
+# does. This longer movement of $v$ may be one reason why the median distance is larger after
+# descent.
 
 # %% [markdown]
 # ## Where does log p fall most?

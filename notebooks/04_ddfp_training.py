@@ -20,8 +20,8 @@
 # This lesson combines all parts of the method: a network, its teacher, a flow, and the step down
 # the density. The network and the flow are trained at the same time. You take one training step by
 # hand. Each formula is followed by its code, which is taken from
-# [`reference_step.py`](../ddfp_lib/training/reference_step.py). Then you check that the library
-# gives the same result, bit for bit.
+# [`reference_step.py`](../ddfp_lib/training/reference_step.py). Then you check that the library's
+# training step gives the same result as your step by hand, bit for bit.
 #
 # **You will**
 # - train DDFP on small digit scenes, stop half way, and take the next step by hand;
@@ -216,7 +216,7 @@ panels(
 )
 
 # %% tags=["nbval-ignore-output"]
-print(f"threshold {training.confidence}; coverage {y_weak.coverage():.2f} of the pixels")
+print(f"threshold {training.confidence}; coverage {y_weak.coverage():.2f} of the valid pixels")
 
 # %% tags=["check"]
 confident = y_weak.labels != IGNORE_INDEX
@@ -227,8 +227,8 @@ assert 0.5 < float(y_weak.coverage()) < 1
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher is confident about the background and
 # about parts of most digits. A pseudo-label can be wrong: it can have the class of another digit.
-# The pixels at which the teacher is not confident, and the padding, have no pseudo-label. (These
-# pixels are white in the third row of the figure.)
+# The pixels at which the teacher is not confident, and the padding, have no pseudo-label. (In the
+# figure above, the row "pseudo-label" shows these pixels in white.)
 
 # %% [markdown]
 # ### Part 2. Strong augmentation
@@ -297,8 +297,8 @@ print("F:", tuple(features.shape), " v:", tuple(v.shape))
 #
 # $$ \delta = \varepsilon \frac{g}{\lVert g \rVert}, \qquad g = -\nabla_F \log p(v(F)) $$
 #
-# The perturbed loss has the same formula as the clean loss. But the class probabilities are
-# computed from $F + \delta$ instead of $F$. No gradient flows through $\delta$ itself.
+# The perturbed loss has the same formula as the clean loss in part 3. But the class probabilities
+# are computed from $F + \delta$ instead of $F$. No gradient flows through $\delta$ itself.
 #
 # **Predict first.** BatchNorm normalizes features by their mean and variance. For the evaluation,
 # it keeps running averages of the mean and of the variance. What happens to these averages if $F$
@@ -351,15 +351,16 @@ assert abs(log_p_teacher - before.median()) < 5
 # Two details are important. First, the flow learns the density of the *teacher's* embeddings. But
 # to compute the step, the flow is evaluated on the *student's* embeddings. The median log-density
 # is similar for both kinds of embeddings: the two printed medians differ by less than five nats.
-# (In the figure above, the log-densities of different features differ by tens of nats.) Second, the
-# option `auxiliary=True` uses the *auxiliary BatchNorm*. This is a second BatchNorm with its own
-# statistics and weights, for $F + \delta$ only. Without this option, the same running averages
-# would be used for $F$ and for $F + \delta$. We think that these shared averages would be wrong for
-# both. In [study 4](../reproduce/STUDY.md), DDFP was trained with shared statistics on the full
-# benchmark of digit scenes. The steps down the density have length 3 in this study, and length 1 in
-# this lesson. The next output shows a difference of two *mIoUs*: the mIoU of DDFP with shared
-# statistics minus the mIoU of DDFP with the auxiliary BatchNorm. (The mIoU is a score in percent.
-# The section "How does a whole training run go?" defines it.)
+# (In the figure above with $\log p$ before and after the step, the log-densities of different
+# features differ by tens of nats.) Second, the option `auxiliary=True` uses the *auxiliary
+# BatchNorm*. This is a second BatchNorm with its own statistics and weights, for $F + \delta$ only.
+# Without this option, the same running averages would be used for $F$ and for $F + \delta$. We
+# think that these shared averages would be wrong for $F$ and for $F + \delta$. In [study
+# 4](../reproduce/STUDY.md), DDFP was trained with shared statistics on the full benchmark of digit
+# scenes. The steps down the density have length 3 in this study, and length 1 in this lesson. The
+# next output shows a difference of two *mIoUs*: the mIoU of DDFP with shared statistics minus the
+# mIoU of DDFP with the auxiliary BatchNorm. (The mIoU is a score in percent. The section "How does
+# a whole training run go?" defines it.)
 
 # %%
 ablations = find_study("ablations")
@@ -431,10 +432,10 @@ print(f"a = {ema_decay_at(step, training.ema_decay):.2f}; ", end="")
 print(f"the distance between teacher and student becomes {near / far:.2f} times as large")
 
 # %% [markdown]
-# Is our step by hand equal to the step of the library? We load the same checkpoint twice. One copy
-# takes the step with `reference_step`. The other copy takes the step with `training_step`, which is
-# the function that `train` uses. Then we compare all weights of each copy with the weights after
-# our step.
+# Is our step by hand equal to the step of the library? Our step by hand started from a checkpoint.
+# We load this checkpoint twice. One copy takes the step with `reference_step`. The other copy takes
+# the step with `training_step`, which is the function that `train` uses. Then we compare all
+# weights of each copy with the weights after our step.
 
 
 # %% tags=["check"]
@@ -450,22 +451,23 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** The step by hand and both functions of the library give the same weights, bit for
-# bit. This is true for student, teacher and flow. So these six parts are a whole training step with
-# perturbation.
+# **Finding.** The step by hand, `reference_step` and `training_step` give the same weights, bit for
+# bit. This is true for student, teacher and flow. So parts 1 to 6 of this lesson are a whole
+# training step with perturbation.
 
 # %% [markdown]
 # ## How does a whole training run go?
 #
-# We call `train` again with the same folder. It finds the checkpoint and continues the training.
-# *Coverage* is the fraction of pixels with a pseudo-label. *Precision* is the fraction of the
-# pseudo-labels that are right. (The next figure and the next table show coverage and precision for
-# the validation scenes.) *mIoU*, the mean intersection over union, measures how well a segmentation
-# agrees with the mask. The IoU of a class is the number of pixels that have this class in both
-# prediction and mask, divided by the number of pixels that have it in at least one of the two. mIoU
-# is the mean IoU over all classes. The third panel of the next figure shows the flow's loss in
-# *bits per dimension*: the negative log-likelihood with logarithms to the base 2, divided by the
-# number of channels of $v$.
+# We call `train` again with the run folder from the section "Train, and stop half way". It finds
+# the checkpoint and continues the training. *Coverage* is the fraction of the valid pixels (all
+# pixels except the padding) with a pseudo-label. *Precision* is the fraction of the pseudo-labels
+# that are right. (The next figure and the next table show coverage and precision for the validation
+# scenes.) *mIoU*, the mean intersection over union, measures how well a segmentation agrees with
+# the mask. The IoU of a class is the number of pixels that have this class in both prediction and
+# mask, divided by the number of pixels that have it in at least one of the two. mIoU is the mean
+# IoU over all classes. The third panel of the next figure shows the flow's loss in *bits per
+# dimension*: the negative log-likelihood with logarithms to the base 2, divided by the number of
+# channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -537,9 +539,9 @@ segmentations(
 # %% [markdown]
 # **Finding.** Half way through the training, the teacher misses some of these digits nearly
 # completely. It finds only pieces of some other digits, and it gives many pixels in these pieces a
-# wrong class. At the end of the training, the teacher finds all seven digits, and their shapes are
-# better than they were half way through the training. But some of the digits still have pixels of a
-# wrong class.
+# wrong class. At the end of the training, the teacher finds the digit in each of the seven scenes
+# of the figure. The shapes of the digits in its segmentation are better than half way through the
+# training. But some of the digits still have pixels of a wrong class.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
 # these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
@@ -635,10 +637,11 @@ assert all(theirs is ours for theirs, ours in pairs)
 # **Finding.** After the assignment `t.data = s.data`, the released teacher and the student share
 # the memory of their weights. So their weights are equal after every step. (Directly after the
 # first step, the weights of the EMA teacher are also equal to the student's weights. The first step
-# has the number $n = 0$, so the EMA formula of part 6 has $a = 0$.) Because the released teacher
-# always has the student's weights, the release does self-training: the student learns from its own
-# confident predictions. Self-training is not necessarily worse than training with an EMA teacher.
-# Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of teacher.
+# has the number $n = 0$. So the decay in the EMA formula of part 6 of this lesson is $a = 0$.)
+# Because the released teacher always has the student's weights, the release does self-training: the
+# student learns from its own confident predictions. Self-training is not necessarily worse than
+# training with an EMA teacher. Study 3 in [STUDY.md](../reproduce/STUDY.md) compares both kinds of
+# teacher.
 
 # %% [markdown]
 # ### Pseudo-labels that depend on the other images of the batch
@@ -649,9 +652,9 @@ assert all(theirs is ours for theirs, ours in pairs)
 # teacher labels the same six scenes twice: once in a batch with four labeled scenes, and once in a
 # batch with four other labeled scenes.
 #
-# **Predict first.** Take the teacher in train mode. What percentage of the pixels of the six scenes
-# get different pseudo-labels in the two batches? (A pixel that has a pseudo-label in only one of
-# the two batches counts as different.)
+# **Predict first.** Take the teacher in train mode. The teacher labels the same six scenes in two
+# batches. What percentage of the pixels of these scenes get different pseudo-labels in the two
+# batches? (A pixel that has a pseudo-label in only one of the two batches counts as different.)
 
 
 # %%
@@ -700,10 +703,11 @@ assert 0.2 < in_blobs < 0.9
 
 # %% [markdown]
 # **Finding.** In train mode, the pseudo-labels of a scene depend on the rest of the batch. We put
-# the same six scenes into two batches. Some of their pixels have different pseudo-labels in these
-# two batches. Many of these pixels lie close together and fill whole regions of a digit. The others
-# form thin lines and dots, most of them along the outlines of the digits. In evaluation mode, the
-# pseudo-labels are the same in both batches.
+# the same six scenes into two batches. In train mode, some pixels of the six scenes have different
+# pseudo-labels in these two batches. In some scenes, many of these pixels lie close together and
+# fill whole regions of a digit. The other pixels with different pseudo-labels form thin lines and
+# dots, most of them along the outlines of the digits. In evaluation mode, the pseudo-labels are the
+# same in both batches.
 
 # %% [markdown]
 # ## Exercises
@@ -773,16 +777,16 @@ temporary.cleanup()
 # %% [markdown]
 # ## What we saw
 #
-# - A training step has six parts. We coded one step by hand, and it gives the same weights as the
-#   step of the library, bit for bit.
+# - A training step has six parts. We coded one step by hand. It gives the same weights as the
+#   functions `reference_step` and `training_step` of the library, bit for bit.
 # - In the warm-up, the loss is only the supervised loss. After consistency begins, the loss is the
 #   supervised loss + the clean loss. After perturbation begins, the loss is the supervised loss + ½
 #   the clean loss + ½ the perturbed loss.
 # - Only features at confident pixels move. The length of the step is exactly $\varepsilon$. The
 #   step lowers the log-density of more than 95 % of these features.
-# - If teacher and student share the memory of their weights, their weights are always equal. A
-#   teacher in train mode makes pseudo-labels that depend on the rest of the batch. In both cases,
-#   there is no error message.
+# - If teacher and student share the memory of their weights, their weights are always equal. For a
+#   teacher in train mode, the pseudo-labels of a scene depend on the other scenes in the batch. In
+#   both cases, there is no error message.
 #
 # ## In the real method
 #

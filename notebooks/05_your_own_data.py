@@ -184,7 +184,7 @@ assert not (root / "SegmentationClass" / f"{dataset.names[unlabeled[0]]}.png").e
 # You write the settings into one file. A setting that is not in this file has its default value.
 # Most defaults fit the paper's experiments: a ResNet-101 that is trained on photographs. The file
 # below is for pictures of 40 x 40 pixels and for training on a CPU. For photographs, start from the
-# file `mine.yaml` in [data.md](../docs/data.md). This file uses a pretrained network.
+# file `mine.yaml` in [data.md](../docs/data.md). The file `mine.yaml` uses a pretrained network.
 
 # %%
 settings = f"""\
@@ -293,9 +293,9 @@ assert last["pseudo_precision"] > 0.85
 # - a coverage that stays near 0.
 # - a precision that keeps falling.
 #
-# The third panel of the figure shows the flow's loss, in bits per dimension. If only this loss
-# rises, this is not a sign of a problem. It can rise, because the embeddings change while the
-# network learns.
+# In the figure above (the metrics of the training), the third panel shows the flow's loss, in bits
+# per dimension. If only this loss rises, this is not a sign of a problem. It can rise, because the
+# embeddings change while the network learns.
 #
 # ## Predict
 #
@@ -341,7 +341,8 @@ with Image.open(f"predictions/{names[0]}.png") as written:
 # %% [markdown]
 # Which classes does the network recognize? `ddfp evaluate` prints the IoU of each class in percent.
 # The IoU of a class is the number of pixels that have this class in both prediction and mask,
-# divided by the number of pixels that have it in at least one of the two.
+# divided by the number of pixels that have it in at least one of the two. ("protocol whole, single
+# scale" in the output means that each picture is segmented in one piece, at one scale.)
 
 # %% tags=["nbval-ignore-output"]
 status, printed = ddfp("evaluate run --subset val --device cpu")
@@ -355,11 +356,11 @@ assert iou["background"] > 80
 assert min(iou, key=iou.get) == "2"
 
 # %% [markdown]
-# **Finding.** In the seven pictures above, a wrong class is more frequent than a missed digit. Each
-# picture has one digit. The network finds each digit at about the right place, but gives some
-# digits a wrong class. The digit 2 is the hardest class here, although it occurs in as many masks
-# as the digit 0. Two of the seven pictures above show the digit 2. In these pictures, the network
-# gives most pixels of the digit a wrong class.
+# **Finding.** In the seven pictures of the section "Predict", a wrong class is more frequent than a
+# missed digit. Each picture has one digit. The network finds each digit at about the right place,
+# but gives some digits a wrong class. The digit 2 is the hardest class here, although it occurs in
+# as many masks as the digit 0. Two of the seven pictures of the section "Predict" show the digit 2.
+# In these pictures, the network gives most pixels of the digit a wrong class.
 #
 # ## What do the error messages say?
 #
@@ -456,16 +457,16 @@ assert "mask value 3 is no class (0..2" in forgotten
 
 # %% [markdown]
 # **2. A new camera.** Its pictures have five times as many pixels per side as the training
-# pictures. To imitate it, enlarge the seven validation pictures above (`names`, `indices`) from 40
-# to 200 pixels, and save them in a folder `large`. Segment the large pictures twice with
-# `ddfp predict`: first without `--long-side`, then with `--long-side 40`. The option
-# `--long-side 40` shrinks the longer side of each picture to 40 pixels. In each of the two results,
-# what percentage of the digits' pixels has the right class? What is this percentage in the
-# predictions for the original pictures of 40 x 40 pixels (folder `predictions`)? Resize the
-# predicted masks to 40 x 40 pixels. Compare the predicted mask of each picture with its true mask,
-# `validation.mask(i)`. For the picture `names[k]`, `i` is `indices[k]`.
-# (`Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())` is a picture that PIL can resize
-# and save.)
+# pictures. To imitate this camera, enlarge the seven validation pictures of the section "Predict"
+# (`names`, `indices`) from 40 to 200 pixels, and save them in a folder `large`. Segment the large
+# pictures twice with `ddfp predict`: first without `--long-side`, then with `--long-side 40`. The
+# option `--long-side 40` shrinks the longer side of each picture to 40 pixels. Compute the
+# percentage of the digits' pixels that have the right class: first without `--long-side`, then with
+# `--long-side 40`. What is this percentage in the predictions for the original pictures of 40 x 40
+# pixels (folder `predictions`)? Resize the predicted masks to 40 x 40 pixels. Compare the predicted
+# mask of each picture with its true mask, `validation.mask(i)`. For the picture `names[k]`, `i` is
+# `indices[k]`. (`Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())` is a picture that
+# PIL can resize and save.)
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
@@ -498,9 +499,9 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 # %% [markdown] tags=["solution"]
 # This network is worse on digits that are five times as large as in training. If we do not shrink
 # the large pictures, the network gives the right class to a smaller percentage of the digits'
-# pixels in the large pictures than in the small pictures. The size of this difference depends on
-# the machine. If we shrink the large pictures to 40 pixels, the result is about as good as with the
-# small pictures.
+# pixels in the large pictures than in the small pictures. The difference between these two
+# percentages depends on the machine. If we shrink the large pictures to 40 pixels, the result is
+# about as good as with the small pictures.
 
 # %% [markdown]
 # **3. How much do the pictures without masks help?** Now train on the labeled pictures alone. Take
@@ -510,7 +511,10 @@ assert abs(percent["shrunk"] - percent["predictions"]) < 10
 # difference is not due to chance?
 
 # %% tags=["solution", "nbval-ignore-output"]
-ddfp(f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed}")
+ddfp(
+    f"train my-pictures.yaml --data pictures --out alone --method supervised --seed {seed} "
+    "--device cpu"
+)
 both = {name: Run.open(Path(name)).result() for name in ("alone", "run")}
 for name, result in both.items():
     print(f"{name:<6} {result.method:<11} mIoU of the teacher: {result.teacher_miou_last:.1f} %")

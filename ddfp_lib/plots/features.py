@@ -61,7 +61,9 @@ def step_costs(
         middle.set_title("true class changed (%)")
         right.set_title("true class changed (%), at equal fall")
         right.set_xlabel("mean fall of log p (nats)")
-        left.legend(fontsize=8)
+        left.legend(
+            fontsize=8, title="line: mean of the seeds;\nband: all seeds", title_fontsize=7.5
+        )
     return picture
 
 

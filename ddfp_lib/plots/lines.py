@@ -59,6 +59,7 @@ def seed_dots(
             axes.grid(axis="y", visible=False)
         grid[0, 0].set_yticks(range(len(methods)), methods)
         grid[0, 0].set_ylim(len(methods) - 0.5, -0.75)
+        picture.supxlabel("numbers: mean ± standard deviation over the seeds", fontsize=8)
     return picture
 
 
