@@ -157,15 +157,18 @@ def main() -> None:
         "Density estimator": density.table(densities),
         "Training step": step.table(seconds),
         "Training step on photographs": photos.PAGE.read_text().strip(),
-        "Growth, each quantity alone": "Each line of the next table is about one quantity, for "
-        "example the number of classes. This quantity grows to 2, 4 and 8 times its first value, "
-        "while all other quantities stay the same. The columns for time and memory show ratios. "
-        'For example, "time at x 2" is the time at twice the first value, divided by the time at '
-        "the first value. To measure memory, we count the elements that each operation writes, and "
-        "add these numbers over all operations. The last column is the number of elements of the largest tensor.\n\n"
-        "![Curves of time and memory while rows, "
-        "features, classes, pixels or images grow]"
-        f"(growth.png)\n\n{growth.table(grown)}",
+        "Growth, each quantity alone": (
+            "Each line of the next table is about one quantity, for example the number of "
+            "classes. This quantity grows to 2, 4 and 8 times its first value, while all other "
+            "quantities stay the same. The columns for time and memory show ratios. For example, "
+            '"time at x 2" is the time at twice the first value, divided by the time at the first '
+            "value. To measure memory, we count the elements that each operation writes, and add "
+            "these numbers over all operations. The last column is the number of elements of the "
+            "largest tensor.\n\n"
+            "![Curves of time and memory while rows, "
+            "features, classes, pixels or images grow]"
+            f"(growth.png)\n\n{growth.table(grown)}"
+        ),
         "Loading": loading_table(seconds["ddfp"]),
         "First check of a GPU": gpu_page(gpu_check.PAGE, "make gpu-check"),
         "On a GPU, compared with the released step": gpu_page(gpu.PAGE, GPU_COMMAND),
