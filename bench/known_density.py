@@ -10,17 +10,17 @@ We make the known density from a mixture of seven Gaussians with different width
 the weight 0.6, and the other six Gaussians have equal weights. Then we apply a nonlinear monotone
 function to each coordinate. Next, we multiply each coordinate by a fixed factor. We chose these
 factors: they go from 1 (first coordinate) down to 0.1 (last coordinate). After this, we rotate the
-axes. The class of a row is the Gaussian from which the row was drawn. The training of the flow uses
-the class of only one row in thirty, on average. At each training step, the flow learns from new
-rows, as in the training of DDFP.
+axes. The class of a sample is the Gaussian from which the sample was drawn. The training of the
+flow uses the class of only one sample in thirty, on average. At each training step, the flow learns
+from new samples, as in the training of DDFP.
 
 Let p be the known density. Let q be an estimate of p, for example the density that the flow has
 learned. The table at the end of this page reports three quantities. We computed them on new samples
 from p. No estimate was fitted to these samples. ``gap`` is the mean of log p - log q in nats. This
 is the KL divergence, and 0 is perfect. ``order`` is the rank correlation of log q with log p.
 ``direction`` is the mean cosine between the gradients of log q and log p. (A step of DDFP goes
-against the gradient of log q.) A Gaussian and a mixture of 16 Gaussians, each fitted once to 10,000
-rows, are compared with the flow.
+against the gradient of log q.) We compare the flow with one Gaussian and with a mixture of 16
+Gaussians. We fitted each of these two once, to 10,000 other samples from p.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def main() -> None:
     table = measure(tuple(asked.steps), asked.samples, asked.hidden)
     introduction = (__doc__ or "").split("\n", 2)[2].strip().replace("``", "`")
     command = "The command `python -m bench.known_density` makes this table. At each training "
-    command += f"step, the flow learns from {asked.samples:,} rows. We used one seed."
+    command += f"step, the flow learns from {asked.samples:,} samples. We used one seed."
     write_text(
         PAGE, f"# A known density of 64 dimensions\n\n{introduction}\n\n{command}\n\n{table}\n"
     )

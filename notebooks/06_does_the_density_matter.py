@@ -927,14 +927,14 @@ assert fair["difference"] < faulty["difference"]
 # %% [markdown] tags=["solution"]
 # In the comparison of the exercise, the step of DDFP (length 3) is ten times as long as the step of
 # noise (length 0.3). DDFP has the best of its four lengths, but noise has the worst of its four
-# lengths. If each method has the best of its four lengths, the difference is small. With only two
-# seeds, we cannot conclude anything. In the unfair comparison (the comparison of the exercise),
-# DDFP is 1.5 points better than noise with one seed and 1.4 points better with the other seed.
-# These two differences are almost equal, perhaps by chance. So the interval of the unfair
-# comparison (+0.7 to +2.3) is narrow and does not contain 0. In the fair comparison, each method
-# has its best length. The unfair comparison and the fair comparison use the validation images on
-# which the lengths were chosen. To test whether DDFP is better than noise, we need test images, as
-# in study 2.
+# lengths. If each method has the best of its four lengths, the mIoUs of DDFP and noise differ only
+# a little. With only two seeds, we cannot conclude anything. In the unfair comparison (the
+# comparison of the exercise), DDFP is 1.5 points better than noise with one seed and 1.4 points
+# better with the other seed. These two differences are almost equal, perhaps by chance. So the
+# interval of the unfair comparison (+0.7 to +2.3) is narrow and does not contain 0. In the fair
+# comparison, each method has its best length. The unfair comparison and the fair comparison use the
+# validation images on which the lengths were chosen. To test whether DDFP is better than noise, we
+# need test images, as in study 2.
 
 # %% [markdown]
 # **2. Find the flaw.** "The paper reports an mIoU of 81.2 on VOC with 732 labeled images. My run
