@@ -501,9 +501,10 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #
 # - *Moons:* descent gains the most accuracy. On average, it gains about five percentage points more
 #   than a random step. With descent, no seed loses more than 0.5 points. But the mean density at
-#   the boundary changes by about the same amount with all three rules. With each rule, the mean of
-#   the eight changes (one for each seed) is smaller than their standard deviation. So the density
-#   at the boundary does not explain why descent gains more accuracy than the other rules.
+#   the boundary changes by about the same amount with all three rules. With each rule, the absolute
+#   value of the mean of the eight changes (one for each seed) is smaller than their standard
+#   deviation. So the density at the boundary does not explain why descent gains more accuracy than
+#   the other rules.
 # - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
 #   between seeds. A random step hardly changes the mean accuracy, but half of the seeds lose
 #   accuracy. On average, the random step and entropy minimization move the boundary to a *lower*
@@ -696,8 +697,8 @@ assert change["gap"]["descent"][0] < -1 and lost.sum() > seeds / 2  # and it los
 # the other rules, it is more than 0.1 higher. This is not true for any other cloud. (For each seed,
 # we compute a difference: the density at the boundary with descent minus the density at the
 # boundary with the random step. This difference varies a lot between seeds. So eight seeds do not
-# prove that the mean difference is below 0.) But on this cloud, descent has a lower accuracy than
-# labels alone with most seeds. The difference in accuracy between descent and labels alone varies a
+# prove that the mean difference is below 0.) But on this cloud, for most seeds, descent has a lower
+# accuracy than labels alone. The difference in accuracy between descent and labels alone varies a
 # lot from seed to seed. The cluster assumption is an assumption about *classes*. Points without
 # labels cannot confirm or refute this assumption.
 
@@ -782,12 +783,13 @@ for name in ("moons", "gap"):
 # - If we train only on a few labels, the boundary often runs through the middle of the data.
 # - On the rings, the mean density at the boundary is lower with each of the three rules than with
 #   labels alone. On the moons, this density is only a little lower with each rule than with labels
-#   alone. For each rule and each of the eight seeds, we computed the change in the density at the
-#   boundary from labels alone to the rule. For each rule, the mean of these eight changes is
-#   smaller than their standard deviation. We did not investigate why the boundary moves. A probable
-#   reason is that the classifier learns from its own confident predictions, and some of these
-#   predictions are wrong. The confident predictions, right or wrong, spread from point to point
-#   until they reach a region with few points.
+#   alone. For each rule and each of the eight seeds, we computed a change on the moons: the density
+#   at the boundary with this rule minus the density at the boundary with labels alone. For each
+#   rule, the absolute value of the mean of these eight changes is smaller than their standard
+#   deviation. We did not investigate why the boundary moves. A probable reason is that the
+#   classifier learns from its own confident predictions, and some of these predictions are wrong.
+#   The confident predictions, right or wrong, spread from point to point until they reach a region
+#   with few points.
 # - On the moons, density descent gains more accuracy than the other rules. On the rings and on the
 #   cloud with the misplaced gap, descent loses about five percentage points on average. On the
 #   rings, the learned density is not close to the exact density. But the errors of the learned

@@ -375,13 +375,13 @@ assert few.min() < 50 and many.min() > 95
 # points correctly. This is true for every seed. With thirty labels per class, the simple classifier
 # is right for all or nearly all held-out points. This is true for every seed, too. With three
 # labels per class, the flow is more accurate than the simple classifier for two seeds, and less
-# accurate for the other two seeds. With three labels per class and seed 3, the flow swaps the two
+# accurate for the other two seeds. For seed 3 with three labels per class, the flow swaps the two
 # classes for most held-out points. A probable reason: the initialization was bad, and the labels
 # were too few to correct it. With three labels per class, only 2 % of the training points have a
-# label, and the likelihood gives all training points the same weight. (We did not try a second
-# initialization with the points and the labels of seed 3.) DDFP does not use the flow as a
-# classifier. The step down the density needs only the marginal density, which stays the same when
-# the classes are swapped.
+# label, and the likelihood gives all training points the same weight. (For seed 3, we did not train
+# a second flow that has the same points and labels, but other starting weights.) DDFP does not use
+# the flow as a classifier. The step down the density needs only the marginal density, which stays
+# the same when the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason: the flow has one Gaussian per class, and it has six blocks in this
@@ -798,10 +798,11 @@ maps(
 # `DensityEstimator(16, 2, config, total_steps=150)`, where
 # `config = DensityConfig(blocks=4, hidden=32, lr=0.01)`. Train each flow with `fit_step`, as the
 # function `fit` does in the section "One Gaussian per class". Then compare both flows with two
-# kernel densities. Fit the first one to 300 points and the second one to 3,000 points, each with
-# `KernelDensity(bandwidth=0.7).fit(points)`. For each of the two flows and each of the two kernel
-# densities, compute the mean log-likelihood of 1,000 other points. How far is it below the mean
-# log-likelihood that the exact density gives to these 1,000 points? Does one of the flows overfit?
+# kernel densities. Fit one kernel density to 300 points and the other one to 3,000 points, each
+# with `KernelDensity(bandwidth=0.7).fit(points)`. For each of the two flows and each of the two
+# kernel densities, compute the mean log-likelihood of 1,000 other points. How far is it below the
+# mean log-likelihood that the exact density gives to these 1,000 points? Does one of the flows
+# overfit?
 
 
 # %%

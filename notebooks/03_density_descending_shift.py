@@ -330,8 +330,8 @@ assert all(64 < row["random: points that fall (%)"] < 74 for row in table.values
 # $\varepsilon^2/2$. At $\varepsilon = 1$, a random step lowers the log-density of about 69 % of the
 # points, which is more than half. The network below has 48 channels in $F$. If $F$ were standard
 # normal, descent of length 1 would lower the log-density of $F$ about 15 times as much as a random
-# step would. In a trained network, $F$ is not normally distributed. So we measure in such a network
-# by how much a step lowers the log-density.
+# step would. In a trained network, $F$ is not normally distributed. So for a trained network, we
+# measure how much a step lowers the log-density.
 
 # %% [markdown]
 # ## In a trained network, does descent also lower the density more than a random step?

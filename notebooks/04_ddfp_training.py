@@ -451,23 +451,23 @@ for library_step in (reference_step, training_step):
 assert abs(near / far - ema_decay_at(step, training.ema_decay)) < 1e-3
 
 # %% [markdown]
-# **Finding.** The step by hand, `reference_step` and `training_step` give the same weights, bit for
-# bit. This is true for student, teacher and flow. So parts 1 to 6 of this lesson are a whole
-# training step with perturbation.
+# **Finding.** Our step by hand gives the same weights as `reference_step` and as `training_step`,
+# bit for bit. This is true for student, teacher and flow. So parts 1 to 6 of this lesson are a
+# whole training step with perturbation.
 
 # %% [markdown]
 # ## How does a whole training run go?
 #
 # We call `train` again with the run folder from the section "Train, and stop half way". It finds
-# the checkpoint and continues the training. *Coverage* is the fraction of the valid pixels (all
-# pixels except the padding) with a pseudo-label. *Precision* is the fraction of the pseudo-labels
-# that are right. (The next figure and the next table show coverage and precision for the validation
-# scenes.) *mIoU*, the mean intersection over union, measures how well a segmentation agrees with
-# the mask. The IoU of a class is the number of pixels that have this class in both prediction and
-# mask, divided by the number of pixels that have it in at least one of the two. mIoU is the mean
-# IoU over all classes. The third panel of the next figure shows the flow's loss in *bits per
-# dimension*: the negative log-likelihood with logarithms to the base 2, divided by the number of
-# channels of $v$.
+# the checkpoint and continues the training. *Valid* pixels are all pixels except the padding.
+# *Coverage* is the number of valid pixels with a pseudo-label, divided by the number of all valid
+# pixels. *Precision* is the fraction of the pseudo-labels that are right. (The next figure and the
+# next table show coverage and precision for the validation scenes.) *mIoU*, the mean intersection
+# over union, measures how well a segmentation agrees with the mask. The IoU of a class is the
+# number of pixels that have this class in both prediction and mask, divided by the number of pixels
+# that have it in at least one of the two. mIoU is the mean IoU over all classes. The third panel of
+# the next figure shows the flow's loss in *bits per dimension*: the negative log-likelihood with
+# logarithms to the base 2, divided by the number of channels of $v$.
 #
 # **Predict first.** The coverage rises during the training. Does the precision of the pseudo-labels
 # rise too, fall, or stay the same?
@@ -540,8 +540,8 @@ segmentations(
 # **Finding.** Half way through the training, the teacher misses some of these digits nearly
 # completely. It finds only pieces of some other digits, and it gives many pixels in these pieces a
 # wrong class. At the end of the training, the teacher finds the digit in each of the seven scenes
-# of the figure. The shapes of the digits in its segmentation are better than half way through the
-# training. But some of the digits still have pixels of a wrong class.
+# of the figure. In the teacher's segmentation, the shapes of the digits are now better than they
+# were half way through the training. But some of the digits still have pixels of a wrong class.
 #
 # Is DDFP better than the baselines, and is the density the reason? One short run cannot answer
 # these two questions. [Lesson 6](06_does_the_density_matter.ipynb) compares the methods with
@@ -652,9 +652,10 @@ assert all(theirs is ours for theirs, ours in pairs)
 # teacher labels the same six scenes twice: once in a batch with four labeled scenes, and once in a
 # batch with four other labeled scenes.
 #
-# **Predict first.** Take the teacher in train mode. The teacher labels the same six scenes in two
-# batches. What percentage of the pixels of these scenes get different pseudo-labels in the two
-# batches? (A pixel that has a pseudo-label in only one of the two batches counts as different.)
+# **Predict first.** Take the teacher in train mode. We put the same six scenes into two batches. In
+# each batch, this teacher makes the pseudo-labels of these scenes. What percentage of the pixels of
+# these scenes get different pseudo-labels in the two batches? (A pixel that has a pseudo-label in
+# only one of the two batches counts as different.)
 
 
 # %%

@@ -463,10 +463,11 @@ assert "mask value 3 is no class (0..2" in forgotten
 # option `--long-side 40` shrinks the longer side of each picture to 40 pixels. Compute the
 # percentage of the digits' pixels that have the right class: first without `--long-side`, then with
 # `--long-side 40`. What is this percentage in the predictions for the original pictures of 40 x 40
-# pixels (folder `predictions`)? Resize the predicted masks to 40 x 40 pixels. Compare the predicted
-# mask of each picture with its true mask, `validation.mask(i)`. For the picture `names[k]`, `i` is
-# `indices[k]`. (`Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())` is a picture that
-# PIL can resize and save.)
+# pixels (folder `predictions`)? Before you compute a percentage for the large pictures, resize
+# their predicted masks from 200 x 200 to 40 x 40 pixels. Compare the predicted mask of each picture
+# with its true mask, `validation.mask(i)`. For the picture `names[k]`, `i` is `indices[k]`.
+# (`Image.fromarray(validation.image(i).permute(1, 2, 0).numpy())` is a picture that PIL can resize
+# and save.)
 
 # %% tags=["solution", "nbval-ignore-output"]
 Path("large").mkdir()
