@@ -501,10 +501,10 @@ assert all(abs(gain) < 2 for gain, _ in change["blobs"].values())
 #
 # - *Moons:* descent gains the most accuracy. On average, it gains about five percentage points more
 #   than a random step. With descent, no seed loses more than 0.5 points. But the mean density at
-#   the boundary changes by about the same amount with all three rules. With each rule, the absolute
-#   value of the mean of the eight changes (one for each seed) is smaller than their standard
-#   deviation. So the density at the boundary does not explain why descent gains more accuracy than
-#   the other rules.
+#   the boundary changes by about the same amount with all three rules. Each rule gives eight
+#   changes of this density, one for each seed. With each rule, the mean of these changes is closer
+#   to 0 than one standard deviation. So the density at the boundary does not explain why descent
+#   gains more accuracy than the other rules.
 # - *Rings:* descent loses about five percentage points on average, and the loss varies a lot
 #   between seeds. A random step hardly changes the mean accuracy, but half of the seeds lose
 #   accuracy. On average, the random step and entropy minimization move the boundary to a *lower*

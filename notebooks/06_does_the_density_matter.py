@@ -229,8 +229,8 @@ assert gains["up the density"].mean() < -1
 # respects: it has another direction, and it is new every time. Descent is about 3 points better
 # than the usual random step. The random step that is drawn once differs from descent only in
 # direction. The accuracy with descent is also higher than with this random step, but by less than 2
-# points. The 95 % confidence interval (CI) of descent minus "random, drawn once" begins just below
-# 0. The interval contains 0, so the difference is not *significant* (explained below).
+# points. The 95 % confidence interval (CI) of descent minus "random, drawn once" begins just
+# below 0. The interval contains 0, so the difference is not *significant* (explained below).
 #
 # A control must differ in one respect only. It is easy to overlook a second difference.
 
