@@ -696,9 +696,10 @@ assert (pseudo["error percentile"] < 48).all()
 # the end with DDFP than with `consistency`? We cannot say, because the interval of `ddfp` minus
 # `consistency` is wide (-6.2 to +6.0). On the photographs (study 9), we measured four methods. The
 # output shows means over the three seeds that all four methods have. These means of the boundary
-# percentile are about 17 to 21. The means on the digits are higher. Compare step 300 with the end
-# of the training (step 900). For `ddfp`, `noise` and `consistency`, the mean at step 300 and the
-# mean at step 900 differ by less than one percentile. We did not measure before step 300.
+# percentile are about 17 to 21. The means on the digits are higher. On the photographs, compare
+# step 300 with the end of the training (step 900). The mean boundary percentiles of these two steps
+# differ by less than one percentile for `ddfp`, `noise` and `consistency`. We did not measure
+# before step 300.
 #
 # On the digits, we also measured the error percentile. It is the mean percentile of the features
 # that the network classifies wrongly. For `ddfp`, `noise`, `vat` and `consistency`, this percentile
@@ -1049,5 +1050,5 @@ print(f"paired standard deviation {spread:.2f}: {seeds_needed(0.5, spread)} seed
 #
 # ## Next
 #
-# Run a comparison yourself: `make reproduce` trains four methods with three seeds in 14 to 35
+# Run a comparison yourself: `make reproduce` trains four methods with three seeds in 8 to 35
 # minutes. · Previous: [5. Your own data](05_your_own_data.ipynb) · [All lessons](README.md)
