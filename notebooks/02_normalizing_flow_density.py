@@ -373,15 +373,15 @@ assert few.min() < 50 and many.min() > 95
 # %% [markdown]
 # **Finding.** With thirty labels per class, the flow classifies more than 95 % of the held-out
 # points correctly. This is true for every seed. With thirty labels per class, the simple classifier
-# is right for all or nearly all held-out points. This is true for every seed, too. With three
-# labels per class, the flow is more accurate than the simple classifier for two seeds, and less
-# accurate for the other two seeds. For seed 3 with three labels per class, the flow swaps the two
-# classes for most held-out points. A probable reason: the initialization was bad, and the labels
-# were too few to correct it. With three labels per class, only 2 % of the training points have a
-# label, and the likelihood gives all training points the same weight. (For seed 3, we did not train
-# a second flow that has the same points and labels, but other starting weights.) DDFP does not use
-# the flow as a classifier. The step down the density needs only the marginal density, which stays
-# the same when the classes are swapped.
+# is right for nearly all held-out points. This is true for every seed, too. With three labels per
+# class, the flow is more accurate than the simple classifier for two seeds, and less accurate for
+# the other two seeds. For seed 3 with three labels per class, the flow swaps the two classes for
+# most held-out points. A probable reason: the initialization was bad, and the labels were too few
+# to correct it. With three labels per class, only 2 % of the training points have a label, and the
+# likelihood gives all training points the same weight. (For seed 3, we did not train a second flow
+# that has the same points and labels, but other starting weights.) DDFP does not use the flow as a
+# classifier. The step down the density needs only the marginal density, which stays the same when
+# the classes are swapped.
 
 # %% [markdown]
 # Two choices need a reason: the flow has one Gaussian per class, and it has six blocks in this

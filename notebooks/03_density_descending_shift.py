@@ -282,10 +282,12 @@ assert flips["density descent"][:, at].mean() < 0.75 * flips["random"][:, far].m
 # one step of descent breaks this assumption more often than a random step of the same length does.
 #
 # The right panel compares the steps at equal *fall* of the log-density. For the same fall, descent
-# changes the class of fewer points than a random step does. To lower the log-density by the same
-# amount, descent needs about half the length of a random step. Which comparison is fair, at equal
-# length or at equal fall? If we can choose the length of the step for each method, equal length is
-# not the only fair comparison. Lesson 6 returns to this question.
+# changes the class of fewer points than a random step does. Descent of length 0.4 lowers the
+# log-density nearly as much as a random step of length 0.8 does. For shorter steps, the difference
+# is even larger: descent of length 0.1 lowers the log-density more than a random step of length 0.2
+# does. Which comparison is fair, at equal length or at equal fall? If we can choose the length of
+# the step for each method, equal length is not the only fair comparison. Lesson 6 returns to this
+# question.
 
 # %% [markdown]
 # ## Why does a random step lower the density so little?

@@ -424,7 +424,7 @@ compare("consistency", ["second pass alone", *perturbed])
 compare("second pass alone", perturbed)
 compare("ddfp, eps 3", [name for name in perturbed if not name.startswith("ddfp")])
 short = paired_difference(study.stored(), "ddfp, eps 3, 1,500 steps", "consistency")
-print(f"in equal time, ddfp minus consistency: {short['difference']:+.1f}  {verdict(short)}")
+print(f"in about equal time, ddfp minus consistency: {short['difference']:+.1f}  {verdict(short)}")
 
 
 # %% tags=["check"]
