@@ -1,6 +1,6 @@
 # Each target sets up .venv by itself; nothing happens there when nothing changed.
 #
-#   make reproduce   train DDFP and its baselines on digit scenes, write a report (15 minutes and more)
+#   make reproduce   train DDFP and its baselines on digit scenes, write a report (8 to 35 minutes)
 #   make test        lint, tests, notebooks compared cell by cell                (10 minutes)
 #   make notebooks   execute the lessons and store their outputs
 #   make soak        all faults and long tests, writes docs/robustness.md        (minutes)

@@ -173,12 +173,12 @@ def main() -> None:
         "First check of a GPU": gpu_page(gpu_check.PAGE, "make gpu-check"),
         "On a GPU, compared with the released step": gpu_page(gpu.PAGE, GPU_COMMAND),
     }
+    machine = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     text = f"# Speed and memory\n\n{ABOUT}\nWe measured the results on this page, except those for "
-    text += f"photographs and GPUs, with torch {torch.__version__} and one thread, on "
+    text += f"photographs and GPUs, with torch {torch.__version__} and one thread, on {machine}. "
     text += (
-        f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}. The load average "
+        "The load average of the operating system (the number of programs that want to run) was "
     )
-    text += "of the operating system (the number of programs that want to run) was "
     text += f"{before:.1f} before the measurements and {os.getloadavg()[0]:.1f} after them.\n\n"
     text += "![Relative times of estimators and of methods](results.png)\n"
     for title, part in parts.items():

@@ -304,8 +304,10 @@ equal = find_study("equal_effect")
 for name in equal.variants:
     if name != "ddfp, eps 3":
         compared = paired_difference(equal.stored(), "ddfp, eps 3", name)
-        print(f"ddfp, eps 3 minus {name:<16}{compared['difference']:+5.1f}  {verdict(compared)}")
-print(compared["seeds"], "seeds")
+        print(
+            f"ddfp, eps 3 minus {name:<16}{compared['difference']:+5.1f}  {verdict(compared)}; "
+            f"seeds: {compared['seeds']}"
+        )
 
 # %% tags=["check"]
 longer = paired_difference(equal.stored(), "ddfp, eps 3", "noise, eps 11.5")

@@ -17,6 +17,8 @@ from ddfp_lib.experiments.page import to_html
 from ddfp_lib.files import repository
 from ddfp_lib.plots import runs as figures
 from ddfp_lib.plots import study as study_figures
+from ddfp_lib.plots.planes import Panel, Window, maps
+from ddfp_lib.plots.style import METHOD_COLOURS, method_colour
 from ddfp_lib.plots.training import panels
 from ddfp_lib.reports.pages import expectation as readme_expectation
 
@@ -270,6 +272,32 @@ def test_every_kind_of_picture_keeps_its_text():
     picture = panels({"image": [torch.zeros(3, 2, 2)]}).described("One black image.")
     _, metadata = picture._repr_png_()
     assert metadata == {"width": 900, "alt": "One black image."}
+
+
+def test_small_pictures_name_their_classes_and_show_that_a_scale_goes_on():
+    mask = torch.tensor([[0, 2], [2, 255]])
+    quantity = torch.arange(100.0).reshape(10, 10)
+    palette, names = [[0, 0, 0], [9, 9, 9], [200, 0, 0]], ["ground", "cat", "dog"]
+    picture = panels({"mask": [mask], "log p": [quantity]}, palette, classes=names)
+    (legend,) = picture.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ground", "dog"]  # those that occur
+    (image,) = picture.axes[1].images
+    assert image.colorbar.extend == "both"
+    assert not panels({"mask": [mask]}, palette).legends
+
+
+def test_the_note_of_a_map_lies_above_it():
+    """Below, it would cover points and the boundary."""
+    window = Window(-1.0, 1.0, -1.0, 1.0)
+    picture = maps([Panel("moons", torch.zeros(1, 2), note="at the boundary: 0.5")], window)
+    axes = picture.axes[0]
+    (note,) = [text for text in axes.texts if text.get_text() == "at the boundary: 0.5"]
+    assert note.get_transform() == axes.transAxes and note.get_position()[1] > 1
+
+
+def test_every_method_has_a_color_of_its_own():
+    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
+    assert method_colour("second pass alone, tied teacher") != method_colour("supervised")
 
 
 ALT = 'A curve that rises & ends > 1, called "best".'

@@ -127,8 +127,8 @@ def test_a_run_stands_beside_the_paper_in_its_page():
     assert "| voc | 732 | 81.2 | **81.0** (1 seed) | -0.2 |" in page
     assert "`ddfp reproduce voc --splits 732 --methods ddfp --seeds 0 --data DIR`" in page
     assert (
-        "measured on 4 x Some GPU (at most 10.5 GiB each). Micro-batches: 2. Evaluation protocol: "
-        "*whole*." in page
+        "These results were measured on 4 x Some GPU (at most 10.5 GiB each). Micro-batches: 2. "
+        "Evaluation protocol: *whole*." in page
     )
 
 

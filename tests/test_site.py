@@ -227,10 +227,11 @@ def test_the_site_has_a_page_for_each_page_of_the_explorer(staged):
     assert {name: page.title for name, page in PAGES.items()} == site.EXPLORER
     assert "<iframe" in (folder / "explore" / "flow.md").read_text()
     assert "make explorer" in (folder / "explore" / "pictures.md").read_text()
-    for name in PAGES:
+    for name, page in PAGES.items():
         text = (folder / "explore" / f"{name}.md").read_text()
         assert text.startswith("# Explore: ")
-        assert " belongs to [lesson" in text and "![" not in text and "## " not in text
+        assert f'The interactive page "{page.title}" belongs to [lesson' in " ".join(text.split())
+        assert "![" not in text and "## " not in text
     guide = (folder / "docs" / "explorer.md").read_text()
     for name, page in PAGES.items():
         if name == "flow":  # the only one that is built here

@@ -321,7 +321,10 @@ def test_a_choice_is_made_on_validation_images(minimal):
     scores = {"consistency": 50, "noise, eps 3": 51, "noise, eps 9": 52}
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed)
     runs["test_miou"] = 0.0
-    best = "this list names the variants with the highest mean validation mIoU (%)"
+    best = (
+        "Some presets have several variants. For each of these presets, this list names the "
+        "variants with the highest mean validation mIoU (%)"
+    )
     assert f"{best}: `noise, eps 9` (52.5)." in section(chooser, runs)
     scores["noise, eps 3"] = 52  # both are best, and both are named
     runs = runs_of(variants, [0, 1], lambda name, seed: scores[name] + seed).assign(test_miou=0.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.plots.style import (
     CLASS_MARKERS,
+    STEP_COLOUR,
     Picture,
     bare,
     figure_style,
@@ -116,7 +117,7 @@ def embeddings(
         for axes, (title, ends) in zip(grid[0], after.items(), strict=True):
             lines = np.stack([before, ends], axis=1)
             axes.add_collection(
-                LineCollection(lines, colors="#B03A00", linewidths=0.7, alpha=0.6, label="step")
+                LineCollection(lines, colors=STEP_COLOUR, linewidths=0.7, alpha=0.6, label="step")
             )
             for k in classes.unique().tolist():
                 chosen = (classes == k).numpy()

@@ -21,6 +21,7 @@ from ddfp_lib.constants import UNLABELED
 from ddfp_lib.plots.style import (
     CLASS_COLOURS,
     CLASS_MARKERS,
+    STEP_COLOUR,
     WIDTH,
     Picture,
     figure_style,
@@ -253,11 +254,10 @@ def _draw(
     axes.set(xlim=(window.left, window.right), ylim=(window.bottom, window.top))
     axes.set_aspect("equal")
     axes.grid(visible=False)
-    axes.set_title(panel.title)
+    axes.set_title(panel.title, pad=16 if panel.note else None)
     for spine in axes.spines.values():
         spine.set(visible=True, color="0.7", linewidth=0.6)
     if panel.note:
-        axes.set_title(panel.title, pad=16)
         note = axes.text(0, 1.02, panel.note, transform=axes.transAxes, fontsize=8, va="bottom")
         note.set_in_layout(False)
 
@@ -281,7 +281,7 @@ def _dots(axes: Axes, panel: Panel) -> None:
             width=0.004,
             headwidth=3.5,
             headlength=4,
-            color="#B03A00",
+            color=STEP_COLOUR,
             zorder=3,
         )
     if panel.labels is not None:
@@ -317,7 +317,7 @@ def _legend(panels: Sequence[Panel]) -> list[Artist]:
     if any(p.centres is not None for p in panels):
         handles.append(handle("mean of a class", marker="X", ms=9, color="white", mec="black"))
     if any(p.shift is not None for p in panels):
-        handles.append(handle("step of a point", marker=r"$\rightarrow$", ms=12, color="#B03A00"))
+        handles.append(handle("step of a point", marker=r"$\rightarrow$", ms=12, color=STEP_COLOUR))
     if any(p.classifier is not None for p in panels):
         handles.append(handle("decision boundary", ls="-", lw=1.6, color=NOW))
     if any(p.before is not None for p in panels):

@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from torch import Tensor
 
-from ddfp_lib.constants import IGNORE_INDEX
 from ddfp_lib.evaluation.descent import Descent
 from ddfp_lib.experiments.statistics import common_seeds, differences, paired_difference
 from ddfp_lib.plots import words
+from ddfp_lib.plots.classes import class_legend, colourise
 from ddfp_lib.plots.style import (
     WIDTH,
     Picture,
@@ -23,9 +22,6 @@ from ddfp_lib.plots.style import (
     name_marks,
     new_picture,
 )
-
-VOID = (255, 255, 255)
-"""Color of ignored pixels."""
 
 OUTLYING = 10.0
 """Points of difference from which a method is drawn in panels of its own."""
@@ -174,14 +170,6 @@ def _mean_curve(
         axes.plot(steps, mean, color=colour, lw=2, label=method)
 
 
-def colourise(labels: Tensor, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Turn class indices (H, W) into colors (H, W, 3) uint8; ignored pixels are white."""
-    table = torch.full((256, 3), 255, dtype=torch.uint8)
-    table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
-    table[IGNORE_INDEX] = torch.tensor(VOID, dtype=torch.uint8)
-    return table[labels.long()].numpy()
-
-
 def segmentations(
     images: Sequence[Tensor],
     truths: Sequence[Tensor],
@@ -245,23 +233,6 @@ def samples(
             bare(axes)
         class_legend(figure, masks, classes, palette)
     return figure
-
-
-def class_legend(
-    figure: Picture,
-    masks: Sequence[Tensor],
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]],
-) -> None:
-    """Name the colors of the classes that occur."""
-    present = sorted({int(v) for mask in masks for v in mask.unique()} - {IGNORE_INDEX})
-    handles = [
-        Patch(facecolor=np.array(palette[k]) / 255, edgecolor="0.5", label=classes[k])
-        for k in present
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=8
-    )
 
 
 def class_iou(ious: Mapping[str, np.ndarray], classes: Sequence[str]) -> Picture:

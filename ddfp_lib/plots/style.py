@@ -39,6 +39,9 @@ CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 CLASS_MARKERS = ("o", "s", "^", "D")
 """Shapes of their points, so that no picture depends on color alone."""
 
+STEP_COLOUR = "#B03A00"
+"""Color of the arrow or line from a point to its place after a step."""
+
 SEQUENCE = "viridis"
 """Color map of quantities that run from low to high."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ddfp_lib.plots.runs import class_legend, colourise
+from ddfp_lib.plots.classes import class_legend, colourise
 from ddfp_lib.plots.style import (
     SEQUENCE,
     WIDTH,
@@ -42,11 +42,12 @@ def panels(
     Args:
         rows: for each name n tensors of one kind: images (3, H, W), uint8 or float in 0..1; classes
             (H, W) of integers; yes or no (H, W) bool, yes dark, no light; or quantities (H, W)
-            float, with a scale next to the row that ends at the 2nd and 98th percentile. White
-            means "nothing here" in all of them: an ignored pixel, or NaN.
+            float, with a scale next to the row from the 2nd to the 98th percentile; its pointed
+            ends stand for lower and higher values. White means "nothing here" in all of them: an
+            ignored pixel, or NaN.
         palette: color of each class, 0..255; needed for classes.
         one_scale: all quantities have the same scale.
-        classes: names of the classes, for a legend; without them there is none.
+        classes: K names, for a legend of the classes that occur; empty: no legend.
     """
     quantities = [t for tensors in rows.values() for t in tensors if _is_quantity(t)]
     columns = max(len(pictures) for pictures in rows.values())

@@ -213,8 +213,7 @@ def results_page(
         "distribution. A difference is significant if its interval does not contain 0. Tables "
         "may come from different machines and dates, so compare only scores of the same table. "
         "The results of the studies are in [`studies/`](studies), and [STUDY.md](STUDY.md) "
-        "reports "
-        f"them{_alone(ledger)}.",
+        f"reports them{_alone(ledger)}.",
     ]
     stale = unmatched(ledger)
     for (benchmark, split), runs in ledger.groupby(["benchmark", "split"], sort=False):
